@@ -3,7 +3,7 @@
 
 #include <glib.h>
 
-#define CKPT_STATUS_MESSAGE_MAX 1024 /* bytes; a larger one risks gRPC's 8 KiB metadata limit */
+#define CKPT_STATUS_MESSAGE_MAX 1024 /* bytes, and 2048 once percent-encoded: gRPC's metadata limit is 8 KiB */
 #define CKPT_STATUS_DETAILS_MAX 4096 /* bytes of the packed google.rpc.Status */
 #define CKPT_ERROR_DOMAIN "vmcheckpoint"
 
@@ -21,6 +21,7 @@ CkptRpcStatus *ckpt_rpc_status_from_error(const GError *error);
 /* The way back, for a client: a CKPT_ERROR if the status has a reason this build knows, else
  * CKPT_ERROR INTERNAL with the gRPC code's name in the message. Sets nothing for OK. */
 void ckpt_rpc_status_to_error(const CkptRpcStatus *status, GError **error);
+CkptRpcStatus *ckpt_rpc_status_copy(const CkptRpcStatus *status); /* NULL gives NULL */
 void ckpt_rpc_status_free(CkptRpcStatus *status);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptRpcStatus, ckpt_rpc_status_free)
 

@@ -1,0 +1,58 @@
+/* The one interface to a hypervisor. A driver is a struct of function pointers; only agent/main.c
+ * names one. All functions are called from executor and handler threads, several at once, but never
+ * two steps of the same VM at once; no caller's lock is held. */
+#pragma once
+
+#include "agent/model/plan.h"
+
+#include <gio/gio.h>
+
+typedef enum {
+    CKPT_OUTCOME_NOT_DONE,
+    CKPT_OUTCOME_DONE,
+    CKPT_OUTCOME_UNCLEAR /* partly done, or the sources disagree: *error says what */
+} CkptOutcome;
+
+/* Told by a step that moves data; from any thread. total 0 = unknown. */
+typedef void (*CkptProgressFunc)(guint64 bytes_done, guint64 bytes_total, gpointer data);
+
+typedef struct _CkptDriver CkptDriver;
+struct _CkptDriver {
+    const char *name; /* "qemu" */
+
+    gboolean (*host_info)(CkptDriver *driver, CkptHostInfo **info, GError **error);
+    /* All VMs deployed on the host: CkptVmSummary, any order. */
+    GPtrArray *(*list_vms)(CkptDriver *driver, GError **error);
+    /* Looks at one VM: definition, state, chains, locks, and at `files` (NULL-terminated absolute
+     * paths from the catalogue; may be NULL) with the same care; who else uses any of them is in
+     * `users`. VM_NOT_FOUND if it is not defined here. Changes nothing. */
+    CkptVm *(*inspect)(CkptDriver *driver, const char *vm_id, const char *const *files,
+                       GError **error);
+    /* Waits, at most 30 s, until no libvirt job of an earlier caller (ours, before a crash) is at
+     * work on the VM; VM_BUSY if there still is one. A block job of a merge of ours is not waited for. */
+    gboolean (*settle)(CkptDriver *driver, const char *vm_id, GError **error);
+
+    /* Steps of kinds below CKPT_STEP_CATALOGUE. `plan` gives vm_id and names. */
+    gboolean (*step_do)(CkptDriver *driver, const CkptPlan *plan, CkptStep *step,
+                        CkptProgressFunc progress, gpointer data, GCancellable *cancellable,
+                        GError **error);
+    gboolean (*step_undo)(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error);
+    /* Whether the step's effect is there, read anew from the world. Asked for the decisive step after
+     * a crash or an error: an error is not "not done" (hazard A6). */
+    CkptOutcome (*step_check)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step,
+                              GError **error);
+    void (*free)(CkptDriver *driver);
+};
+
+/* Connects lazily and reconnects; uri as in "qemu:///system" or
+ * "qemu+unix:///session?socket=PATH". Needs GLib's default main context to be iterated (libvirt's
+ * event loop lives there). Never fails for an unreachable hypervisor: its functions then answer
+ * HYPERVISOR_UNAVAILABLE. */
+CkptDriver *ckpt_qemu_driver_new(const char *uri, GError **error);
+static inline void
+ckpt_driver_free(CkptDriver *driver)
+{
+    if (driver)
+        driver->free(driver);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptDriver, ckpt_driver_free)

@@ -1,0 +1,38 @@
+/* One accepted request and how far it came. */
+#pragma once
+
+#include "agent/model/plan.h"
+
+typedef enum {
+    CKPT_OP_QUEUED = 1,
+    CKPT_OP_RUNNING = 2,
+    CKPT_OP_SUCCEEDED = 3,
+    CKPT_OP_FAILED = 4,
+    CKPT_OP_CANCELLED = 5
+} CkptOpState;
+
+typedef struct {
+    gint64 number;        /* the store's, grows; 0 = not stored yet */
+    char *identity, *request_id;
+    char *digest;         /* of the normalised request, hexadecimal SHA-256; "" = a cancelled id that is
+                             only reserved */
+    CkptKind kind;
+    CkptOpState state;
+    char *vm_id;          /* "" until known */
+    char *checkpoint_id;  /* "" until known */
+    gint64 created_us, started_us, ended_us;
+    CkptRequest *request; /* NULL for a reserved id */
+    CkptPlan *plan;       /* NULL until planned */
+    gint step_begun;      /* index of the last step begun; -1 = none. step_ended: likewise */
+    gint step_ended;
+    gboolean undoing;     /* steps are being undone from step_begun downwards */
+    /* When it ended: */
+    CkptReason reason;    /* 0 unless FAILED or CANCELLED */
+    char *message;
+    GHashTable *metadata; /* or NULL */
+    CkptCheckpoint *checkpoint, *safety; /* the stored result; NULL unless SUCCEEDED */
+    GPtrArray *warnings;  /* char *; never NULL */
+} CkptOperation;
+CkptOperation *ckpt_operation_new(void);
+void ckpt_operation_free(CkptOperation *operation);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptOperation, ckpt_operation_free)

@@ -1,0 +1,102 @@
+/* A plan: the ordered steps of one operation, as data. The planner makes it, the journal keeps it,
+ * the executor runs it, a driver knows how to do, undo and check each step. */
+#pragma once
+
+#include "agent/model/request.h"
+#include "agent/model/types.h"
+
+typedef enum {
+    /* Of the driver. `file`, `base`, … name members of CkptStep. Each is idempotent: done when it
+     * is already so. */
+    CKPT_STEP_MAKE_OVERLAY = 1, /* qcow2 `file` on `base` of `base_format`, `size` bytes (0 = as
+                                   base); 0600, owner, group and label of `like`; synced. Undo:
+                                   removed, if it is the one we made and nothing has it open */
+    CKPT_STEP_SEAL,             /* `file` to mode 0440. Undo: back to `mode` */
+    CKPT_STEP_UNSEAL,           /* `file` to `mode`, for its own merge. Undo: 0440 */
+    CKPT_STEP_SNAPSHOT,         /* each of `disks` from its present top to its `file`, atomically */
+    CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id` */
+    CKPT_STEP_WRITE_MANIFEST,   /* the manifest of checkpoint `checkpoint_id` beside each of `disks`,
+                                   `text` as contents; 0600, synced. Undo: removed */
+    CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */
+    CKPT_STEP_DEFINE,           /* `definition` with each of `disks` on its `file`; our layers'
+                                   <backingStore> dropped; autostart as `autostart`; UUID and present
+                                   name kept. Undo: `definition_before`, `autostart_before` */
+    CKPT_STEP_STOP,             /* Undo: start again as `power` was */
+    CKPT_STEP_START,            /* `power` RUNNING or PAUSED. Undo: stop */
+    CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
+                                   `file` is needed by nobody: live where the VM runs on it, else with
+                                   qemu-img; overlay `above` (NULL: `file` is the top) then lies on
+                                   `base`; the definition names `base` where it named `file`. May be
+                                   done again after any crash. No undo */
+    CKPT_STEP_CHECK_CHAIN,      /* each of `disks` has exactly `chain`: by definition, live XML, headers
+                                   and locks. No undo */
+    CKPT_STEP_REMOVE_FILE,      /* unlinks `file` if nobody has it open and no definition names it,
+                                   folder synced. No undo */
+    /* Of the store; their `change` is applied in the transaction that journals their end. */
+    CKPT_STEP_CATALOGUE
+} CkptStepKind;
+const char *ckpt_step_name(CkptStepKind kind); /* "make-overlay" */
+
+typedef struct {
+    char *target;
+    char *file;
+    CkptFormat format;
+    char **chain; /* paths, top (= file) first; NULL where it does not matter */
+} CkptDiskFile;
+CkptDiskFile *ckpt_disk_file_new(const char *target, const char *file, CkptFormat format,
+                                 const char *const *chain);
+void ckpt_disk_file_free(CkptDiskFile *disk);
+
+/* What becomes of the catalogue, all at once or not at all. */
+typedef struct {
+    GPtrArray *upserts;    /* CkptCheckpoint */
+    GPtrArray *removes;    /* char *, checkpoint IDs */
+    gboolean set_current;
+    char *current_id;      /* the VM's current checkpoint from now on; NULL = none */
+} CkptChange;
+CkptChange *ckpt_change_new(void);
+void ckpt_change_free(CkptChange *change);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptChange, ckpt_change_free)
+
+typedef struct {
+    CkptStepKind kind;
+    char *target;
+    char *file;
+    char *base;
+    char *above;
+    char *like;
+    CkptFormat base_format, above_format;
+    guint64 size;
+    guint mode;
+    char *checkpoint_id;
+    char *text;
+    char *definition, *definition_before; /* secret */
+    gboolean autostart, autostart_before;
+    CkptPower power;
+    GPtrArray *disks; /* CkptDiskFile; may be NULL */
+    CkptChange *change;
+    CkptFileId id;    /* result of IDENTIFY, journalled with the step's end */
+} CkptStep;
+CkptStep *ckpt_step_new(CkptStepKind kind);
+void ckpt_step_free(CkptStep *step);
+/* One sentence for people: "make overlay /…/a.qcow2 on /…/b.qcow2 for vda". (transfer full) */
+char *ckpt_step_describe(const CkptStep *step);
+
+typedef struct {
+    CkptKind kind;
+    char *vm_id, *vm_name;
+    char *checkpoint_id;  /* created, restored or deleted */
+    char *safety_id;      /* of a restore; NULL = declined */
+    GPtrArray *steps;     /* CkptStep */
+    /* Index of the step that decides: a crash before it is done is undone, after it finished. */
+    guint decisive;
+    /* TRUE: from the decisive step on there is no way back, only forward (delete). FALSE: a later
+     * failure is undone too. */
+    gboolean no_return;
+    GPtrArray *warnings;  /* char * */
+    /* The checkpoint that the reply carries, and the safety checkpoint; as planned. */
+    CkptCheckpoint *checkpoint, *safety;
+} CkptPlan;
+CkptPlan *ckpt_plan_new(CkptKind kind);
+void ckpt_plan_free(CkptPlan *plan);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptPlan, ckpt_plan_free)

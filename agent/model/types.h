@@ -1,0 +1,191 @@
+/* The domain's plain values: what a virtual machine, a checkpoint, a plan and an operation are.
+ * Includes nothing of ours but common/, is included by every layer of the agent above the
+ * transport. All strings are owned by the struct that holds them unless said otherwise; times are
+ * microseconds since the epoch, UTC; 0 = absent. Enum values equal the proto's. */
+#pragma once
+
+#include "common/error.h"
+
+#include <glib.h>
+
+typedef enum {
+    CKPT_ACCESSIBILITY_PUBLIC = 1,
+    CKPT_ACCESSIBILITY_INTERNAL = 2
+} CkptAccessibility;
+
+typedef enum {
+    CKPT_CONSISTENCY_CRASH = 1,
+    CKPT_CONSISTENCY_APPLICATION = 2,
+    CKPT_CONSISTENCY_MEMORY = 3
+} CkptConsistency;
+
+typedef enum {
+    CKPT_MECHANISM_OVERLAY = 1,
+    CKPT_MECHANISM_NATIVE = 2,
+    CKPT_MECHANISM_FOREIGN = 3
+} CkptMechanism;
+
+typedef enum { CKPT_STATE_READY = 1, CKPT_STATE_DELETING = 2 } CkptState;
+
+typedef enum { CKPT_FORMAT_RAW = 1, CKPT_FORMAT_QCOW2 = 2 } CkptFormat;
+const char *ckpt_format_name(CkptFormat format); /* "raw", "qcow2" */
+
+typedef enum {
+    CKPT_POWER_UNKNOWN = 0,
+    CKPT_POWER_RUNNING = 1,
+    CKPT_POWER_PAUSED = 2,
+    CKPT_POWER_SHUT_OFF = 3,
+    CKPT_POWER_CRASHED = 4,
+    CKPT_POWER_SUSPENDED = 5
+} CkptPower;
+const char *ckpt_power_name(CkptPower power); /* "running", "shut off" */
+
+/* Identifies a file's contents as far as stat(2) can: all four must match. */
+typedef struct {
+    guint64 device;
+    guint64 inode;
+    guint64 size;     /* bytes, st_size */
+    gint64 mtime_ns;
+} CkptFileId;
+gboolean ckpt_file_id_equal(const CkptFileId *a, const CkptFileId *b);
+gboolean ckpt_file_id_is_set(const CkptFileId *id);
+
+/* ---- Virtual machines, as a driver finds them ---- */
+
+/* One image file, as the file system, its own header and the kernel's locks show it. */
+typedef struct {
+    char *path;             /* absolute */
+    gboolean exists;        /* all below is unset when FALSE */
+    CkptFormat format;      /* from the definition or the overlay above, never probed; 0 = nobody says */
+    guint64 virtual_size;   /* bytes; 0 where it could not be read */
+    guint64 allocated;      /* bytes, st_blocks * 512 */
+    guint64 fs_available;   /* bytes free in its file system */
+    CkptFileId id;
+    guint mode;             /* permission bits */
+    guint uid, gid;
+    char *backing;          /* absolute path that its own qcow2 header names; NULL = none (raw) */
+    CkptFormat backing_format; /* as that header says; 0 = it does not */
+    gboolean bitmaps;       /* has persistent dirty bitmaps */
+    gboolean encrypted;     /* its header says so */
+    gboolean read_locked;   /* a process holds QEMU's lock byte 100 (consistent read) */
+    gboolean write_locked;  /* … 101 (write) */
+} CkptLayer;
+void ckpt_layer_free(CkptLayer *layer);
+
+/* One disk of a VM. Only writable disks that a checkpoint must capture; read-only ones and CD-ROMs
+ * are left alone and do not appear. */
+typedef struct {
+    char *target;       /* "vda" */
+    char *source;       /* the top's path in the persistent definition; NULL if it is not a file */
+    CkptFormat format;  /* of source, from the definition */
+    char *live_source;  /* the top's path in the live XML; NULL unless active and attached */
+    char **live_chain;  /* live XML's source and backingStore paths, top first; NULL unless active */
+    GPtrArray *chain;   /* CkptLayer by the headers, from source (active: from live_source), top first */
+} CkptDisk;
+
+/* What forbids operating on a VM, by name. */
+typedef struct {
+    CkptReason reason;
+    char *message; /* says what, where and what to do */
+    char *disk;    /* target; NULL = the VM as a whole */
+    char *file;    /* or NULL */
+} CkptObstacle;
+
+/* A file of ours that somebody else uses: another VM's definition or live chain. */
+typedef struct {
+    char *file;
+    char *user;       /* "VM web-02 (UUID), disk vda" */
+    gboolean is_top;  /* as a writable top (hazard A22), not as a backing file */
+} CkptFileUser;
+
+typedef struct {
+    gboolean available;
+    char *reason; /* NULL if available */
+} CkptAbility;
+
+typedef struct {
+    char *id;   /* lower-case UUID */
+    char *name;
+    CkptPower power;
+    gboolean persistent;
+    gboolean autostart;
+    char *definition;      /* inactive XML, SECURE; holds passwords: 0600, never in replies or logs */
+    char *live_definition; /* live XML, SECURE; NULL unless active */
+    GPtrArray *disks;      /* CkptDisk in the definition's order */
+    GPtrArray *obstacles;  /* CkptObstacle, the most telling first */
+    GHashTable *files;     /* path → CkptLayer: every chain's and every asked file's (owned here;
+                              CkptDisk.chain borrows) */
+    GPtrArray *users;      /* CkptFileUser of any of those files, other VMs only */
+    CkptAbility checkpoint, live, memory, application;
+} CkptVm;
+void ckpt_vm_free(CkptVm *vm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVm, ckpt_vm_free)
+CkptVm *ckpt_vm_new(void); /* empty arrays */
+CkptDisk *ckpt_vm_find_disk(const CkptVm *vm, const char *target); /* NULL if none */
+CkptLayer *ckpt_vm_find_file(const CkptVm *vm, const char *path);  /* NULL if not looked at */
+void ckpt_disk_free(CkptDisk *disk);
+void ckpt_vm_add_obstacle(CkptVm *vm, CkptReason reason, const char *disk, const char *file,
+                          const char *format, ...) G_GNUC_PRINTF(5, 6);
+void ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user);
+
+typedef struct {
+    char *id;
+    char *name;
+    CkptPower power;
+} CkptVmSummary;
+void ckpt_vm_summary_free(CkptVmSummary *summary);
+
+typedef struct {
+    char *host_id;         /* host UUID */
+    char *host_name;
+    char *uri;             /* of the hypervisor connection */
+    char *libvirt_version; /* "9.0.0" */
+    char *qemu_version;    /* "7.2.22"; NULL where it is not QEMU */
+} CkptHostInfo;
+void ckpt_host_info_free(CkptHostInfo *info);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptHostInfo, ckpt_host_info_free)
+
+/* ---- Checkpoints, as the catalogue keeps them ---- */
+
+typedef struct {
+    char *target;
+    char *sealed_file;    /* absolute path */
+    CkptFormat format;
+    guint64 virtual_size; /* bytes */
+    CkptFileId id;        /* as sealed; a file that differs is not what was captured */
+    guint mode_before;    /* permission bits before it was sealed */
+    gboolean agent_made;  /* one that the agent did not make is never removed */
+} CkptCheckpointDisk;
+
+typedef struct {
+    char *id;        /* lower-case UUID, also the platform's ID for overlays */
+    char *vm_id, *vm_name;
+    char *parent_id; /* NULL at the root */
+    char *name, *description;
+    CkptAccessibility accessibility;
+    gint64 added_us, modified_us;
+    char *most_recent_task;
+    CkptConsistency asked, reached;
+    gint64 freeze_us;  /* -1 = was not frozen */
+    gint64 pause_us;
+    GPtrArray *disks;  /* CkptCheckpointDisk in the definition's order */
+    guint64 memory_bytes;
+    CkptPower power;   /* at capture */
+    char *run_id, *reason, *ticket, *creator, *hold; /* "" = none */
+    GHashTable *labels; /* string → string, never NULL */
+    gint64 expire_us;   /* 0 = never */
+    CkptMechanism mechanism;
+    CkptState state;
+    char *disabled_reason; /* NULL or "" = enabled */
+    char *definition;      /* as in CkptVm; secret */
+    char *live_definition; /* NULL unless it was active */
+    gboolean autostart;
+    guint64 revision;      /* grows with every change; the etag */
+} CkptCheckpoint;
+CkptCheckpoint *ckpt_checkpoint_new(void); /* strings "" where "" means none, disks and labels empty */
+CkptCheckpoint *ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint);
+void ckpt_checkpoint_free(CkptCheckpoint *checkpoint);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpoint, ckpt_checkpoint_free)
+CkptCheckpointDisk *ckpt_checkpoint_find_disk(const CkptCheckpoint *checkpoint, const char *target);
+void ckpt_checkpoint_disk_free(CkptCheckpointDisk *disk);
+CkptCheckpointDisk *ckpt_checkpoint_disk_copy(const CkptCheckpointDisk *disk);

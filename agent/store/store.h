@@ -1,0 +1,91 @@
+/* The catalogue, the journal and the stored results: one SQLite database, written by one thread.
+ * Functions block until what they wrote is on disk; callable from any thread but the store's own.
+ * Once a commit failed the store is read-only: writes answer STORE_FAILED until the agent is
+ * restarted. */
+#pragma once
+
+#include "agent/model/operation.h"
+
+typedef struct _CkptStore CkptStore;
+
+/* Opens or creates state_dir/vmcheckpoint.db (0600); state_dir must exist and be ours alone (0700).
+ * Refuses a database of a newer agent, a corrupt one, and one that another process has locked. */
+CkptStore *ckpt_store_open(const char *state_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void ckpt_store_close(CkptStore *store);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptStore, ckpt_store_close)
+/* Why it is read-only; NULL if it is not. (transfer full) */
+char *ckpt_store_read_only_reason(CkptStore *store);
+
+/* ---- Operations ---- */
+
+/* By caller and request_id: NULL without an error if there is none. */
+CkptOperation *ckpt_store_find_operation(CkptStore *store, const char *identity,
+                                         const char *request_id, GError **error);
+/* Inserts it (number is filled in), in place of an ended FAILED one of the same name. */
+gboolean ckpt_store_add_operation(CkptStore *store, CkptOperation *operation, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Writes its plan and state RUNNING. */
+gboolean ckpt_store_set_plan(CkptStore *store, CkptOperation *operation, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Journals step_begun, step_ended, undoing and, of the step that ended, its result (id). With a
+ * change, applies that in the same transaction: revisions of the upserted checkpoints are raised, and
+ * set in the change's checkpoints. One commit. */
+gboolean ckpt_store_journal(CkptStore *store, const CkptOperation *operation, CkptChange *change,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Writes how it ended, and a change, in one transaction. */
+gboolean ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation,
+                                  CkptChange *change, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* QUEUED and RUNNING ones, in the order in which they came: what a crash left. */
+GPtrArray *ckpt_store_unfinished_operations(CkptStore *store, GError **error);
+typedef struct {
+    const char *identity; /* NULL = everybody's */
+    const char *vm_id, *checkpoint_id; /* NULL = any */
+    guint states;         /* bit (1 << CkptOpState) for each wanted; 0 = any */
+    gint64 after_number;  /* page: numbers above this one */
+    guint limit;
+} CkptOperationQuery;
+GPtrArray *ckpt_store_list_operations(CkptStore *store, const CkptOperationQuery *query,
+                                      GError **error);
+/* Forgets operations that ended before `before_us`. */
+gboolean ckpt_store_forget_operations(CkptStore *store, gint64 before_us, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- Checkpoints ---- */
+
+/* NULL and CHECKPOINT_NOT_FOUND if there is none. */
+CkptCheckpoint *ckpt_store_get_checkpoint(CkptStore *store, const char *id, GError **error);
+/* All of a VM, DELETING ones too, in the order in which they were added. */
+GPtrArray *ckpt_store_vm_checkpoints(CkptStore *store, const char *vm_id, GError **error);
+typedef struct {
+    const char *vm_id, *vm_name, *name, *run_id; /* NULL = any; exact */
+    GHashTable *labels;      /* all must match; NULL = any */
+    CkptAccessibility accessibility; /* 0 = any */
+    int enabled;             /* -1 = any, 0, 1 */
+    gint64 added_after_us, added_before_us; /* 0 = any; >=, < */
+    gboolean most_recent;    /* only the newest of each VM among those that match */
+    gboolean include_deleting;
+    /* Page: those after this one in the order (added_us, id); after_added_us 0 = from the start. */
+    gint64 after_added_us;
+    const char *after_id;
+    guint limit;
+} CkptCheckpointQuery;
+GPtrArray *ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query,
+                                       GError **error);
+/* A change outside of an operation (a disabled_reason found on verification). */
+gboolean ckpt_store_apply(CkptStore *store, CkptChange *change, const char *vm_id, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- Virtual machines ---- */
+
+typedef struct {
+    char *vm_id;
+    char *current_id;        /* NULL = none */
+    char *quarantine_reason; /* NULL = not quarantined */
+    guint checkpoints;       /* READY ones */
+} CkptVmRecord;
+void ckpt_vm_record_free(CkptVmRecord *record);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmRecord, ckpt_vm_record_free)
+/* Never NULL without an error: a VM the store does not know has an empty record. */
+CkptVmRecord *ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error);
+gboolean ckpt_store_quarantine_vm(CkptStore *store, const char *vm_id, const char *reason,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
