@@ -21,7 +21,7 @@ typedef enum {
     CKPT_STEP_DEFINE,           /* `definition` with each of `disks` on its `file`; our layers'
                                    <backingStore> dropped; autostart as `autostart`; UUID and present
                                    name kept. Undo: `definition_before`, `autostart_before` */
-    CKPT_STEP_STOP,             /* Undo: start again as `power` was */
+    CKPT_STEP_STOP,             /* Undo: start again as `power` was; run after all other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED. Undo: stop */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
                                    `file` is needed by nobody: live where the VM runs on it, else with
@@ -53,6 +53,8 @@ typedef struct {
     GPtrArray *removes;    /* char *, checkpoint IDs */
     gboolean set_current;
     char *current_id;      /* the VM's current checkpoint from now on; NULL = none */
+    GPtrArray *made;       /* char *, files that the agent made for the VM: only these may be removed */
+    GPtrArray *gone;       /* char *, files no longer needed, about to be removed */
 } CkptChange;
 CkptChange *ckpt_change_new(void);
 void ckpt_change_free(CkptChange *change);

@@ -87,5 +87,8 @@ void ckpt_vm_record_free(CkptVmRecord *record);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmRecord, ckpt_vm_record_free)
 /* Never NULL without an error: a VM the store does not know has an empty record. */
 CkptVmRecord *ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error);
+/* Files that the agent made for the VM and has not given up (CkptChange.made less .gone): char *. */
+GPtrArray *ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error);
+/* reason NULL lifts the quarantine. */
 gboolean ckpt_store_quarantine_vm(CkptStore *store, const char *vm_id, const char *reason,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
