@@ -38,10 +38,12 @@ typedef struct {
     const char *cert_file;  /* PEM; re-read for each handshake when it changed */
     const char *key_file;
     guint handler_threads;  /* 0 = 4 */
-    guint max_calls;        /* calls in progress at once, more end RESOURCE_EXHAUSTED; 0 = 1024 */
+    guint max_calls;        /* calls in progress at once, more end QUEUE_FULL; 0 = 1024 */
     guint max_connection_age_ms;       /* 0 = 600000 */
     guint max_connection_age_grace_ms; /* 0 = 360000 */
     guint handshake_timeout_ms;        /* 0 = 5000 */
+    guint max_connections;             /* more are closed at once, as are more than half of them from
+                                          one address; 0 = 512 */
 } CkptServerOptions;
 
 typedef struct _CkptServer CkptServer;
@@ -55,7 +57,8 @@ CkptServer *ckpt_server_new(const CkptServerOptions *options, const CkptServiceV
 /* Binds and serves. */
 gboolean ckpt_server_start(CkptServer *server, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 guint ckpt_server_port(CkptServer *server);
-/* Proves on loopback that the running listener refuses TLS 1.2 and accepts 1.3. */
+/* Proves on loopback that the running listener refuses TLS 1.2, accepts 1.3, asks for a client
+ * certificate, and that accept4() is guarded (accept.h). */
 gboolean ckpt_server_prove_tls(CkptServer *server, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* No new calls; waits until its own calls have ended, at most grace_ms, then cancels them and waits
  * until their handlers have finished. Streams are told to end through ckpt_call_is_cancelled(). */
@@ -72,10 +75,12 @@ const CkptPeer *ckpt_call_peer(CkptCall *call);
 gint64 ckpt_call_remaining_ms(CkptCall *call);
 /* TRUE once the caller went away, its deadline passed, or the server is stopping. */
 gboolean ckpt_call_is_cancelled(CkptCall *call);
-/* Calls func once, on some thread, when that happens (at once if it has). Only one func per call;
- * it is never called after ckpt_call_finish() returned. */
+/* Calls func once, on some thread, when that happens (at once if it has). func must not block; it
+ * may finish the call. Only one func per call, NULL takes it back; it is neither called nor still
+ * running after ckpt_call_finish() (or a further ckpt_call_on_cancel()) returned. So do not hold a
+ * lock that func takes while calling one of these two. */
 void ckpt_call_on_cancel(CkptCall *call, void (*func)(CkptCall *, gpointer), gpointer data);
-/* Queues one message of a stream. FALSE when the call is over or its queue (256 messages or 1 MiB)
+/* Queues one message of a stream. FALSE when the caller is gone or the call finished or its queue (256 messages or 1 MiB)
  * is full: a reader that slow is ended by the caller of this function. */
 gboolean ckpt_call_send(CkptCall *call, GBytes *message);
 /* Ends the call: reply (NULL for a stream or an error) and status (NULL = OK). Sends what is queued
