@@ -4,13 +4,21 @@
 
 #include "agent/model/operation.h"
 
-/* All return a string that the caller owns, without line breaks; equal values give equal strings. */
+/* All return a string that the caller owns, without line breaks or spaces, members sorted; equal
+ * values give equal strings. 64-bit numbers are written as decimal strings, as proto3's JSON does,
+ * because a JSON number is a double to most readers. A NULL where the struct's header allows none
+ * becomes "", [] or {}; bytes that are not UTF-8 become U+FFFD, so that what was written can always
+ * be read. */
 char *ckpt_checkpoint_to_json(const CkptCheckpoint *checkpoint);
 char *ckpt_request_to_json(const CkptRequest *request); /* without identity, validate_only,
                                                            return_accepted, wait_us */
 char *ckpt_plan_to_json(const CkptPlan *plan);
 char *ckpt_strings_to_json(GPtrArray *strings);
 char *ckpt_map_to_json(GHashTable *map); /* keys sorted */
+/* Hexadecimal SHA-256 of what makes two requests the same: ckpt_request_to_json(), without the vm_id
+ * unless it is a create's, since the engine fills it in (and cannot once the checkpoint is gone). */
+char *ckpt_request_digest(const CkptRequest *request);
+/* These fail with STORE_FAILED; the message names the member, as in "steps[3].change: …". */
 CkptCheckpoint *ckpt_checkpoint_from_json(const char *json, GError **error);
 CkptRequest *ckpt_request_from_json(const char *json, GError **error);
 CkptPlan *ckpt_plan_from_json(const char *json, GError **error);

@@ -113,8 +113,8 @@ typedef struct {
     char *live_definition; /* live XML, SECURE; NULL unless active */
     GPtrArray *disks;      /* CkptDisk in the definition's order */
     GPtrArray *obstacles;  /* CkptObstacle, the most telling first */
-    GHashTable *files;     /* path → CkptLayer: every chain's and every asked file's (owned here;
-                              CkptDisk.chain borrows) */
+    GHashTable *files;     /* path (a copy, owned) → CkptLayer: every chain's and every asked file's
+                              (owned here; CkptDisk.chain borrows) */
     GPtrArray *users;      /* CkptFileUser of any of those files, other VMs only */
     CkptAbility checkpoint, live, memory, application;
 } CkptVm;
@@ -124,6 +124,7 @@ CkptVm *ckpt_vm_new(void); /* empty arrays */
 CkptDisk *ckpt_vm_find_disk(const CkptVm *vm, const char *target); /* NULL if none */
 CkptLayer *ckpt_vm_find_file(const CkptVm *vm, const char *path);  /* NULL if not looked at */
 void ckpt_disk_free(CkptDisk *disk);
+void ckpt_vm_add_file(CkptVm *vm, CkptLayer *layer); /* takes it; replaces one of the same path */
 void ckpt_vm_add_obstacle(CkptVm *vm, CkptReason reason, const char *disk, const char *file,
                           const char *format, ...) G_GNUC_PRINTF(5, 6);
 void ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user);

@@ -1,0 +1,205 @@
+#include "agent/model/types.h"
+
+#include <string.h>
+
+const char *
+ckpt_format_name(CkptFormat format)
+{
+    switch (format) {
+    case CKPT_FORMAT_RAW:
+        return "raw";
+    case CKPT_FORMAT_QCOW2:
+        return "qcow2";
+    }
+    return "unknown";
+}
+
+const char *
+ckpt_power_name(CkptPower power)
+{
+    switch (power) {
+    case CKPT_POWER_UNKNOWN:
+        break;
+    case CKPT_POWER_RUNNING:
+        return "running";
+    case CKPT_POWER_PAUSED:
+        return "paused";
+    case CKPT_POWER_SHUT_OFF:
+        return "shut off";
+    case CKPT_POWER_CRASHED:
+        return "crashed";
+    case CKPT_POWER_SUSPENDED:
+        return "suspended";
+    }
+    return "unknown";
+}
+
+gboolean
+ckpt_file_id_equal(const CkptFileId *a, const CkptFileId *b)
+{
+    return a->device == b->device && a->inode == b->inode && a->size == b->size &&
+           a->mtime_ns == b->mtime_ns;
+}
+
+gboolean
+ckpt_file_id_is_set(const CkptFileId *id)
+{
+    return id->inode != 0;
+}
+
+void
+ckpt_layer_free(CkptLayer *layer)
+{
+    if (!layer)
+        return;
+    g_free(layer->path);
+    g_free(layer->backing);
+    g_free(layer);
+}
+
+void
+ckpt_disk_free(CkptDisk *disk)
+{
+    if (!disk)
+        return;
+    g_free(disk->target);
+    g_free(disk->source);
+    g_free(disk->live_source);
+    g_strfreev(disk->live_chain);
+    g_clear_pointer(&disk->chain, g_ptr_array_unref);
+    g_free(disk);
+}
+
+static void
+obstacle_free(CkptObstacle *obstacle)
+{
+    g_free(obstacle->message);
+    g_free(obstacle->disk);
+    g_free(obstacle->file);
+    g_free(obstacle);
+}
+
+static void
+file_user_free(CkptFileUser *user)
+{
+    g_free(user->file);
+    g_free(user->user);
+    g_free(user);
+}
+
+CkptVm *
+ckpt_vm_new(void)
+{
+    CkptVm *vm = g_new0(CkptVm, 1);
+
+    vm->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_free);
+    vm->obstacles = g_ptr_array_new_with_free_func((GDestroyNotify)obstacle_free);
+    vm->users = g_ptr_array_new_with_free_func((GDestroyNotify)file_user_free);
+    vm->files =
+        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ckpt_layer_free);
+    return vm;
+}
+
+/* Definitions hold passwords: not left behind in freed memory. */
+static void
+free_secret(char *text)
+{
+    if (text)
+        explicit_bzero(text, strlen(text));
+    g_free(text);
+}
+
+void
+ckpt_vm_free(CkptVm *vm)
+{
+    if (!vm)
+        return;
+    g_free(vm->id);
+    g_free(vm->name);
+    free_secret(vm->definition);
+    free_secret(vm->live_definition);
+    /* Before files, which own the layers that the disks' chains borrow. */
+    g_clear_pointer(&vm->disks, g_ptr_array_unref);
+    g_clear_pointer(&vm->obstacles, g_ptr_array_unref);
+    g_clear_pointer(&vm->users, g_ptr_array_unref);
+    g_clear_pointer(&vm->files, g_hash_table_unref);
+    g_free(vm->checkpoint.reason);
+    g_free(vm->live.reason);
+    g_free(vm->memory.reason);
+    g_free(vm->application.reason);
+    g_free(vm);
+}
+
+CkptDisk *
+ckpt_vm_find_disk(const CkptVm *vm, const char *target)
+{
+    for (guint i = 0; i < vm->disks->len; i++) {
+        CkptDisk *disk = vm->disks->pdata[i];
+
+        if (g_strcmp0(disk->target, target) == 0)
+            return disk;
+    }
+    return NULL;
+}
+
+CkptLayer *
+ckpt_vm_find_file(const CkptVm *vm, const char *path)
+{
+    return path ? g_hash_table_lookup(vm->files, path) : NULL;
+}
+
+void
+ckpt_vm_add_file(CkptVm *vm, CkptLayer *layer)
+{
+    g_hash_table_replace(vm->files, g_strdup(layer->path), layer);
+}
+
+void
+ckpt_vm_add_obstacle(CkptVm *vm, CkptReason reason, const char *disk, const char *file,
+                     const char *format, ...)
+{
+    CkptObstacle *obstacle = g_new0(CkptObstacle, 1);
+    va_list args;
+
+    va_start(args, format);
+    obstacle->message = g_strdup_vprintf(format, args);
+    va_end(args);
+    obstacle->reason = reason;
+    obstacle->disk = g_strdup(disk);
+    obstacle->file = g_strdup(file);
+    g_ptr_array_add(vm->obstacles, obstacle);
+}
+
+void
+ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user)
+{
+    CkptFileUser *entry = g_new0(CkptFileUser, 1);
+
+    entry->file = g_strdup(file);
+    entry->user = g_strdup(user);
+    entry->is_top = is_top;
+    g_ptr_array_add(vm->users, entry);
+}
+
+void
+ckpt_vm_summary_free(CkptVmSummary *summary)
+{
+    if (!summary)
+        return;
+    g_free(summary->id);
+    g_free(summary->name);
+    g_free(summary);
+}
+
+void
+ckpt_host_info_free(CkptHostInfo *info)
+{
+    if (!info)
+        return;
+    g_free(info->host_id);
+    g_free(info->host_name);
+    g_free(info->uri);
+    g_free(info->libvirt_version);
+    g_free(info->qemu_version);
+    g_free(info);
+}
