@@ -8,6 +8,16 @@
 
 #include <glib.h>
 
+/* Replaces an owned string by a copy of value (g_set_str of a newer GLib). */
+static inline void
+ckpt_set_str(char **member, const char *value)
+{
+    char *copy = g_strdup(value);
+
+    g_free(*member);
+    *member = copy;
+}
+
 typedef enum {
     CKPT_ACCESSIBILITY_PUBLIC = 1,
     CKPT_ACCESSIBILITY_INTERNAL = 2

@@ -1,0 +1,422 @@
+#include "agent/core/executor.h"
+
+#include "agent/core/fault.h"
+#include "agent/core/graph.h"
+#include "agent/core/manifest.h"
+
+static CkptStep *
+step_at(const CkptPlan *plan, gint index)
+{
+    return g_ptr_array_index(plan->steps, index);
+}
+
+/* Whether what the steps have done is to stay: the catalogue knows of it. */
+static gboolean
+is_committed(const CkptPlan *plan, gint index)
+{
+    for (gint i = index - 1; i > (gint)plan->decisive; i--)
+        if (step_at(plan, i)->kind == CKPT_STEP_CATALOGUE)
+            return TRUE;
+    return FALSE;
+}
+
+/* ---- What steps learn from those before them ---- */
+
+static void
+set_identity(CkptCheckpoint *checkpoint, const char *file, const CkptFileId *id)
+{
+    for (guint i = 0; checkpoint && i < checkpoint->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
+
+        if (g_str_equal(disk->sealed_file, file))
+            disk->id = *id;
+    }
+}
+
+/* The rows that the plan will write get the identities found so far. */
+static void
+apply_identities(CkptPlan *plan, gint ended)
+{
+    for (gint i = 0; i <= ended; i++) {
+        CkptStep *found = step_at(plan, i);
+
+        if (found->kind != CKPT_STEP_IDENTIFY)
+            continue;
+        set_identity(plan->checkpoint, found->file, &found->id);
+        set_identity(plan->safety, found->file, &found->id);
+        for (guint k = 0; k < plan->steps->len; k++) {
+            CkptStep *step = step_at(plan, k);
+
+            for (guint c = 0; step->change && c < step->change->upserts->len; c++)
+                set_identity(g_ptr_array_index(step->change->upserts, c), found->file, &found->id);
+        }
+    }
+}
+
+/* The row that the plan writes last for this checkpoint. */
+static CkptCheckpoint *
+final_row(CkptPlan *plan, const char *id)
+{
+    for (gint i = (gint)plan->steps->len - 1; i >= 0; i--) {
+        CkptStep *step = step_at(plan, i);
+        CkptCheckpoint *row =
+            step->change ? ckpt_graph_find(step->change->upserts, id) : NULL;
+
+        if (row)
+            return row;
+    }
+    return NULL;
+}
+
+static gboolean
+prepare_step(CkptExecution *x, CkptStep *step, GError **error)
+{
+    g_autoptr(CkptHostInfo) host = NULL;
+    CkptCheckpoint *row;
+
+    if (step->kind != CKPT_STEP_WRITE_MANIFEST)
+        return TRUE;
+    row = final_row(x->operation->plan, step->checkpoint_id);
+    g_assert(row);
+    if (!x->driver->host_info(x->driver, &host, error))
+        return FALSE;
+    g_free(step->text);
+    step->text = ckpt_manifest_text(row, host->host_id, 1);
+    return TRUE;
+}
+
+/* ---- Forward ---- */
+
+static CkptChange *
+change_of(const CkptStep *step)
+{
+    return step->kind == CKPT_STEP_CATALOGUE ? step->change : NULL;
+}
+
+/* Journals that the step at `index` begins, and with it that the one before has ended. */
+static gboolean
+journal_begin(CkptExecution *x, gint index, GError **error)
+{
+    x->operation->step_begun = index;
+    x->operation->step_ended = index - 1;
+    ckpt_fault_point();
+    if (!ckpt_store_journal(x->store, x->operation, NULL, error))
+        return FALSE;
+    ckpt_fault_point();
+    if (x->on_step)
+        x->on_step(x->data);
+    return TRUE;
+}
+
+static gboolean
+do_step(CkptExecution *x, gint index, GError **error)
+{
+    CkptStep *step = step_at(x->operation->plan, index);
+    GCancellable *cancellable = x->cancellable;
+
+    if (step->kind == CKPT_STEP_CATALOGUE) {
+        x->operation->step_ended = index;
+        return ckpt_store_journal(x->store, x->operation, step->change, error);
+    }
+    if (!prepare_step(x, step, error))
+        return FALSE;
+    return x->driver->step_do(x->driver, x->operation->plan, step, x->progress, x->data, cancellable,
+                              error);
+}
+
+/* A failure that must not undo or stop what the steps before have reached. */
+static gboolean
+is_bearable(CkptExecution *x, gint index)
+{
+    CkptPlan *plan = x->operation->plan;
+    CkptStepKind kind = step_at(plan, index)->kind;
+
+    /* The provisional manifest lies there; the catalogue has the whole truth. */
+    if (kind == CKPT_STEP_WRITE_MANIFEST)
+        return plan->no_return && index > (gint)plan->decisive;
+    return is_committed(plan, index) &&
+           (kind == CKPT_STEP_REMOVE_FILE || kind == CKPT_STEP_REMOVE_MANIFEST ||
+            kind == CKPT_STEP_UNSEAL);
+}
+
+static void
+bear(CkptExecution *x, gint index, const GError *error)
+{
+    g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
+
+    g_ptr_array_add(x->operation->warnings, g_strdup_printf("%s: %s", what, error->message));
+}
+
+static gboolean
+is_away(const GError *error)
+{
+    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
+}
+
+/* Files whose removal failed stay the agent's own, so that they are not lost sight of. */
+static CkptChange *
+files_left(CkptExecution *x)
+{
+    CkptPlan *plan = x->operation->plan;
+    CkptChange *change = ckpt_change_new();
+
+    for (guint i = 0; i < plan->steps->len; i++) {
+        CkptStep *step = step_at(plan, i);
+
+        if (step->kind == CKPT_STEP_REMOVE_FILE && g_file_test(step->file, G_FILE_TEST_EXISTS))
+            g_ptr_array_add(change->made, g_strdup(step->file));
+    }
+    return change;
+}
+
+static void
+set_result(CkptOperation *op)
+{
+    CkptPlan *plan = op->plan;
+    CkptCheckpoint *row =
+        plan->kind == CKPT_KIND_DELETE ? plan->checkpoint : final_row(plan, plan->checkpoint_id);
+
+    g_clear_pointer(&op->checkpoint, ckpt_checkpoint_free);
+    g_clear_pointer(&op->safety, ckpt_checkpoint_free);
+    op->checkpoint = ckpt_checkpoint_copy(row);
+    if (plan->safety_id)
+        op->safety = ckpt_checkpoint_copy(final_row(plan, plan->safety_id));
+    for (guint i = 0; i < plan->warnings->len; i++)
+        g_ptr_array_insert(op->warnings, (gint)i, g_strdup(g_ptr_array_index(plan->warnings, i)));
+}
+
+static CkptEnd
+finish(CkptExecution *x, GError **error)
+{
+    CkptOperation *op = x->operation;
+    g_autoptr(CkptChange) left = files_left(x);
+
+    op->state = CKPT_OP_SUCCEEDED;
+    op->ended_us = g_get_real_time();
+    op->step_ended = (gint)op->plan->steps->len - 1;
+    set_result(op);
+    ckpt_fault_point();
+    if (!ckpt_store_end_operation(x->store, op, left->made->len ? left : NULL, error)) {
+        op->state = CKPT_OP_RUNNING; /* the journal still says so */
+        return CKPT_END_LATER;
+    }
+    ckpt_fault_point();
+    return CKPT_END_DONE;
+}
+
+static CkptEnd undo(CkptExecution *x, GError *cause, GError **error);
+
+/* The decisive step was begun and it is not known whether it was done: asked of the world. */
+static CkptEnd
+decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
+{
+    CkptOperation *op = x->operation;
+    CkptStep *step = step_at(op->plan, op->step_begun);
+    g_autoptr(GError) why = NULL;
+
+    *forward = FALSE;
+    if (step->kind == CKPT_STEP_CATALOGUE) { /* its commit was not made, or it would be ended */
+        if (ckpt_store_read_only_reason(x->store) == NULL)
+            return undo(x, cause, error);
+        g_propagate_error(error, cause);
+        return CKPT_END_LATER;
+    }
+    switch (x->driver->step_check(x->driver, op->plan, step, &why)) {
+    case CKPT_OUTCOME_DONE:
+        *forward = TRUE;
+        g_clear_error(&cause);
+        return CKPT_END_DONE;
+    case CKPT_OUTCOME_NOT_DONE:
+        return undo(x, cause, error);
+    case CKPT_OUTCOME_UNCLEAR:
+        break;
+    }
+    if (is_away(why)) {
+        g_clear_error(&cause);
+        g_propagate_error(error, g_steal_pointer(&why));
+        return CKPT_END_LATER;
+    }
+    ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED, "%s%s%s",
+                   cause ? cause->message : "the agent was interrupted", why ? ": " : "",
+                   why ? why->message : "");
+    g_clear_error(&cause);
+    return CKPT_END_STUCK;
+}
+
+/* After the point of no return, or with the store gone, there is no way back. */
+static CkptEnd
+fail_forward(CkptExecution *x, GError *cause, GError **error)
+{
+    CkptPlan *plan = x->operation->plan;
+    gboolean mismatch = ckpt_error_reason(cause) == CKPT_REASON_CHAIN_MISMATCH;
+
+    g_propagate_error(error, cause);
+    if (plan->kind == CKPT_KIND_DELETE && !mismatch)
+        return CKPT_END_FAILED;
+    return CKPT_END_STUCK;
+}
+
+static gboolean
+store_is_gone(CkptExecution *x)
+{
+    g_autofree char *reason = ckpt_store_read_only_reason(x->store);
+
+    return reason != NULL;
+}
+
+static CkptEnd
+handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
+{
+    CkptOperation *op = x->operation;
+    CkptPlan *plan = op->plan;
+    g_autofree char *what = ckpt_step_describe(step_at(plan, op->step_begun));
+
+    *forward = FALSE;
+    g_prefix_error(&cause, "%s: ", what);
+    if (store_is_gone(x) && op->step_begun >= (gint)plan->decisive) {
+        g_propagate_error(error, cause); /* what is done is journalled; the next start finishes it */
+        return CKPT_END_LATER;
+    }
+    if (op->step_begun == (gint)plan->decisive && op->step_ended < op->step_begun)
+        return decide(x, cause, forward, error);
+    if (op->step_begun > (gint)plan->decisive) {
+        if (is_away(cause)) {
+            g_propagate_error(error, cause);
+            return CKPT_END_LATER;
+        }
+        if (plan->no_return)
+            return fail_forward(x, cause, error);
+    }
+    return undo(x, cause, error);
+}
+
+static gboolean
+check_cancelled(CkptExecution *x, gint index, GError **error)
+{
+    if (!g_cancellable_is_cancelled(x->cancellable) || index > (gint)x->operation->plan->decisive)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it took effect");
+    return FALSE;
+}
+
+static CkptEnd
+forward_from(CkptExecution *x, gint from, GError **error)
+{
+    CkptPlan *plan = x->operation->plan;
+
+    apply_identities(plan, from - 1);
+    for (gint i = from; i < (gint)plan->steps->len; i++) {
+        GError *cause = NULL;
+        gboolean go_on = TRUE;
+        CkptEnd end;
+
+        if (g_atomic_int_get(x->stopping)) {
+            ckpt_error_set(error, CKPT_REASON_OPERATION_RUNNING,
+                           "the agent is stopping; it goes on when the agent is back");
+            return CKPT_END_LATER;
+        }
+        if (journal_begin(x, i, &cause) && check_cancelled(x, i, &cause) && do_step(x, i, &cause)) {
+            ckpt_fault_point();
+            apply_identities(plan, i);
+            continue;
+        }
+        if (is_bearable(x, i) && !is_away(cause)) {
+            bear(x, i, cause);
+            g_error_free(cause);
+            continue;
+        }
+        end = handle_failure(x, cause, &go_on, error);
+        if (!go_on)
+            return end;
+    }
+    return finish(x, error);
+}
+
+/* ---- Back ---- */
+
+static gboolean
+undo_step(CkptExecution *x, gint index, GError **error)
+{
+    CkptStep *step = step_at(x->operation->plan, index);
+
+    if (step->kind == CKPT_STEP_CATALOGUE || step->kind == CKPT_STEP_CHECK_CHAIN ||
+        step->kind == CKPT_STEP_IDENTIFY)
+        return TRUE;
+    return x->driver->step_undo(x->driver, x->operation->plan, step, error);
+}
+
+/* All but STOP, from the last begun downwards; the VM is started again when everything else is as it
+ * was. Each undo is idempotent, so that a crash in between does them all again. */
+static gboolean
+undo_steps(CkptExecution *x, GError **error)
+{
+    CkptOperation *op = x->operation;
+    gint stop = -1;
+
+    for (gint i = op->step_begun; i >= 0; i--) {
+        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP) {
+            stop = i;
+            continue;
+        }
+        ckpt_fault_point();
+        if (!undo_step(x, i, error)) {
+            g_autofree char *what = ckpt_step_describe(step_at(op->plan, i));
+
+            g_prefix_error(error, "undo of %s: ", what);
+            return FALSE;
+        }
+    }
+    ckpt_fault_point();
+    return stop < 0 || undo_step(x, stop, error);
+}
+
+static CkptEnd
+undo(CkptExecution *x, GError *cause, GError **error)
+{
+    CkptOperation *op = x->operation;
+    g_autoptr(GError) why = NULL;
+
+    op->undoing = TRUE;
+    if (!store_is_gone(x) && !ckpt_store_journal(x->store, op, NULL, &why))
+        g_clear_error(&why); /* the undo is right without it: nothing decisive was done */
+    if (undo_steps(x, &why)) {
+        if (cause)
+            g_propagate_error(error, cause);
+        else
+            ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
+                           "the agent was interrupted; the VM is as before");
+        return store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
+    }
+    if (is_away(why)) {
+        g_clear_error(&cause);
+        g_propagate_error(error, g_steal_pointer(&why));
+        return CKPT_END_LATER;
+    }
+    ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED, "%s; and then %s",
+                   cause ? cause->message : "the agent was interrupted", why->message);
+    g_clear_error(&cause);
+    return CKPT_END_STUCK;
+}
+
+CkptEnd
+ckpt_execute(CkptExecution *x, GError **error)
+{
+    CkptOperation *op = x->operation;
+    gint decisive = (gint)op->plan->decisive;
+    gboolean forward = TRUE;
+    CkptEnd end;
+
+    if (op->step_begun < 0)
+        return forward_from(x, 0, error);
+    if (!x->driver->settle(x->driver, op->plan->vm_id, error) && is_away(*error))
+        return CKPT_END_LATER;
+    g_clear_error(error);
+    if (op->undoing || (op->step_begun < decisive))
+        return undo(x, NULL, error);
+    apply_identities(op->plan, op->step_ended);
+    if (op->step_begun == decisive && op->step_ended < decisive) {
+        end = decide(x, NULL, &forward, error);
+        return forward ? forward_from(x, decisive + 1, error) : end;
+    }
+    return forward_from(x, op->step_ended + 1, error);
+}

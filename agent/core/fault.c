@@ -1,0 +1,18 @@
+#include "agent/core/fault.h"
+
+#ifdef CKPT_FAULTS
+#include <glib.h>
+
+#include <signal.h>
+#include <stdlib.h>
+
+void
+ckpt_fault_point(void)
+{
+    static int reached;
+    const char *at = g_getenv("VMCKPT_KILL_AT");
+
+    if (at && g_atomic_int_add(&reached, 1) + 1 == atoi(at))
+        raise(SIGKILL);
+}
+#endif

@@ -1,0 +1,130 @@
+#include "agent/core/graph.h"
+
+CkptCheckpoint *
+ckpt_graph_find(GPtrArray *checkpoints, const char *id)
+{
+    for (guint i = 0; id && i < checkpoints->len; i++) {
+        CkptCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
+
+        if (g_str_equal(checkpoint->id, id))
+            return checkpoint;
+    }
+    return NULL;
+}
+
+CkptCheckpoint *
+ckpt_graph_owner(const CkptPlanInput *input, const char *file, CkptCheckpointDisk **disk)
+{
+    for (guint i = 0; i < input->checkpoints->len; i++) {
+        CkptCheckpoint *checkpoint = g_ptr_array_index(input->checkpoints, i);
+
+        for (guint k = 0; k < checkpoint->disks->len; k++) {
+            CkptCheckpointDisk *candidate = g_ptr_array_index(checkpoint->disks, k);
+
+            if (!g_str_equal(candidate->sealed_file, file))
+                continue;
+            if (disk)
+                *disk = candidate;
+            return checkpoint;
+        }
+    }
+    return NULL;
+}
+
+static int
+compare_layers(gconstpointer a, gconstpointer b)
+{
+    return g_strcmp0((*(CkptLayer *const *)a)->path, (*(CkptLayer *const *)b)->path);
+}
+
+GPtrArray *
+ckpt_graph_readers(const CkptPlanInput *input, const char *file)
+{
+    GPtrArray *readers = g_ptr_array_new();
+    GHashTableIter iter;
+    gpointer value;
+
+    g_hash_table_iter_init(&iter, input->vm->files);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        CkptLayer *layer = value;
+
+        if (layer->exists && g_strcmp0(layer->backing, file) == 0)
+            g_ptr_array_add(readers, layer);
+    }
+    g_ptr_array_sort(readers, compare_layers);
+    return readers;
+}
+
+char **
+ckpt_graph_chain(const CkptPlanInput *input, const char *file)
+{
+    g_autoptr(GPtrArray) chain = g_ptr_array_new();
+
+    /* No chain has more layers than there are files: a loop in the headers ends here. */
+    while (file && chain->len <= g_hash_table_size(input->vm->files)) {
+        CkptLayer *layer = ckpt_vm_find_file(input->vm, file);
+
+        g_ptr_array_add(chain, g_strdup(file));
+        file = layer ? layer->backing : NULL;
+    }
+    g_ptr_array_add(chain, NULL);
+    return (char **)g_ptr_array_free(g_steal_pointer(&chain), FALSE);
+}
+
+CkptDisk *
+ckpt_graph_attached(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+
+        for (guint k = 0; k < disk->chain->len; k++) {
+            CkptLayer *layer = g_ptr_array_index(disk->chain, k);
+
+            if (g_str_equal(layer->path, file))
+                return disk;
+        }
+    }
+    return NULL;
+}
+
+gboolean
+ckpt_graph_is_top(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+
+        if (g_strcmp0(disk->source, file) == 0 || g_strcmp0(disk->live_source, file) == 0)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+gboolean
+ckpt_graph_agent_made(const CkptPlanInput *input, const char *file)
+{
+    return g_ptr_array_find_with_equal_func(input->made, file, g_str_equal, NULL);
+}
+
+const CkptFileUser *
+ckpt_graph_user(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->vm->users->len; i++) {
+        CkptFileUser *user = g_ptr_array_index(input->vm->users, i);
+
+        if (g_str_equal(user->file, file))
+            return user;
+    }
+    return NULL;
+}
+
+char *
+ckpt_graph_describe(const CkptPlanInput *input, const char *file)
+{
+    CkptCheckpoint *owner = ckpt_graph_owner(input, file, NULL);
+
+    if (owner)
+        return g_strdup_printf("checkpoint %s (%s)", owner->name, owner->id);
+    if (ckpt_graph_is_top(input, file))
+        return g_strdup("the present state");
+    return g_strdup(file);
+}

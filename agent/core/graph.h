@@ -1,0 +1,21 @@
+/* The graph of a VM's files: which lies on which, who sealed it, who reads it. For the planner. */
+#pragma once
+
+#include "agent/core/planner.h"
+
+CkptCheckpoint *ckpt_graph_find(GPtrArray *checkpoints, const char *id); /* NULL if there is none */
+/* The checkpoint that sealed this file, and its disk entry; NULL if none did. */
+CkptCheckpoint *ckpt_graph_owner(const CkptPlanInput *input, const char *file,
+                                 CkptCheckpointDisk **disk);
+/* CkptLayer (borrowed): every known file whose header names this one as its backing file. */
+GPtrArray *ckpt_graph_readers(const CkptPlanInput *input, const char *file);
+/* The paths from file down to its root, file first. NULL-terminated. */
+char **ckpt_graph_chain(const CkptPlanInput *input, const char *file);
+/* The disk of the present state whose chain contains file; NULL if none does. */
+CkptDisk *ckpt_graph_attached(const CkptPlanInput *input, const char *file);
+gboolean ckpt_graph_is_top(const CkptPlanInput *input, const char *file);
+gboolean ckpt_graph_agent_made(const CkptPlanInput *input, const char *file);
+/* Who, besides this VM, uses the file; NULL if nobody does. */
+const CkptFileUser *ckpt_graph_user(const CkptPlanInput *input, const char *file);
+/* What a reader is, for people: "checkpoint NAME (ID)", "the present state", "FILE". */
+char *ckpt_graph_describe(const CkptPlanInput *input, const char *file);

@@ -1,0 +1,138 @@
+/* Create: lay an overlay over each writable disk, at one instant, and keep what lies below. */
+#include "agent/core/graph.h"
+#include "agent/core/plan_parts.h"
+
+#include "common/text.h"
+
+static gboolean
+check_consistency(const CkptPlanInput *input, const CkptRequest *request,
+                  const CkptCheckpoint *checkpoint, GError **error)
+{
+    if (checkpoint->reached >= request->minimum)
+        return TRUE;
+    if (input->vm->power == CKPT_POWER_SHUT_OFF)
+        ckpt_error_set(error, CKPT_REASON_CONSISTENCY_UNAVAILABLE,
+                       "the VM is shut off and has no memory to capture: minimum_consistency MEMORY "
+                       "cannot be met");
+    else
+        ckpt_error_set(error, CKPT_REASON_CONSISTENCY_UNAVAILABLE,
+                       "this agent reaches CRASH for a running VM, minimum_consistency asks for more: "
+                       "%s", request->minimum == CKPT_CONSISTENCY_MEMORY
+                                 ? "capturing memory is not implemented yet"
+                                 : "freezing file systems is not implemented yet; a VM that is shut "
+                                   "off reaches APPLICATION");
+    ckpt_error_add(error, CKPT_META_FIELD, "minimum_consistency");
+    return FALSE;
+}
+
+static gboolean
+check_disks(const CkptPlanInput *input, GError **error)
+{
+    const CkptVm *vm = input->vm;
+
+    if (vm->disks->len == 0) {
+        ckpt_error_set(error, CKPT_REASON_VM_STATE_UNSUPPORTED,
+                       "the VM has no writable disk, so there is nothing to capture");
+        return FALSE;
+    }
+    for (guint i = 0; i < vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
+        const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+        const CkptFileUser *user = ckpt_graph_user(input, top->path);
+
+        if (user) {
+            ckpt_error_set(error, CKPT_REASON_DISK_SHAREABLE, "%s of disk %s is used by %s too",
+                           top->path, disk->target, user->user);
+            ckpt_error_add(error, CKPT_META_DISK, disk->target);
+            ckpt_error_add(error, CKPT_META_FILE, top->path);
+            return FALSE;
+        }
+        if (!ckpt_plan_check_space(input, top, 0, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* UTC to the second, after the VM's name. */
+static void
+set_default_name(const CkptPlanInput *input, CkptCheckpoint *checkpoint)
+{
+    g_autofree char *time = ckpt_time_rfc3339(input->now_us);
+    g_autofree char *name = g_strdup_printf("%.200s %.19sZ", input->vm->name, time);
+
+    ckpt_set_str(&checkpoint->name, name);
+}
+
+static CkptCheckpoint *
+new_checkpoint(const CkptPlanInput *input, const CkptRequest *request)
+{
+    CkptCheckpoint *checkpoint = ckpt_plan_capture(input, request->identity);
+    GHashTableIter iter;
+    gpointer key, value;
+
+    if (request->name && *request->name)
+        ckpt_set_str(&checkpoint->name, request->name);
+    else
+        set_default_name(input, checkpoint);
+    ckpt_set_str(&checkpoint->description, request->description ? request->description : "");
+    checkpoint->accessibility = CKPT_ACCESSIBILITY_PUBLIC;
+    checkpoint->asked = request->asked;
+    checkpoint->expire_us = request->expire_us;
+    ckpt_set_str(&checkpoint->run_id, request->run_id ? request->run_id : "");
+    ckpt_set_str(&checkpoint->reason, request->reason ? request->reason : "");
+    ckpt_set_str(&checkpoint->ticket, request->ticket ? request->ticket : "");
+    ckpt_set_str(&checkpoint->hold, request->hold ? request->hold : "");
+    if (request->labels) {
+        g_hash_table_iter_init(&iter, request->labels);
+        while (g_hash_table_iter_next(&iter, &key, &value))
+            g_hash_table_insert(checkpoint->labels, g_strdup(key), g_strdup(value));
+    }
+    ckpt_set_str(&checkpoint->most_recent_task, ckpt_kind_task(CKPT_KIND_CREATE));
+    return checkpoint;
+}
+
+static void
+add_steps(const CkptPlanInput *input, CkptPlan *plan)
+{
+    CkptChange *change = ckpt_change_new();
+    GPtrArray *disks = plan->checkpoint->disks;
+    g_autoptr(GPtrArray) tops =
+        ckpt_plan_lay_overlays(input, plan, plan->checkpoint, FALSE, change);
+
+    /* Once beforehand, so that what would make it fail is found while nothing has happened. */
+    ckpt_plan_add_manifest(plan, plan->checkpoint);
+    for (guint i = 0; i < disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
+
+        ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
+    }
+    plan->decisive = plan->steps->len;
+    plan->no_return = TRUE;
+    ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops);
+    for (guint i = 0; i < disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
+
+        ckpt_plan_add_identify(plan, disk->sealed_file);
+    }
+    ckpt_plan_add_manifest(plan, plan->checkpoint);
+    ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
+    g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->checkpoint));
+    change->set_current = TRUE;
+    change->current_id = g_strdup(plan->checkpoint->id);
+    ckpt_plan_add_catalogue(plan, change);
+}
+
+CkptPlan *
+ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    CkptCheckpoint *parent = ckpt_graph_find(input->checkpoints, input->current_id);
+
+    if (!check_disks(input, error) || !ckpt_plan_check_depth(input, parent, error))
+        return NULL;
+    ckpt_plan_set_checkpoint(plan, new_checkpoint(input, request));
+    if (!check_consistency(input, request, plan->checkpoint, error))
+        return NULL;
+    add_steps(input, plan);
+    return g_steal_pointer(&plan);
+}

@@ -1,0 +1,50 @@
+/* What the plans of create, restore and delete are put together from. Inside the planner only. */
+#pragma once
+
+#include "agent/core/planner.h"
+
+CkptPlan *ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError **error);
+CkptPlan *ckpt_plan_restore(const CkptPlanInput *input, const CkptRequest *request, GError **error);
+CkptPlan *ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError **error);
+
+/* Appends a step and returns it. */
+CkptStep *ckpt_plan_add(CkptPlan *plan, CkptStepKind kind);
+CkptStep *ckpt_plan_add_make_overlay(CkptPlan *plan, const char *overlay, const char *base,
+                                     CkptFormat base_format, const char *target);
+CkptStep *ckpt_plan_add_seal(CkptPlan *plan, const char *file, guint mode_before);
+CkptStep *ckpt_plan_add_unseal(CkptPlan *plan, const char *file, guint mode);
+CkptStep *ckpt_plan_add_identify(CkptPlan *plan, const char *file);
+/* Beside each of the checkpoint's disks. The text is written when the step is run. */
+CkptStep *ckpt_plan_add_manifest(CkptPlan *plan, const CkptCheckpoint *checkpoint);
+CkptStep *ckpt_plan_add_remove_manifest(CkptPlan *plan, const char *checkpoint_id, const char *file);
+CkptStep *ckpt_plan_add_on_disks(CkptPlan *plan, CkptStepKind kind, GPtrArray *disks);
+void ckpt_plan_add_remove_file(CkptPlan *plan, const char *file);
+void ckpt_plan_add_catalogue(CkptPlan *plan, CkptChange *change); /* change: transfer full */
+/* The checkpoint that the plan is about (transfer full). */
+void ckpt_plan_set_checkpoint(CkptPlan *plan, CkptCheckpoint *checkpoint);
+void ckpt_plan_warn(CkptPlan *plan, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* The overlay to be laid over the disk's files: DISK.ckpt-SHORTID.qcow2, in the folder of `base`.
+ * Several disks with one name in one folder are told apart by their targets. */
+char *ckpt_plan_overlay_path(CkptPlan *plan, const char *base, const char *target, const char *id);
+
+/* Steps that lay an overlay of input->new_id over each disk of `on`; sized: with the size that the disk
+ * had when it was captured (hazard A29). Returns the new tops, CkptDiskFile with their chains, and adds
+ * the files to change->made. */
+GPtrArray *ckpt_plan_lay_overlays(const CkptPlanInput *input, CkptPlan *plan,
+                                  const CkptCheckpoint *on, gboolean sized, CkptChange *change);
+
+/* A checkpoint of the present state, IDs of files still unset. */
+CkptCheckpoint *ckpt_plan_capture(const CkptPlanInput *input, const char *creator);
+
+/* Refuses when a file's file system would have less than the reserve left after `bytes` more. */
+gboolean ckpt_plan_check_space(const CkptPlanInput *input, const CkptLayer *layer, guint64 bytes,
+                               GError **error);
+gboolean ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint *parent,
+                               GError **error);
+gboolean ckpt_plan_check_etag(const CkptCheckpoint *checkpoint, const CkptRequest *request,
+                              GError **error);
+/* The request's checkpoint, whose state is READY; CHECKPOINT_NOT_FOUND, CHECKPOINT_DELETING,
+ * ETAG_MISMATCH, NOT_IMPLEMENTED for one of another mechanism. */
+CkptCheckpoint *ckpt_plan_find_target(const CkptPlanInput *input, const CkptRequest *request,
+                                      GError **error);

@@ -1,0 +1,188 @@
+/* Restore: fresh overlays over the checkpoint's sealed files, its definition, and the present state
+ * kept as a safety checkpoint. The order is design.md's: the restored definition is in force before
+ * the old VM is stopped, so that whoever starts the VM from then on boots the right chain. */
+#include "agent/core/graph.h"
+#include "agent/core/plan_parts.h"
+
+static gboolean
+check_request(const CkptPlanInput *input, const CkptRequest *request,
+              const CkptCheckpoint *target, GError **error)
+{
+    const char *expected = request->expected_current_checkpoint_id;
+
+    if (expected && g_strcmp0(expected, input->current_id) != 0) {
+        ckpt_error_set(error, CKPT_REASON_CURRENT_CHECKPOINT_MISMATCH,
+                       "the VM is at checkpoint %s, not at %s",
+                       input->current_id ? input->current_id : "(none)", expected);
+        return FALSE;
+    }
+    if (!ckpt_plan_verify(input, target, error)) {
+        g_prefix_error(error, "checkpoint %s (%s) cannot be restored: ", target->name, target->id);
+        ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
+        return FALSE;
+    }
+    for (guint i = 0; i < target->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(target->disks, i);
+
+        if (!ckpt_plan_check_space(input, ckpt_vm_find_file(input->vm, disk->sealed_file), 0, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static CkptCheckpoint *
+new_safety_checkpoint(const CkptPlanInput *input, const CkptRequest *request,
+                      const CkptCheckpoint *target)
+{
+    CkptCheckpoint *safety = ckpt_plan_capture(input, request->identity);
+    g_autofree char *name = g_strdup_printf("Before restore of %.200s", target->name);
+    g_autofree char *description =
+        g_strdup_printf("The state that the restore of checkpoint %s replaced", target->id);
+
+    ckpt_set_str(&safety->name, name);
+    ckpt_set_str(&safety->description, description);
+    safety->accessibility = CKPT_ACCESSIBILITY_INTERNAL;
+    ckpt_set_str(&safety->most_recent_task, ckpt_kind_task(CKPT_KIND_CREATE));
+    return safety;
+}
+
+static void
+add_define(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target, GPtrArray *tops)
+{
+    CkptStep *step = ckpt_plan_add_on_disks(plan, CKPT_STEP_DEFINE, tops);
+
+    step->definition = g_strdup(target->definition);
+    step->definition_before = g_strdup(input->vm->definition);
+    step->autostart = target->autostart;
+    step->autostart_before = input->vm->autostart;
+}
+
+/* The VM no longer runs on its old tops: they become the safety checkpoint's sealed files. */
+static void
+seal_present_state(CkptPlan *plan)
+{
+    for (guint i = 0; i < plan->safety->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(plan->safety->disks, i);
+
+        ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
+        ckpt_plan_add_identify(plan, disk->sealed_file);
+    }
+    ckpt_plan_add_manifest(plan, plan->safety);
+}
+
+static gboolean
+target_has_disk(const CkptPlanInput *input, const CkptCheckpoint *target, const CkptDisk *disk)
+{
+    for (guint i = 0; i < target->disks->len; i++) {
+        CkptCheckpointDisk *kept = g_ptr_array_index(target->disks, i);
+
+        if (ckpt_graph_attached(input, kept->sealed_file) == disk)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* Without a safety checkpoint the old tops are needed by nobody. One that the agent did not make, and
+ * that of a disk which the restored VM does not have (somebody's only copy), stays all the same. */
+static GPtrArray *
+discard_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target,
+                      CkptChange *change)
+{
+    GPtrArray *doomed = g_ptr_array_new();
+
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+        CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+
+        if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, disk) &&
+            !ckpt_graph_user(input, top->path)) {
+            g_ptr_array_add(change->gone, g_strdup(top->path));
+            g_ptr_array_add(doomed, top->path);
+        } else {
+            ckpt_plan_warn(plan, "%s, the present state of disk %s, was left where it is", top->path,
+                           disk->target);
+        }
+    }
+    return doomed;
+}
+
+static void
+add_stop_and_seal(const CkptPlanInput *input, CkptPlan *plan)
+{
+    if (input->vm->power != CKPT_POWER_SHUT_OFF)
+        ckpt_plan_add(plan, CKPT_STEP_STOP)->power = input->vm->power;
+    if (plan->safety)
+        seal_present_state(plan);
+}
+
+static void
+add_start(CkptPlan *plan, CkptPower power)
+{
+    if (power != CKPT_POWER_SHUT_OFF)
+        ckpt_plan_add(plan, CKPT_STEP_START)->power =
+            power == CKPT_POWER_PAUSED ? CKPT_POWER_PAUSED : CKPT_POWER_RUNNING;
+}
+
+static void
+add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request,
+          const CkptCheckpoint *target)
+{
+    CkptChange *change = ckpt_change_new();
+    g_autoptr(GPtrArray) tops = ckpt_plan_lay_overlays(input, plan, target, TRUE, change);
+    g_autoptr(GPtrArray) doomed = NULL;
+
+    if (plan->safety)
+        ckpt_plan_add_manifest(plan, plan->safety);
+    plan->decisive = plan->steps->len;
+    add_define(input, plan, target, tops);
+    add_stop_and_seal(input, plan);
+    add_start(plan, request->restore_power ? request->restore_power : target->power);
+    ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
+
+    if (plan->safety)
+        g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->safety));
+    else
+        doomed = discard_present_state(input, plan, target, change);
+    g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->checkpoint));
+    change->set_current = TRUE;
+    change->current_id = g_strdup(target->id);
+    ckpt_plan_add_catalogue(plan, change);
+    for (guint i = 0; doomed && i < doomed->len; i++)
+        ckpt_plan_add_remove_file(plan, g_ptr_array_index(doomed, i));
+}
+
+static gboolean
+keep_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request,
+                   const CkptCheckpoint *target, GError **error)
+{
+    CkptCheckpoint *present = ckpt_graph_find(input->checkpoints, input->current_id);
+
+    if (!ckpt_plan_check_depth(input, present, error)) {
+        g_prefix_error(error, "the present state cannot be kept as a safety checkpoint: ");
+        return FALSE;
+    }
+    plan->safety = new_safety_checkpoint(input, request, target);
+    ckpt_set_str(&plan->safety_id, plan->safety->id);
+    return TRUE;
+}
+
+CkptPlan *
+ckpt_plan_restore(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_RESTORE);
+    CkptCheckpoint *target = ckpt_plan_find_target(input, request, error);
+    CkptCheckpoint *restored;
+
+    if (!target || !check_request(input, request, target, error))
+        return NULL;
+    if (!request->discard_present_state &&
+        !keep_present_state(input, plan, request, target, error))
+        return NULL;
+    restored = ckpt_checkpoint_copy(target);
+    restored->modified_us = input->now_us;
+    ckpt_set_str(&restored->most_recent_task, ckpt_kind_task(CKPT_KIND_RESTORE));
+    g_clear_pointer(&restored->disabled_reason, g_free);
+    ckpt_plan_set_checkpoint(plan, restored);
+    add_steps(input, plan, request, target);
+    return g_steal_pointer(&plan);
+}

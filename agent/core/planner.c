@@ -1,0 +1,221 @@
+/* What every plan begins with: the checks that hold for all operations, and verification. One file
+ * per operation follows: plan_create.c, plan_restore.c, plan_delete.c. */
+#include "agent/core/planner.h"
+
+#include "agent/core/graph.h"
+#include "agent/core/plan_parts.h"
+
+void
+ckpt_limits_init(CkptLimits *limits)
+{
+    *limits = (CkptLimits){
+        .max_depth = 20, /* hazard A15: some libvirts do not start VMs over about 25 layers */
+        .max_running = 4,
+        .max_queued_per_vm = 16,
+        .max_checkpoints_per_vm = 100,
+        .reserve_bytes = 64 * 1024 * 1024,
+        .result_days = 7,
+        .max_wait_us = 5 * G_TIME_SPAN_MINUTE,
+    };
+}
+
+guint
+ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
+{
+    guint depth = 0;
+
+    while (checkpoint && depth <= checkpoints->len) {
+        depth++;
+        checkpoint = ckpt_graph_find(checkpoints, checkpoint->parent_id);
+    }
+    return depth;
+}
+
+static gboolean
+refuse_obstacle(const CkptVm *vm, GError **error)
+{
+    const CkptObstacle *obstacle;
+
+    if (vm->obstacles->len == 0)
+        return FALSE;
+    obstacle = g_ptr_array_index(vm->obstacles, 0);
+    ckpt_error_set(error, obstacle->reason, "%s", obstacle->message);
+    ckpt_error_add(error, CKPT_META_DISK, obstacle->disk);
+    ckpt_error_add(error, CKPT_META_FILE, obstacle->file);
+    return TRUE;
+}
+
+/* Hazard A22: somebody defined the VM again with a path that a checkpoint has sealed. */
+static gboolean
+refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **error)
+{
+    const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+    CkptCheckpoint *owner = ckpt_graph_owner(input, top->path, NULL);
+
+    if (!owner)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_VM_QUARANTINED,
+                   "disk %s is defined on %s, which is the sealed file of checkpoint %s (%s): "
+                   "starting the VM would overwrite it; define the disk on the overlay that the VM "
+                   "ran on before",
+                   disk->target, top->path, owner->name, owner->id);
+    ckpt_error_add(error, CKPT_META_DISK, disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, top->path);
+    ckpt_error_add(error, CKPT_META_CHECKPOINT, owner->id);
+    return TRUE;
+}
+
+/* The first of the VM's sealed files below the top must be the current checkpoint's. A disk that lies
+ * on none of them was attached since. */
+static gboolean
+refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **error)
+{
+    for (guint i = 1; i < disk->chain->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(disk->chain, i);
+        CkptCheckpoint *owner = ckpt_graph_owner(input, layer->path, NULL);
+
+        if (!owner)
+            continue;
+        if (g_strcmp0(owner->id, input->current_id) == 0 && i == 1)
+            return FALSE;
+        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
+                       "disk %s runs on %s of checkpoint %s (%s), but the VM was last at checkpoint "
+                       "%s: somebody changed the disk's chain; see docs/by-hand.md",
+                       disk->target, layer->path, owner->name, owner->id,
+                       input->current_id ? input->current_id : "(none)");
+        ckpt_error_add(error, CKPT_META_DISK, disk->target);
+        ckpt_error_add(error, CKPT_META_FILE, layer->path);
+        return TRUE;
+    }
+    return FALSE;
+}
+
+/* A delete that has begun is finished before anything else moves the files it works on. */
+static gboolean
+refuse_unfinished_delete(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    for (guint i = 0; i < input->checkpoints->len; i++) {
+        CkptCheckpoint *checkpoint = g_ptr_array_index(input->checkpoints, i);
+
+        if (checkpoint->state != CKPT_STATE_DELETING)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING,
+                       "the delete of checkpoint %s (%s) has begun and is not finished: call "
+                       "DeleteCheckpoint for it again first",
+                       checkpoint->name, checkpoint->id);
+        ckpt_error_add(error, CKPT_META_CHECKPOINT, checkpoint->id);
+        return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
+check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    if (refuse_obstacle(input->vm, error) || refuse_unfinished_delete(input, request, error))
+        return FALSE;
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+
+        if (refuse_sealed_top(input, disk, error) || refuse_other_lineage(input, disk, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+verify_file(const CkptPlanInput *input, const CkptCheckpointDisk *disk, GError **error)
+{
+    const CkptLayer *layer = ckpt_vm_find_file(input->vm, disk->sealed_file);
+    const CkptFileUser *user = ckpt_graph_user(input, disk->sealed_file);
+
+    if (!layer || !layer->exists)
+        ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING, "%s of disk %s is missing",
+                       disk->sealed_file, disk->target);
+    else if (!ckpt_file_id_equal(&layer->id, &disk->id))
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
+                       "%s of disk %s was changed after it was sealed", disk->sealed_file,
+                       disk->target);
+    else if (layer->write_locked)
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
+                       "%s of disk %s is open for writing by another process", disk->sealed_file,
+                       disk->target);
+    else if (ckpt_graph_is_top(input, disk->sealed_file))
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
+                       "%s of disk %s is the writable disk of the VM's definition",
+                       disk->sealed_file, disk->target);
+    else if (user && user->is_top)
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED, "%s of disk %s is a writable disk of %s",
+                       disk->sealed_file, disk->target, user->user);
+    else
+        return TRUE;
+    ckpt_error_add(error, CKPT_META_DISK, disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, disk->sealed_file);
+    return FALSE;
+}
+
+/* Every sealed file that the contents of `file` lie in. Files below the first checkpoint's (a shared
+ * template) are nobody's seal; that they are there is checked. */
+static gboolean
+verify_chain(const CkptPlanInput *input, const char *file, GError **error)
+{
+    g_auto(GStrv) chain = ckpt_graph_chain(input, file);
+
+    for (guint i = 0; chain[i]; i++) {
+        const CkptLayer *layer = ckpt_vm_find_file(input->vm, chain[i]);
+        CkptCheckpointDisk *disk = NULL;
+
+        if (ckpt_graph_owner(input, chain[i], &disk)) {
+            if (!verify_file(input, disk, error))
+                return FALSE;
+        } else if (!layer || !layer->exists) {
+            ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING, "%s, on which %s lies, is missing",
+                           chain[i], file);
+            ckpt_error_add(error, CKPT_META_FILE, chain[i]);
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
+{
+    for (guint i = 0; i < checkpoint->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
+
+        if (!verify_chain(input, disk->sealed_file, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+CkptPlan *
+ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    g_autoptr(CkptPlan) plan = NULL;
+
+    if (!check_vm(input, request, error))
+        return NULL;
+    switch (request->kind) {
+    case CKPT_KIND_CREATE:
+        plan = ckpt_plan_create(input, request, error);
+        break;
+    case CKPT_KIND_RESTORE:
+        plan = ckpt_plan_restore(input, request, error);
+        break;
+    case CKPT_KIND_DELETE:
+        plan = ckpt_plan_delete(input, request, error);
+        break;
+    case CKPT_KIND_UPDATE:
+        ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update needs no plan");
+        break;
+    }
+    if (!plan)
+        return NULL;
+    g_free(plan->vm_id);
+    plan->vm_id = g_strdup(input->vm->id);
+    g_free(plan->vm_name);
+    plan->vm_name = g_strdup(input->vm->name);
+    return g_steal_pointer(&plan);
+}

@@ -1,0 +1,28 @@
+/* The planner: (view of the VM, its files, its catalogue; request) → the ordered steps of the
+ * operation, or a typed refusal. Pure: it asks nobody, changes nothing, and is given time and chance. */
+#pragma once
+
+#include "agent/core/engine.h"
+
+typedef struct {
+    const CkptVm *vm;          /* as the driver found it just now, all files of the catalogue included */
+    GPtrArray *checkpoints;    /* CkptCheckpoint, all of the VM, DELETING ones too */
+    GPtrArray *made;           /* char *, files that the agent made for the VM */
+    const char *current_id;    /* NULL = none */
+    const CkptLimits *limits;
+    gint64 now_us;
+    const char *new_id;        /* for the checkpoint that the plan makes */
+} CkptPlanInput;
+
+/* The plan of a create, restore or delete. request->checkpoint_id is the checkpoint's own ID. */
+CkptPlan *ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* Whether the checkpoint can be restored: every file that its contents lie in, down to the root, is
+ * there, is what was sealed, is not being written to, and is nobody's writable top. On refusal the
+ * error is what disabled_reason should say. */
+gboolean ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Checkpoints from the root to this one. */
+guint ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint);
