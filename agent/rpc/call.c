@@ -265,7 +265,7 @@ on_body(CkptTag *tag, gboolean ok)
 void
 ckpt_call_body_late(CkptCall *call)
 {
-    refuse(call, CKPT_REASON_INVALID_ARGUMENT, "the request message did not come within 10 seconds", 0);
+    refuse(call, CKPT_REASON_INVALID_ARGUMENT, "the request message did not come in time", 0);
 }
 
 static gint64

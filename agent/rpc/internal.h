@@ -9,8 +9,6 @@
 #include <grpc/grpc_security.h>
 #include <grpc/support/time.h>
 
-#define CKPT_RPC_BODY_TIMEOUT_MS 10000 /* from a call's headers to its message */
-
 /* What the completion queue gives back. */
 typedef struct _CkptTag CkptTag;
 struct _CkptTag {
@@ -25,7 +23,7 @@ struct _CkptServer {
     gpointer service;
     char *listen, *ca_file, *cert_file, *key_file;
     guint handler_threads, max_calls, max_connections;
-    guint max_connection_age_ms, max_connection_age_grace_ms, handshake_timeout_ms;
+    guint max_connection_age_ms, max_connection_age_grace_ms, handshake_timeout_ms, body_timeout_ms;
     guint port;
     grpc_server *core;
     grpc_completion_queue *queue;

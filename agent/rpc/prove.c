@@ -15,10 +15,11 @@
 #define TIMEOUT_S 5
 
 typedef struct {
-    gboolean handshake;   /* completed, as far as a client can tell */
-    gboolean asked;       /* the server asked for our certificate */
-    gboolean refused_version; /* the server's alert said so */
-    char *why;            /* what ended it otherwise */
+    gboolean hello;     /* our part was sent */
+    gboolean handshake; /* completed, as far as a client can tell */
+    gboolean asked;     /* the server asked for our certificate */
+    gboolean refused;   /* the server ended it: an alert, or, as gRPC 1.51 does, no more than a close */
+    char *why;          /* what ended it, if it was not completed */
 } Probe;
 
 static void
@@ -26,8 +27,13 @@ on_message(int sent, int version, int type, const void *data, size_t size, SSL *
 {
     Probe *probe = arg;
 
-    if (!sent && type == SSL3_RT_HANDSHAKE && size > 0 &&
-        *(const guint8 *)data == SSL3_MT_CERTIFICATE_REQUEST)
+    guint8 message = size > 0 ? *(const guint8 *)data : 0;
+
+    if (type != SSL3_RT_HANDSHAKE)
+        return;
+    if (sent && message == SSL3_MT_CLIENT_HELLO)
+        probe->hello = TRUE;
+    if (!sent && message == SSL3_MT_CERTIFICATE_REQUEST)
         probe->asked = TRUE;
 }
 
@@ -97,14 +103,19 @@ shake_hands(SSL_CTX *context, int fd, Probe *probe)
     SSL_set_msg_callback_arg(ssl, probe);
     SSL_set_fd(ssl, fd);
     ERR_clear_error();
+    errno = 0;
     probe->handshake = SSL_connect(ssl) == 1;
     if (!probe->handshake) {
+        int failed = errno;
         unsigned long code = ERR_peek_last_error();
-        const char *reason = ERR_reason_error_string(code);
+        const char *reason = code ? ERR_reason_error_string(code) : NULL;
 
-        probe->refused_version = ERR_GET_LIB(code) == ERR_LIB_SSL &&
-                                 ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION;
-        probe->why = g_strdup(reason ? reason : "the connection was closed");
+        /* A time out (EAGAIN) proves nothing. */
+        probe->refused = (ERR_GET_LIB(code) == ERR_LIB_SSL &&
+                          (ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION ||
+                           ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING)) ||
+                         failed == ECONNRESET || failed == EPIPE;
+        probe->why = g_strdup(reason ? reason : g_strerror(failed));
     }
     ERR_clear_error();
     SSL_free(ssl);
@@ -151,7 +162,8 @@ ckpt_server_prove_tls(CkptServer *server, GError **error)
         return FALSE;
     if (old.handshake)
         return unproven(error, "accepts TLS 1.2", NULL);
-    if (!old.refused_version)
+    /* Everything but the version is the same in the second probe, which is accepted. */
+    if (!old.hello || !old.refused)
         return unproven(error, "does not refuse TLS 1.2 as such", old_why);
     if (!current.handshake)
         return unproven(error, "does not accept TLS 1.3", current_why);

@@ -57,6 +57,7 @@ ckpt_server_new(const CkptServerOptions *options, const CkptServiceVtable *vtabl
         options->max_connection_age_grace_ms ? options->max_connection_age_grace_ms : 360000;
     server->handshake_timeout_ms =
         options->handshake_timeout_ms ? options->handshake_timeout_ms : 5000;
+    server->body_timeout_ms = options->body_timeout_ms ? options->body_timeout_ms : 10000;
     return server;
 }
 
@@ -180,7 +181,7 @@ ckpt_server_queue_body(CkptServer *server, CkptCall *call)
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&server->lock);
 
     call->in_bodies = TRUE;
-    call->body_deadline_us = g_get_monotonic_time() + CKPT_RPC_BODY_TIMEOUT_MS * 1000;
+    call->body_deadline_us = g_get_monotonic_time() + (gint64)server->body_timeout_ms * 1000;
     g_queue_push_tail_link(&server->bodies, &call->body_link);
 }
 

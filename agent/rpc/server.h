@@ -42,6 +42,7 @@ typedef struct {
     guint max_connection_age_ms;       /* 0 = 600000 */
     guint max_connection_age_grace_ms; /* 0 = 360000 */
     guint handshake_timeout_ms;        /* 0 = 5000 */
+    guint body_timeout_ms;             /* from a call's headers to its message; 0 = 10000 */
     guint max_connections;             /* more are closed at once, as are more than half of them from
                                           one address; 0 = 512 */
 } CkptServerOptions;
