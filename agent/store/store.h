@@ -18,16 +18,21 @@ char *ckpt_store_read_only_reason(CkptStore *store);
 
 /* ---- Operations ---- */
 
-/* By caller and request_id: NULL without an error if there is none. */
+/* By caller and request_id: NULL without an error if there is none. As wherever operations are read,
+ * the results of steps that ended stand in their plan (CkptStep.id), and request has its identity. */
 CkptOperation *ckpt_store_find_operation(CkptStore *store, const char *identity,
                                          const char *request_id, GError **error);
-/* Inserts it (number is filled in), in place of an ended FAILED one of the same name. */
+/* Inserts it (number is filled in), in place of an ended FAILED one of the same name. Any other one of
+ * that name refuses it: OPERATION_CANCELLED if that was cancelled or is reserved, else
+ * REQUEST_ID_REUSED. */
 gboolean ckpt_store_add_operation(CkptStore *store, CkptOperation *operation, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Writes its plan and state RUNNING. */
+/* Writes its plan, state RUNNING (set in operation too), started_us, the steps' indexes, and the
+ * vm_id, checkpoint_id and request that planning completed. Results of an earlier plan's steps are
+ * dropped. Only of an operation that has not ended; so the two below. */
 gboolean ckpt_store_set_plan(CkptStore *store, CkptOperation *operation, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Journals step_begun, step_ended, undoing and, of the step that ended, its result (id). With a
+/* Journals step_begun, step_ended, undoing and, of the steps that ended since, their result (id). With a
  * change, applies that in the same transaction: revisions of the upserted checkpoints are raised, and
  * set in the change's checkpoints. One commit. */
 gboolean ckpt_store_journal(CkptStore *store, const CkptOperation *operation, CkptChange *change,
@@ -42,7 +47,8 @@ typedef struct {
     const char *vm_id, *checkpoint_id; /* NULL = any */
     guint states;         /* bit (1 << CkptOpState) for each wanted; 0 = any */
     gint64 after_number;  /* page: numbers above this one */
-    guint limit;
+    guint limit;          /* 0 = all */
+    gboolean without_plans; /* their plan is NULL: plans are large, and a list rarely needs them */
 } CkptOperationQuery;
 GPtrArray *ckpt_store_list_operations(CkptStore *store, const CkptOperationQuery *query,
                                       GError **error);
@@ -67,7 +73,7 @@ typedef struct {
     /* Page: those after this one in the order (added_us, id); after_added_us 0 = from the start. */
     gint64 after_added_us;
     const char *after_id;
-    guint limit;
+    guint limit; /* 0 = all */
 } CkptCheckpointQuery;
 GPtrArray *ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query,
                                        GError **error);
@@ -87,8 +93,16 @@ void ckpt_vm_record_free(CkptVmRecord *record);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmRecord, ckpt_vm_record_free)
 /* Never NULL without an error: a VM the store does not know has an empty record. */
 CkptVmRecord *ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error);
-/* Files that the agent made for the VM and has not given up (CkptChange.made less .gone): char *. */
+/* Files that the agent made for the VM and has not given up (CkptChange.made less .gone): char *,
+ * sorted. A path belongs to the VM that named it last. */
 GPtrArray *ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error);
 /* reason NULL lifts the quarantine. */
 gboolean ckpt_store_quarantine_vm(CkptStore *store, const char *vm_id, const char *reason,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- Events ---- */
+
+#define CKPT_EVENT_BLOCK 1000000
+/* Reserves the next CKPT_EVENT_BLOCK event numbers and returns the first: numbers so grow over
+ * restarts without a write for each event. The first ever is 1; 0 with an error. */
+guint64 ckpt_store_next_event_block(CkptStore *store, GError **error);

@@ -1,0 +1,387 @@
+#include "agent/store/internal.h"
+
+#include "agent/model/json.h"
+
+/* ---- Changes ---- */
+
+static gboolean
+upsert_labels(CkptDatabase *db, const CkptCheckpoint *checkpoint, GError **error)
+{
+    GHashTableIter iter;
+    gpointer name, value;
+
+    if (!ckpt_database_run(db, error, "DELETE FROM labels WHERE checkpoint_id = ?1", "t",
+                           checkpoint->id))
+        return FALSE;
+    g_hash_table_iter_init(&iter, checkpoint->labels);
+    while (g_hash_table_iter_next(&iter, &name, &value))
+        if (!ckpt_database_run(
+                db, error, "INSERT INTO labels (checkpoint_id, name, value) VALUES (?1, ?2, ?3)",
+                "ttt", checkpoint->id, name, value))
+            return FALSE;
+    return TRUE;
+}
+
+static const char *
+or_empty(const char *text)
+{
+    return text ? text : "";
+}
+
+static gboolean
+is_enabled(const CkptCheckpoint *checkpoint)
+{
+    return !checkpoint->disabled_reason || !*checkpoint->disabled_reason;
+}
+
+/* The revision column counts; the body's is the one before. It never goes back, also when the
+ * caller changed an old copy. */
+static gboolean
+upsert(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
+{
+    g_autofree char *body = ckpt_checkpoint_to_json(checkpoint);
+    gboolean failed = FALSE;
+    sqlite3_stmt *statement = ckpt_database_query(
+        db, error,
+        "INSERT INTO checkpoints (id, vm_id, vm_name, parent_id, name, accessibility, added_us,"
+        " run_id, state, enabled, revision, body)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 + 1, ?12)"
+        " ON CONFLICT (id) DO UPDATE SET vm_id = ?2, vm_name = ?3, parent_id = ?4, name = ?5,"
+        " accessibility = ?6, added_us = ?7, run_id = ?8, state = ?9, enabled = ?10,"
+        " revision = max(revision, ?11) + 1, body = ?12 RETURNING revision",
+        "tttttiitiiit", checkpoint->id, checkpoint->vm_id, or_empty(checkpoint->vm_name),
+        checkpoint->parent_id, or_empty(checkpoint->name), (gint64)checkpoint->accessibility,
+        checkpoint->added_us, or_empty(checkpoint->run_id), (gint64)checkpoint->state,
+        (gint64)is_enabled(checkpoint), (gint64)checkpoint->revision, body);
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        *revision = (guint64)sqlite3_column_int64(statement, 0);
+    return !failed && upsert_labels(db, checkpoint, error);
+}
+
+static gboolean
+apply_upserts(CkptDatabase *db, const CkptChange *change, GArray *revisions, GError **error)
+{
+    for (guint i = 0; i < change->upserts->len; i++) {
+        const CkptCheckpoint *checkpoint = change->upserts->pdata[i];
+        guint64 revision = 0;
+
+        if (!upsert(db, checkpoint, &revision, error)) {
+            g_prefix_error(error, "checkpoint %s: ", checkpoint->id);
+            return FALSE;
+        }
+        g_array_append_val(revisions, revision);
+    }
+    return TRUE;
+}
+
+static gboolean
+apply_files(CkptDatabase *db, const CkptChange *change, const char *vm_id, GError **error)
+{
+    for (guint i = 0; i < change->made->len; i++)
+        if (!ckpt_database_run(db, error,
+                               "INSERT INTO files (path, vm_id) VALUES (?1, ?2)"
+                               " ON CONFLICT (path) DO UPDATE SET vm_id = ?2",
+                               "tt", change->made->pdata[i], vm_id))
+            return FALSE;
+    for (guint i = 0; i < change->gone->len; i++)
+        if (!ckpt_database_run(db, error, "DELETE FROM files WHERE path = ?1 AND vm_id = ?2", "tt",
+                               change->gone->pdata[i], vm_id))
+            return FALSE;
+    return TRUE;
+}
+
+gboolean
+ckpt_change_apply(CkptDatabase *db, const CkptChange *change, const char *vm_id, GArray *revisions,
+                  GError **error)
+{
+    if (!change)
+        return TRUE;
+    if (!apply_upserts(db, change, revisions, error) || !apply_files(db, change, vm_id, error))
+        return FALSE;
+    for (guint i = 0; i < change->removes->len; i++)
+        if (!ckpt_database_run(db, error, "DELETE FROM checkpoints WHERE id = ?1", "t",
+                               change->removes->pdata[i]))
+            return FALSE;
+    return !change->set_current ||
+           ckpt_database_run(db, error,
+                             "INSERT INTO vms (vm_id, current_id) VALUES (?1, ?2)"
+                             " ON CONFLICT (vm_id) DO UPDATE SET current_id = ?2",
+                             "tt", vm_id, change->current_id);
+}
+
+void
+ckpt_change_set_revisions(CkptChange *change, GArray *revisions)
+{
+    for (guint i = 0; change && i < change->upserts->len; i++)
+        ((CkptCheckpoint *)change->upserts->pdata[i])->revision =
+            g_array_index(revisions, guint64, i);
+}
+
+typedef struct {
+    const CkptChange *change;
+    const char *vm_id;
+    GArray *revisions;
+} Apply;
+
+static gboolean
+apply_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    Apply *apply = data;
+
+    return ckpt_change_apply(db, apply->change, apply->vm_id, apply->revisions, error);
+}
+
+gboolean
+ckpt_store_apply(CkptStore *store, CkptChange *change, const char *vm_id, GError **error)
+{
+    g_autoptr(GArray) revisions = g_array_new(FALSE, FALSE, sizeof(guint64));
+    Apply apply = {change, vm_id, revisions};
+
+    if (!ckpt_store_write(store, apply_work, &apply, error))
+        return FALSE;
+    ckpt_change_set_revisions(change, revisions);
+    return TRUE;
+}
+
+/* ---- Reads: the store thread copies rows, their reader parses them ---- */
+
+typedef struct {
+    guint64 revision;
+    char *body;
+} Row;
+
+static void
+row_free(Row *row)
+{
+    g_free(row->body);
+    g_free(row);
+}
+
+static gboolean
+collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **error)
+{
+    gboolean failed = FALSE;
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error)) {
+        Row *row = g_new0(Row, 1);
+
+        row->revision = (guint64)sqlite3_column_int64(statement, 0);
+        row->body = ckpt_column_text(statement, 1);
+        g_ptr_array_add(rows, row);
+    }
+    return !failed;
+}
+
+static CkptCheckpoint *
+parse(const Row *row, GError **error)
+{
+    CkptCheckpoint *checkpoint = ckpt_checkpoint_from_json(row->body, error);
+
+    if (checkpoint)
+        checkpoint->revision = row->revision;
+    else
+        g_prefix_error(error, "a checkpoint of the catalogue: ");
+    return checkpoint;
+}
+
+static GPtrArray *
+parse_all(GPtrArray *rows, GError **error)
+{
+    g_autoptr(GPtrArray) checkpoints =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+
+    for (guint i = 0; i < rows->len; i++) {
+        CkptCheckpoint *checkpoint = parse(rows->pdata[i], error);
+
+        if (!checkpoint)
+            return NULL;
+        g_ptr_array_add(checkpoints, checkpoint);
+    }
+    return g_steal_pointer(&checkpoints);
+}
+
+typedef struct {
+    const char *id; /* of a checkpoint, or of a VM */
+    GPtrArray *rows;
+} ReadById;
+
+static gboolean
+get_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    ReadById *read = data;
+
+    return collect(db,
+                   ckpt_database_query(db, error,
+                                       "SELECT revision, body FROM checkpoints WHERE id = ?1", "t",
+                                       read->id),
+                   read->rows, error);
+}
+
+CkptCheckpoint *
+ckpt_store_get_checkpoint(CkptStore *store, const char *id, GError **error)
+{
+    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    ReadById read = {id, rows};
+
+    if (!ckpt_store_read(store, get_work, &read, error))
+        return NULL;
+    if (rows->len > 0)
+        return parse(rows->pdata[0], error);
+    ckpt_error_set(error, CKPT_REASON_CHECKPOINT_NOT_FOUND, "there is no checkpoint %s", id);
+    ckpt_error_add(error, CKPT_META_CHECKPOINT, id);
+    return NULL;
+}
+
+static gboolean
+vm_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    ReadById *read = data;
+
+    return collect(db,
+                   ckpt_database_query(db, error,
+                                       "SELECT revision, body FROM checkpoints WHERE vm_id = ?1"
+                                       " ORDER BY added_us, seq",
+                                       "t", read->id),
+                   read->rows, error);
+}
+
+GPtrArray *
+ckpt_store_vm_checkpoints(CkptStore *store, const char *vm_id, GError **error)
+{
+    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    ReadById read = {vm_id, rows};
+
+    if (!ckpt_store_read(store, vm_work, &read, error))
+        return NULL;
+    return parse_all(rows, error);
+}
+
+/* ---- Lists ---- */
+
+typedef struct {
+    const CkptCheckpointQuery *query;
+    GPtrArray *rows;
+} List;
+
+/* A filter that is not given compares with nothing: the text of the statement depends only on which
+ * filters there are, and how many labels, so that SQLite can choose an index. */
+static char *
+list_sql(const CkptCheckpointQuery *query)
+{
+    GString *sql = g_string_new(NULL);
+    guint labels = query->labels ? g_hash_table_size(query->labels) : 0;
+
+    g_string_append(sql, "SELECT revision, body FROM (SELECT *");
+    if (query->most_recent)
+        g_string_append(sql, ", row_number() OVER (PARTITION BY vm_id"
+                             " ORDER BY added_us DESC, id DESC) AS place");
+    g_string_append(sql, " FROM checkpoints c WHERE TRUE");
+    g_string_append(sql, query->vm_id ? " AND vm_id = :vm_id" : "");
+    g_string_append(sql, query->vm_name ? " AND vm_name = :vm_name" : "");
+    g_string_append(sql, query->name ? " AND name = :name" : "");
+    g_string_append(sql, query->run_id ? " AND run_id = :run_id" : "");
+    g_string_append(sql, query->accessibility ? " AND accessibility = :accessibility" : "");
+    g_string_append(sql, query->enabled >= 0 ? " AND enabled = :enabled" : "");
+    g_string_append(sql, query->added_after_us ? " AND added_us >= :added_after" : "");
+    g_string_append(sql, query->added_before_us ? " AND added_us < :added_before" : "");
+    g_string_append(sql, query->include_deleting ? "" : " AND state = 1");
+    for (guint i = 0; i < labels; i++)
+        g_string_append_printf(sql,
+                               " AND EXISTS (SELECT 1 FROM labels WHERE checkpoint_id = c.id"
+                               " AND labels.name = :label%u AND value = :value%u)",
+                               i, i);
+    g_string_append(sql, ") WHERE TRUE");
+    g_string_append(sql, query->most_recent ? " AND place = 1" : "");
+    g_string_append(sql, query->after_added_us ? " AND (added_us, id) > (:after, :after_id)" : "");
+    g_string_append(sql, " ORDER BY added_us, id LIMIT :limit");
+    return g_string_free(sql, FALSE);
+}
+G_STATIC_ASSERT(CKPT_STATE_READY == 1);
+
+static void
+bind_text(sqlite3_stmt *statement, const char *name, const char *value)
+{
+    int index = sqlite3_bind_parameter_index(statement, name);
+
+    if (index)
+        sqlite3_bind_text(statement, index, value, -1, SQLITE_STATIC);
+}
+
+static void
+bind_number(sqlite3_stmt *statement, const char *name, gint64 value)
+{
+    int index = sqlite3_bind_parameter_index(statement, name);
+
+    if (index)
+        sqlite3_bind_int64(statement, index, value);
+}
+
+static void
+bind_labels(sqlite3_stmt *statement, GHashTable *labels)
+{
+    GHashTableIter iter;
+    gpointer label, value;
+    char name[32];
+
+    if (!labels)
+        return;
+    g_hash_table_iter_init(&iter, labels);
+    for (guint i = 0; g_hash_table_iter_next(&iter, &label, &value); i++) {
+        g_snprintf(name, sizeof name, ":label%u", i);
+        bind_text(statement, name, label);
+        g_snprintf(name, sizeof name, ":value%u", i);
+        bind_text(statement, name, value);
+    }
+}
+
+static void
+bind_list(sqlite3_stmt *statement, const CkptCheckpointQuery *query)
+{
+    bind_text(statement, ":vm_id", query->vm_id);
+    bind_text(statement, ":vm_name", query->vm_name);
+    bind_text(statement, ":name", query->name);
+    bind_text(statement, ":run_id", query->run_id);
+    bind_number(statement, ":accessibility", query->accessibility);
+    bind_number(statement, ":enabled", query->enabled);
+    bind_number(statement, ":added_after", query->added_after_us);
+    bind_number(statement, ":added_before", query->added_before_us);
+    bind_labels(statement, query->labels);
+    bind_number(statement, ":after", query->after_added_us);
+    bind_text(statement, ":after_id", query->after_id ? query->after_id : "");
+    bind_number(statement, ":limit", query->limit ? (gint64)query->limit : -1);
+}
+
+/* Not kept prepared: there are more combinations of filters than are worth remembering. */
+static gboolean
+list_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    List *list = data;
+    g_autofree char *sql = list_sql(list->query);
+    sqlite3_stmt *statement = NULL;
+    gboolean done;
+
+    if (sqlite3_prepare_v2(db->handle, sql, -1, &statement, NULL) != SQLITE_OK) {
+        ckpt_database_failed(db, "list checkpoints", error);
+        return FALSE;
+    }
+    bind_list(statement, list->query);
+    done = collect(db, statement, list->rows, error);
+    sqlite3_finalize(statement);
+    return done;
+}
+
+GPtrArray *
+ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query, GError **error)
+{
+    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    List list = {query, rows};
+
+    if (!ckpt_store_read(store, list_work, &list, error))
+        return NULL;
+    return parse_all(rows, error);
+}

@@ -1,0 +1,221 @@
+#include "agent/store/database.h"
+
+#include "common/error.h"
+
+#include <string.h>
+
+/* How long a tool that a person runs on the file (a backup) may hold it. */
+#define BUSY_TIMEOUT_MS 5000
+
+void
+ckpt_database_failed(CkptDatabase *db, const char *doing, GError **error)
+{
+    int code = sqlite3_extended_errcode(db->handle);
+    int kind = code & 0xff;
+
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "catalogue: %s: %s (SQLite %d)", doing,
+                   sqlite3_errmsg(db->handle), code);
+    /* Those leave the transaction as it is: only the one statement did not succeed. */
+    if (kind == SQLITE_CONSTRAINT || kind == SQLITE_TOOBIG || kind == SQLITE_BUSY ||
+        kind == SQLITE_MISMATCH || kind == SQLITE_RANGE || kind == SQLITE_ERROR)
+        return;
+    if (!db->failure)
+        db->failure =
+            g_strdup_printf("%s: %s (SQLite %d)", doing, sqlite3_errmsg(db->handle), code);
+}
+
+static gboolean
+bind(CkptDatabase *db, sqlite3_stmt *statement, const char *types, va_list args, GError **error)
+{
+    g_assert((int)strlen(types) == sqlite3_bind_parameter_count(statement));
+    for (int i = 0; types[i]; i++) {
+        int result;
+
+        if (types[i] == 't')
+            result =
+                sqlite3_bind_text(statement, i + 1, va_arg(args, const char *), -1, SQLITE_STATIC);
+        else
+            result = sqlite3_bind_int64(statement, i + 1, va_arg(args, gint64));
+        if (result == SQLITE_OK)
+            continue;
+        ckpt_database_failed(db, "a parameter", error);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static void
+finalize(gpointer statement)
+{
+    sqlite3_finalize(statement);
+}
+
+static sqlite3_stmt *
+prepare(CkptDatabase *db, const char *sql, GError **error)
+{
+    sqlite3_stmt *statement = g_hash_table_lookup(db->statements, sql);
+
+    if (statement)
+        return statement;
+    if (sqlite3_prepare_v3(db->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, NULL) !=
+        SQLITE_OK) {
+        ckpt_database_failed(db, sql, error);
+        return NULL;
+    }
+    g_hash_table_insert(db->statements, g_strdup(sql), statement);
+    return statement;
+}
+
+static void
+finish(sqlite3_stmt *statement)
+{
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+}
+
+static sqlite3_stmt *
+query(CkptDatabase *db, const char *sql, const char *types, va_list args, GError **error)
+{
+    sqlite3_stmt *statement = prepare(db, sql, error);
+
+    if (!statement || !bind(db, statement, types, args, error))
+        return NULL;
+    return statement;
+}
+
+sqlite3_stmt *
+ckpt_database_query(CkptDatabase *db, GError **error, const char *sql, const char *types, ...)
+{
+    sqlite3_stmt *statement;
+    va_list args;
+
+    va_start(args, types);
+    statement = query(db, sql, types, args, error);
+    va_end(args);
+    return statement;
+}
+
+gboolean
+ckpt_database_next(CkptDatabase *db, sqlite3_stmt *statement, gboolean *failed, GError **error)
+{
+    int result = sqlite3_step(statement);
+
+    if (result == SQLITE_ROW)
+        return TRUE;
+    *failed = result != SQLITE_DONE;
+    if (*failed)
+        ckpt_database_failed(db, sqlite3_sql(statement), error);
+    finish(statement);
+    return FALSE;
+}
+
+gboolean
+ckpt_database_run(CkptDatabase *db, GError **error, const char *sql, const char *types, ...)
+{
+    sqlite3_stmt *statement;
+    gboolean failed = FALSE;
+    va_list args;
+
+    va_start(args, types);
+    statement = query(db, sql, types, args, error);
+    va_end(args);
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        continue;
+    return !failed;
+}
+
+char *
+ckpt_column_text(sqlite3_stmt *statement, int column)
+{
+    return g_strdup((const char *)sqlite3_column_text(statement, column));
+}
+
+static void
+refuse_corrupt(const char *path, const char *what, GError **error)
+{
+    ckpt_error_set(
+        error, CKPT_REASON_STORE_FAILED,
+        "the catalogue %s is corrupt (%s). No checkpoint is lost by that: the images and "
+        "the manifests beside them are whole. Stop the agent, set the file and its -wal "
+        "and -shm aside (mv, not rm), put a backup in their place or start with an empty "
+        "catalogue, and see docs/by-hand.md",
+        path, what);
+    ckpt_error_add(error, CKPT_META_FILE, path);
+}
+
+/* Also the first statement that reads the file, so that it finds what is no database at all. */
+static gboolean
+check_whole(CkptDatabase *db, const char *path, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    gboolean failed = FALSE;
+    g_autofree char *found = NULL;
+    sqlite3_stmt *statement = ckpt_database_query(db, &local, "PRAGMA quick_check(1)", "");
+
+    while (statement && ckpt_database_next(db, statement, &failed, &local)) {
+        g_free(found);
+        found = ckpt_column_text(statement, 0);
+    }
+    if (!local && g_strcmp0(found, "ok") == 0)
+        return TRUE;
+    if (local && sqlite3_errcode(db->handle) != SQLITE_NOTADB &&
+        sqlite3_errcode(db->handle) != SQLITE_CORRUPT)
+        g_propagate_error(error, g_steal_pointer(&local));
+    else
+        refuse_corrupt(path, local ? sqlite3_errmsg(db->handle) : found, error);
+    return FALSE;
+}
+
+static gboolean
+set_up(CkptDatabase *db, const char *path, GError **error)
+{
+    static const char *const pragmas[] = {
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA foreign_keys = ON",
+        "PRAGMA temp_store = MEMORY",
+        "PRAGMA journal_size_limit = 16777216",
+        "PRAGMA trusted_schema = OFF",
+    };
+
+    sqlite3_extended_result_codes(db->handle, 1);
+    sqlite3_busy_timeout(db->handle, BUSY_TIMEOUT_MS);
+    /* The schema before the pragmas, which write to a file that may be somebody else's. */
+    if (!check_whole(db, path, error) || !ckpt_schema_prepare(db, error))
+        return FALSE;
+    for (gsize i = 0; i < G_N_ELEMENTS(pragmas); i++)
+        if (!ckpt_database_run(db, error, pragmas[i], ""))
+            return FALSE;
+    return TRUE;
+}
+
+CkptDatabase *
+ckpt_database_open(const char *path, GError **error)
+{
+    g_autoptr(CkptDatabase) db = g_new0(CkptDatabase, 1);
+
+    db->statements = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, finalize);
+    if (sqlite3_open_v2(path, &db->handle,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
+                        NULL) != SQLITE_OK) {
+        ckpt_database_failed(db, "open", error);
+        g_prefix_error(error, "%s: ", path);
+        return NULL;
+    }
+    if (!set_up(db, path, error))
+        return NULL;
+    return g_steal_pointer(&db);
+}
+
+void
+ckpt_database_close(CkptDatabase *db)
+{
+    if (!db)
+        return;
+    g_hash_table_unref(db->statements);
+    sqlite3_close(db->handle);
+    g_free(db->failure);
+    g_free(db);
+}

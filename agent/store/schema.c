@@ -1,0 +1,103 @@
+#include "agent/store/database.h"
+
+#include "common/error.h"
+
+/* "ckpt": tells our file from other SQLite files. */
+#define APPLICATION_ID 0x636b7074
+#define SCHEMA_VERSION 1
+
+/* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
+ * kept as the signed number of the same bits. */
+static const char version_1[] =
+    "CREATE TABLE checkpoints ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, vm_id TEXT NOT NULL,"
+    " vm_name TEXT NOT NULL, parent_id TEXT, name TEXT NOT NULL, accessibility INTEGER NOT NULL,"
+    " added_us INTEGER NOT NULL, run_id TEXT NOT NULL, state INTEGER NOT NULL,"
+    " enabled INTEGER NOT NULL, revision INTEGER NOT NULL, body TEXT NOT NULL) STRICT;"
+    "CREATE INDEX checkpoints_added ON checkpoints (added_us, id);"
+    "CREATE INDEX checkpoints_vm ON checkpoints (vm_id, added_us, id);"
+    "CREATE INDEX checkpoints_vm_name ON checkpoints (vm_name, added_us, id);"
+    "CREATE INDEX checkpoints_name ON checkpoints (name, added_us, id);"
+    "CREATE INDEX checkpoints_run ON checkpoints (run_id, added_us, id);"
+    "CREATE TABLE labels ("
+    " checkpoint_id TEXT NOT NULL REFERENCES checkpoints (id) ON DELETE CASCADE,"
+    " name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (checkpoint_id, name))"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE INDEX labels_name ON labels (name, value);"
+    "CREATE TABLE operations ("
+    " number INTEGER PRIMARY KEY AUTOINCREMENT, identity TEXT NOT NULL, request_id TEXT NOT NULL,"
+    " digest TEXT NOT NULL, kind INTEGER NOT NULL, state INTEGER NOT NULL, vm_id TEXT NOT NULL,"
+    " checkpoint_id TEXT NOT NULL, created_us INTEGER NOT NULL, started_us INTEGER NOT NULL,"
+    " ended_us INTEGER NOT NULL, request TEXT, plan TEXT, step_begun INTEGER NOT NULL,"
+    " step_ended INTEGER NOT NULL, undoing INTEGER NOT NULL, reason INTEGER NOT NULL,"
+    " message TEXT NOT NULL, metadata TEXT, checkpoint TEXT, safety TEXT, warnings TEXT NOT NULL,"
+    " UNIQUE (identity, request_id)) STRICT;"
+    "CREATE INDEX operations_vm ON operations (vm_id, number);"
+    "CREATE INDEX operations_checkpoint ON operations (checkpoint_id, number);"
+    "CREATE INDEX operations_open ON operations (number) WHERE state <= 2;"
+    "CREATE INDEX operations_ended ON operations (ended_us) WHERE state > 2;"
+    "CREATE TABLE step_results ("
+    " operation INTEGER NOT NULL REFERENCES operations (number) ON DELETE CASCADE,"
+    " step INTEGER NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL,"
+    " size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, PRIMARY KEY (operation, step))"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE TABLE vms (vm_id TEXT PRIMARY KEY, current_id TEXT, quarantine_reason TEXT)"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE TABLE files (path TEXT PRIMARY KEY, vm_id TEXT NOT NULL) STRICT, WITHOUT ROWID;"
+    "CREATE INDEX files_vm ON files (vm_id, path);"
+    "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;";
+
+static gboolean
+read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
+{
+    gboolean failed = FALSE;
+    sqlite3_stmt *statement = ckpt_database_query(db, error, sql, "");
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        *value = sqlite3_column_int64(statement, 0);
+    return !failed;
+}
+
+static gboolean
+create(CkptDatabase *db, GError **error)
+{
+    if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
+        return FALSE;
+    if (sqlite3_exec(db->handle, version_1, NULL, NULL, NULL) != SQLITE_OK) {
+        ckpt_database_failed(db, "create the tables", error);
+        return FALSE;
+    }
+    return ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 1", "") &&
+           ckpt_database_run(db, error, "COMMIT", "");
+}
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 1);
+
+gboolean
+ckpt_schema_prepare(CkptDatabase *db, GError **error)
+{
+    gint64 application = 0, version = 0, tables = 0;
+
+    if (!read_pragma(db, "PRAGMA application_id", &application, error) ||
+        !read_pragma(db, "PRAGMA user_version", &version, error) ||
+        !read_pragma(db, "SELECT count(*) FROM sqlite_schema", &tables, error))
+        return FALSE;
+    if (application == 0 && version == 0 && tables == 0)
+        return create(db, error);
+    if (application != APPLICATION_ID) {
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                       "the catalogue is the SQLite file of another program: set it aside");
+        return FALSE;
+    }
+    if (version != SCHEMA_VERSION) {
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                       "the catalogue has schema %" G_GINT64_FORMAT " and this agent knows %d: a "
+                       "newer agent wrote it; install that agent again, or put the catalogue's "
+                       "backup from before its first start in place",
+                       version, SCHEMA_VERSION);
+        return FALSE;
+    }
+    return TRUE;
+}

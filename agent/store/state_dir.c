@@ -1,0 +1,118 @@
+#include "agent/store/state_dir.h"
+
+#include "common/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DATABASE "vmcheckpoint.db"
+#define LOCK "vmcheckpoint.lock"
+
+static gboolean
+refuse(GError **error, const char *path, const char *what)
+{
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "state folder: %s: %s", path, what);
+    ckpt_error_add(error, CKPT_META_FILE, path);
+    return FALSE;
+}
+
+/* Whoever else may write here could replace the catalogue, and with it say which files are to be
+ * merged and removed; whoever may read here gets the passwords in domain definitions. */
+static gboolean
+check_folder(const char *state_dir, int fd, GError **error)
+{
+    struct stat found;
+    g_autofree char *what = NULL;
+
+    if (fstat(fd, &found) < 0)
+        return refuse(error, state_dir, g_strerror(errno));
+    if (found.st_uid != geteuid())
+        what = g_strdup_printf("belongs to user %u, the agent runs as user %u: chown it, or start "
+                               "the agent as that user",
+                               (guint)found.st_uid, (guint)geteuid());
+    else if (found.st_mode & 077)
+        what = g_strdup_printf("is open to others (mode %04o): look who put what there, then "
+                               "chmod 0700 it",
+                               (guint)found.st_mode & 07777);
+    return !what || refuse(error, state_dir, what);
+}
+
+/* flock() goes with the open file: a child that was forked and not yet executed keeps it only until
+ * O_CLOEXEC closes it. */
+static int
+lock_folder(const char *state_dir, int dir_fd, GError **error)
+{
+    int fd = openat(dir_fd, LOCK, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    g_autofree char *path = g_build_filename(state_dir, LOCK, NULL);
+
+    if (fd < 0) {
+        refuse(error, path, g_strerror(errno));
+        return -1;
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    refuse(error, path,
+           errno == EWOULDBLOCK ? "another agent is using this folder: stop it, or give each agent "
+                                  "a state folder of its own"
+                                : g_strerror(errno));
+    close(fd);
+    return -1;
+}
+
+/* SQLite gives -wal and -shm the mode of the database itself. */
+static gboolean
+make_private(const char *state_dir, int dir_fd, const char *name, int flags, GError **error)
+{
+    g_autofree char *path = g_build_filename(state_dir, name, NULL);
+    int fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+    struct stat found;
+    gboolean done;
+
+    if (fd < 0)
+        return (errno == ENOENT && !(flags & O_CREAT)) || refuse(error, path, g_strerror(errno));
+    done = fstat(fd, &found) == 0 && S_ISREG(found.st_mode);
+    if (done && (found.st_mode & 07777) != 0600)
+        done = fchmod(fd, 0600) == 0;
+    if (!done)
+        refuse(error, path, "is no file of ours: set it aside");
+    close(fd);
+    return done;
+}
+
+static gboolean
+make_files(const char *state_dir, int dir_fd, GError **error)
+{
+    if (!make_private(state_dir, dir_fd, DATABASE, O_CREAT, error) ||
+        !make_private(state_dir, dir_fd, DATABASE "-wal", 0, error) ||
+        !make_private(state_dir, dir_fd, DATABASE "-shm", 0, error))
+        return FALSE;
+    if (fsync(dir_fd) < 0)
+        return refuse(error, state_dir, g_strerror(errno));
+    return TRUE;
+}
+
+char *
+ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
+{
+    int dir_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char *path = NULL;
+
+    *lock_fd = -1;
+    if (dir_fd < 0) {
+        refuse(error, state_dir, g_strerror(errno));
+        return NULL;
+    }
+    if (check_folder(state_dir, dir_fd, error))
+        *lock_fd = lock_folder(state_dir, dir_fd, error);
+    if (*lock_fd >= 0 && make_files(state_dir, dir_fd, error))
+        path = g_build_filename(state_dir, DATABASE, NULL);
+    close(dir_fd);
+    if (!path && *lock_fd >= 0) {
+        close(*lock_fd);
+        *lock_fd = -1;
+    }
+    return path;
+}

@@ -1,0 +1,9 @@
+/* The agent's state folder: ours alone, and used by one agent at a time. */
+#pragma once
+
+#include <glib.h>
+
+/* Checks that the folder is ours and closed to others, and locks it until *lock_fd is closed; makes
+ * the database file (0600) if there is none. Returns its path. */
+char *ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
