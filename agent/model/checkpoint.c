@@ -15,8 +15,7 @@ ckpt_checkpoint_new(void)
     checkpoint->ticket = g_strdup("");
     checkpoint->creator = g_strdup("");
     checkpoint->hold = g_strdup("");
-    checkpoint->disks =
-        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_disk_free);
+    checkpoint->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_disk_free);
     checkpoint->labels = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     return checkpoint;
 }

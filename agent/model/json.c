@@ -4,8 +4,9 @@
 
 /* Each struct is described once: its members in the order of their names. The zero adds nothing; it
  * makes the compiler compare the member's type with the one that the codec will read and write. */
-#define OFFSET(S, member, ctype) \
+#define OFFSET(S, member, ctype)                                                                   \
     (offsetof(S, member) + 0 * sizeof((ctype *)NULL == &((S *)NULL)->member))
+/* clang-format off */
 #define STRING(S, m) {#m, CKPT_JSON_STRING, OFFSET(S, m, char *), 0, 0, NULL}
 #define STRING_OR_NULL(S, m) {#m, CKPT_JSON_STRING_OR_NULL, OFFSET(S, m, char *), 0, 0, NULL}
 #define BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL}
@@ -25,6 +26,7 @@
     {#m, CKPT_JSON_OBJECT_OR_NULL, OFFSET(S, m, ctype *), 0, 0, of}
 #define EMBEDDED(S, m, ctype, of) {#m, CKPT_JSON_EMBEDDED, OFFSET(S, m, ctype), 0, 0, of}
 #define END {NULL, CKPT_JSON_STRING, 0, 0, 0, NULL}
+/* clang-format on */
 
 G_STATIC_ASSERT(sizeof(CkptPower) == sizeof(guint) && sizeof(CkptStepKind) == sizeof(guint));
 
@@ -94,9 +96,9 @@ static const CkptJsonMember checkpoint_members[] = {
     STRING(CkptCheckpoint, vm_name),
     END,
 };
-static const CkptJsonStruct checkpoint_type = {
-    (gpointer(*)(void))ckpt_checkpoint_new, (GDestroyNotify)ckpt_checkpoint_free,
-    checkpoint_members};
+static const CkptJsonStruct checkpoint_type = {(gpointer(*)(void))ckpt_checkpoint_new,
+                                               (GDestroyNotify)ckpt_checkpoint_free,
+                                               checkpoint_members};
 
 /* ---- Request ---- */
 
@@ -129,8 +131,8 @@ static const CkptJsonMember request_members[] = {
     STRING_OR_NULL(CkptRequest, vm_id),
     END,
 };
-static const CkptJsonStruct request_type = {
-    create_request, (GDestroyNotify)ckpt_request_free, request_members};
+static const CkptJsonStruct request_type = {create_request, (GDestroyNotify)ckpt_request_free,
+                                            request_members};
 
 /* ---- Plan ---- */
 
@@ -159,8 +161,8 @@ static const CkptJsonMember disk_file_members[] = {
     STRING_OR_NULL(CkptDiskFile, target),
     END,
 };
-static const CkptJsonStruct disk_file_type = {
-    create_disk_file, (GDestroyNotify)ckpt_disk_file_free, disk_file_members};
+static const CkptJsonStruct disk_file_type = {create_disk_file, (GDestroyNotify)ckpt_disk_file_free,
+                                              disk_file_members};
 
 static const CkptJsonMember change_members[] = {
     STRING_OR_NULL(CkptChange, current_id),
@@ -171,8 +173,8 @@ static const CkptJsonMember change_members[] = {
     ARRAY(CkptChange, upserts, &checkpoint_type),
     END,
 };
-static const CkptJsonStruct change_type = {
-    (gpointer(*)(void))ckpt_change_new, (GDestroyNotify)ckpt_change_free, change_members};
+static const CkptJsonStruct change_type = {(gpointer(*)(void))ckpt_change_new,
+                                           (GDestroyNotify)ckpt_change_free, change_members};
 
 static const CkptJsonMember step_members[] = {
     STRING_OR_NULL(CkptStep, above),
@@ -197,8 +199,7 @@ static const CkptJsonMember step_members[] = {
     STRING_OR_NULL(CkptStep, text),
     END,
 };
-static const CkptJsonStruct step_type = {create_step, (GDestroyNotify)ckpt_step_free,
-                                         step_members};
+static const CkptJsonStruct step_type = {create_step, (GDestroyNotify)ckpt_step_free, step_members};
 
 static const CkptJsonMember plan_members[] = {
     OBJECT_OR_NULL(CkptPlan, checkpoint, CkptCheckpoint, &checkpoint_type),
@@ -214,8 +215,7 @@ static const CkptJsonMember plan_members[] = {
     STRINGS(CkptPlan, warnings),
     END,
 };
-static const CkptJsonStruct plan_type = {create_plan, (GDestroyNotify)ckpt_plan_free,
-                                         plan_members};
+static const CkptJsonStruct plan_type = {create_plan, (GDestroyNotify)ckpt_plan_free, plan_members};
 
 /* ---- The public functions ---- */
 
@@ -268,8 +268,14 @@ ckpt_plan_from_json(const char *json, GError **error)
 }
 
 /* A bare array or map is the one member of a struct, so that it needs no code of its own. */
-#define BARE_STRINGS {"", CKPT_JSON_STRINGS, 0, 0, 0, NULL}
-#define BARE_MAP {"", CKPT_JSON_MAP, 0, 0, 0, NULL}
+#define BARE_STRINGS                                                                               \
+    {                                                                                              \
+        "", CKPT_JSON_STRINGS, 0, 0, 0, NULL                                                       \
+    }
+#define BARE_MAP                                                                                   \
+    {                                                                                              \
+        "", CKPT_JSON_MAP, 0, 0, 0, NULL                                                           \
+    }
 
 char *
 ckpt_strings_to_json(GPtrArray *strings)

@@ -456,8 +456,7 @@ read_member(Reader *reader, const CkptJsonMember *member, JsonNode *node, gpoint
     case CKPT_JSON_BOOLEAN:
         return read_boolean(reader, node, &AT(gboolean, value, member));
     case CKPT_JSON_ENUM:
-        return read_uint(reader, node, member->min, member->max,
-                         &AT(guint, value, member));
+        return read_uint(reader, node, member->min, member->max, &AT(guint, value, member));
     case CKPT_JSON_UINT:
         return read_uint(reader, node, 0, G_MAXUINT, &AT(guint, value, member));
     case CKPT_JSON_INT64:
@@ -536,8 +535,7 @@ ckpt_json_read(const CkptJsonStruct *type, const char *json, GError **error)
 }
 
 gboolean
-ckpt_json_read_value(const CkptJsonMember *member, const char *json, gpointer value,
-                     GError **error)
+ckpt_json_read_value(const CkptJsonMember *member, const char *json, gpointer value, GError **error)
 {
     g_autoptr(GString) path = g_string_new(NULL);
     g_autoptr(JsonNode) root = NULL;
