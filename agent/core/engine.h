@@ -42,10 +42,11 @@ guint64 ckpt_engine_submit(CkptEngine *engine, CkptRequest *request, CkptOutcome
  * is being called. The operation goes on. */
 gboolean ckpt_engine_forget(CkptEngine *engine, guint64 ticket);
 
-/* Asks an operation to stop where it can still be undone. Waits at most wait_us for its end. NULL
- * without an error: the id was unknown and is reserved now. */
-CkptOperation *ckpt_engine_cancel(CkptEngine *engine, const char *identity, const char *request_id,
-                                  gint64 wait_us, GError **error);
+/* Asks an operation to stop where it can still be undone, and waits at most wait_us (0 = not at all),
+ * without a thread, for its end. func gets the operation as it is then, in whatever state; or NULL with
+ * no error: the id was unknown and is reserved now. Returns a ticket as ckpt_engine_submit() does. */
+guint64 ckpt_engine_cancel(CkptEngine *engine, const char *identity, const char *request_id,
+                           gint64 wait_us, CkptOutcomeFunc func, gpointer data);
 
 /* An event of the operations' life; `number` grows, also over a restart. Watchers are called in order,
  * on an engine thread, and must not block. operation is borrowed. */

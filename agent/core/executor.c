@@ -87,12 +87,6 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
 
 /* ---- Forward ---- */
 
-static CkptChange *
-change_of(const CkptStep *step)
-{
-    return step->kind == CKPT_STEP_CATALOGUE ? step->change : NULL;
-}
-
 /* Journals that the step at `index` begins, and with it that the one before has ended. */
 static gboolean
 journal_begin(CkptExecution *x, gint index, GError **error)
@@ -153,6 +147,14 @@ is_away(const GError *error)
     return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
 }
 
+static gboolean
+store_is_gone(CkptExecution *x)
+{
+    g_autofree char *reason = ckpt_store_read_only_reason(x->store);
+
+    return reason != NULL;
+}
+
 /* Files whose removal failed stay the agent's own, so that they are not lost sight of. */
 static CkptChange *
 files_left(CkptExecution *x)
@@ -169,18 +171,26 @@ files_left(CkptExecution *x)
     return change;
 }
 
-static void
-set_result(CkptOperation *op)
+/* As the catalogue has it now, revision included; a crash may lie between the commit and this. */
+static CkptCheckpoint *
+stored_row(CkptExecution *x, const char *id)
 {
+    CkptCheckpoint *row = id ? ckpt_store_get_checkpoint(x->store, id, NULL) : NULL;
+
+    return row || !id ? row : ckpt_checkpoint_copy(final_row(x->operation->plan, id));
+}
+
+static void
+set_result(CkptExecution *x)
+{
+    CkptOperation *op = x->operation;
     CkptPlan *plan = op->plan;
-    CkptCheckpoint *row =
-        plan->kind == CKPT_KIND_DELETE ? plan->checkpoint : final_row(plan, plan->checkpoint_id);
 
     g_clear_pointer(&op->checkpoint, ckpt_checkpoint_free);
     g_clear_pointer(&op->safety, ckpt_checkpoint_free);
-    op->checkpoint = ckpt_checkpoint_copy(row);
-    if (plan->safety_id)
-        op->safety = ckpt_checkpoint_copy(final_row(plan, plan->safety_id));
+    op->checkpoint = plan->kind == CKPT_KIND_DELETE ? ckpt_checkpoint_copy(plan->checkpoint)
+                                                    : stored_row(x, plan->checkpoint_id);
+    op->safety = stored_row(x, plan->safety_id);
     for (guint i = 0; i < plan->warnings->len; i++)
         g_ptr_array_insert(op->warnings, (gint)i, g_strdup(g_ptr_array_index(plan->warnings, i)));
 }
@@ -194,7 +204,7 @@ finish(CkptExecution *x, GError **error)
     op->state = CKPT_OP_SUCCEEDED;
     op->ended_us = g_get_real_time();
     op->step_ended = (gint)op->plan->steps->len - 1;
-    set_result(op);
+    set_result(x);
     ckpt_fault_point();
     if (!ckpt_store_end_operation(x->store, op, left->made->len ? left : NULL, error)) {
         op->state = CKPT_OP_RUNNING; /* the journal still says so */
@@ -216,7 +226,7 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
 
     *forward = FALSE;
     if (step->kind == CKPT_STEP_CATALOGUE) { /* its commit was not made, or it would be ended */
-        if (ckpt_store_read_only_reason(x->store) == NULL)
+        if (!store_is_gone(x))
             return undo(x, cause, error);
         g_propagate_error(error, cause);
         return CKPT_END_LATER;
@@ -254,14 +264,6 @@ fail_forward(CkptExecution *x, GError *cause, GError **error)
     if (plan->kind == CKPT_KIND_DELETE && !mismatch)
         return CKPT_END_FAILED;
     return CKPT_END_STUCK;
-}
-
-static gboolean
-store_is_gone(CkptExecution *x)
-{
-    g_autofree char *reason = ckpt_store_read_only_reason(x->store);
-
-    return reason != NULL;
 }
 
 static CkptEnd
@@ -404,13 +406,16 @@ ckpt_execute(CkptExecution *x, GError **error)
     CkptOperation *op = x->operation;
     gint decisive = (gint)op->plan->decisive;
     gboolean forward = TRUE;
+    g_autoptr(GError) busy = NULL;
     CkptEnd end;
 
     if (op->step_begun < 0)
         return forward_from(x, 0, error);
-    if (!x->driver->settle(x->driver, op->plan->vm_id, error) && is_away(*error))
+    if (!x->driver->settle(x->driver, op->plan->vm_id, &busy) &&
+        ckpt_error_reason(busy) != CKPT_REASON_VM_NOT_FOUND) {
+        g_propagate_error(error, g_steal_pointer(&busy));
         return CKPT_END_LATER;
-    g_clear_error(error);
+    }
     if (op->undoing || (op->step_begun < decisive))
         return undo(x, NULL, error);
     apply_identities(op->plan, op->step_ended);

@@ -1,0 +1,83 @@
+/* Inside the engine only: engine.c (operations), run.c (one operation), reads.c. */
+#pragma once
+
+#include "agent/core/engine.h"
+#include "agent/core/executor.h"
+#include "agent/core/planner.h"
+
+/* An operation that has not ended, or an id that is being admitted. */
+typedef struct {
+    gatomicrefcount refs;
+    char *key;            /* request_id, a blank, identity */
+    char *digest;
+    CkptOperation *op;    /* NULL until admitted; from then on touched by its worker alone */
+    GPtrArray *waiters;   /* Waiter; engine.lock */
+    GCancellable *cancellable;
+    gboolean recovered;   /* left by a crash */
+    guint64 bytes_done, bytes_total; /* of the present step; its worker's alone */
+    gint64 told_us;       /* when progress was last told */
+} LiveOp;
+
+/* The operations of one VM, one at a time. All fields: engine.lock. */
+typedef struct {
+    CkptEngine *engine;
+    char *vm_id;
+    GQueue waiting;       /* LiveOp */
+    gboolean busy;        /* one is running, or waits to be tried again */
+    guint retry;          /* source; 0 = none */
+    guint retry_ms;
+} VmQueue;
+
+typedef struct {
+    guint id;
+    CkptWatchFunc func;
+    gpointer data;
+} Watch;
+
+/* Locks, in their order: lock, watch_lock. Neither is held over a call of the driver or the store, nor
+ * lock over a waiter's func. */
+struct _CkptEngine {
+    CkptDriver *driver;
+    CkptStore *store;
+    CkptLimits limits;
+    GThreadPool *pool;
+    int stopping;         /* atomic */
+    GMutex lock;
+    GCond idle;           /* running fell */
+    GHashTable *live;     /* key → LiveOp; lock */
+    GHashTable *tickets;  /* ticket → Waiter; lock */
+    GHashTable *queues;   /* vm_id → VmQueue; lock */
+    guint64 last_ticket;  /* lock */
+    guint running;        /* workers pushed and not done; lock */
+    guint recovering;     /* recovered operations not ended; lock */
+    GMutex watch_lock;
+    GPtrArray *watches;   /* Watch; watch_lock */
+    guint last_watch;     /* watch_lock */
+    guint64 last_event;   /* watch_lock */
+};
+
+void ckpt_live_unref(LiveOp *live);
+/* Tells the watchers of the operation as it is now. On its worker's thread. */
+void ckpt_engine_emit(CkptEngine *engine, LiveOp *live);
+
+/* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
+CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
+/* Fills op->plan (fresh), or takes over that of an unfinished delete. */
+gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error);
+/* The stored end of an operation as an error. */
+void ckpt_operation_error(const CkptOperation *op, GError **error);
+
+/* What the planner is given, with its owners. */
+typedef struct {
+    CkptPlanInput input;
+    CkptVm *vm;
+    GPtrArray *checkpoints, *made;
+    CkptVmRecord *record;
+    char *new_id;
+} Situation;
+gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, Situation *situation,
+                             GError **error);
+void ckpt_situation_clear(Situation *situation);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Situation, ckpt_situation_clear)
+/* Verifies every checkpoint of the VM and records where the answer has changed. */
+void ckpt_situation_record(CkptEngine *engine, Situation *situation);

@@ -1,0 +1,307 @@
+/* What the engine answers without changing anything, but for what verification finds. */
+#include "agent/core/engine_internal.h"
+
+#include "agent/core/graph.h"
+
+#include <string.h>
+
+void
+ckpt_checkpoint_info_free(CkptCheckpointInfo *info)
+{
+    if (!info)
+        return;
+    ckpt_checkpoint_free(info->checkpoint);
+    g_free(info->allocated_bytes);
+    g_free(info);
+}
+
+void
+ckpt_vm_info_free(CkptVmInfo *info)
+{
+    if (!info)
+        return;
+    ckpt_vm_summary_free(info->summary);
+    ckpt_vm_free(info->vm);
+    g_free(info->current_id);
+    g_free(info->quarantine_reason);
+    g_free(info);
+}
+
+/* ---- Checkpoints ---- */
+
+/* What a page of checkpoints is read beside; one per VM. */
+typedef struct {
+    GPtrArray *checkpoints;
+    CkptVmRecord *record;
+} Family;
+
+static void
+family_free(gpointer data)
+{
+    Family *family = data;
+
+    g_clear_pointer(&family->checkpoints, g_ptr_array_unref);
+    g_clear_pointer(&family->record, ckpt_vm_record_free);
+    g_free(family);
+}
+
+static Family *
+get_family(CkptEngine *engine, GHashTable *families, const char *vm_id, GError **error)
+{
+    Family *family = g_hash_table_lookup(families, vm_id);
+
+    if (family)
+        return family;
+    family = g_new0(Family, 1);
+    family->checkpoints = ckpt_store_vm_checkpoints(engine->store, vm_id, error);
+    if (family->checkpoints)
+        family->record = ckpt_store_get_vm(engine->store, vm_id, error);
+    if (!family->record) {
+        family_free(family);
+        return NULL;
+    }
+    g_hash_table_insert(families, g_strdup(vm_id), family);
+    return family;
+}
+
+static GHashTable *
+families_new(void)
+{
+    return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, family_free);
+}
+
+static CkptCheckpointInfo *
+make_info(CkptEngine *engine, GHashTable *families, const CkptCheckpoint *checkpoint, GError **error)
+{
+    Family *family = get_family(engine, families, checkpoint->vm_id, error);
+    CkptCheckpointInfo *info;
+
+    if (!family)
+        return NULL;
+    info = g_new0(CkptCheckpointInfo, 1);
+    info->checkpoint = ckpt_checkpoint_copy(checkpoint);
+    info->depth = ckpt_plan_depth(family->checkpoints, checkpoint);
+    info->current = g_strcmp0(family->record->current_id, checkpoint->id) == 0;
+    return info;
+}
+
+static void
+fill_sizes(CkptCheckpointInfo *info, const CkptVm *vm)
+{
+    GPtrArray *disks = info->checkpoint->disks;
+
+    info->allocated_bytes = g_new0(guint64, disks->len + 1);
+    info->size_bytes = info->checkpoint->memory_bytes;
+    for (guint i = 0; i < disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
+        CkptLayer *layer = ckpt_vm_find_file(vm, disk->sealed_file);
+
+        if (!layer || !layer->exists)
+            continue;
+        info->allocated_bytes[i] = layer->allocated;
+        if (disk->agent_made)
+            info->size_bytes += layer->allocated;
+    }
+}
+
+/* Looks at the files now. Where that cannot be done (libvirt is away, the VM is not defined here any
+ * more) the row stands as it is. */
+static void
+verify_info(CkptEngine *engine, CkptCheckpointInfo *info)
+{
+    g_auto(Situation) situation = {0};
+    g_autoptr(GError) error = NULL;
+    CkptCheckpoint *row;
+
+    if (!ckpt_situation_read(engine, info->checkpoint->vm_id, &situation, &error))
+        return;
+    row = ckpt_graph_find(situation.checkpoints, info->checkpoint->id);
+    if (!row)
+        return;
+    ckpt_situation_record(engine, &situation);
+    ckpt_checkpoint_free(info->checkpoint);
+    info->checkpoint = ckpt_checkpoint_copy(row);
+    fill_sizes(info, situation.vm);
+}
+
+CkptCheckpointInfo *
+ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify, GError **error)
+{
+    g_autoptr(GHashTable) families = families_new();
+    g_autoptr(CkptCheckpoint) checkpoint = ckpt_store_get_checkpoint(engine->store, id, error);
+    CkptCheckpointInfo *info;
+
+    if (!checkpoint) {
+        ckpt_error_add(error, CKPT_META_CHECKPOINT, id);
+        return NULL;
+    }
+    info = make_info(engine, families, checkpoint, error);
+    if (info && verify)
+        verify_info(engine, info);
+    return info;
+}
+
+GPtrArray *
+ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *query, gboolean verify,
+                             GError **error)
+{
+    g_autoptr(GHashTable) families = families_new();
+    g_autoptr(GPtrArray) infos =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_info_free);
+    g_autoptr(GPtrArray) rows = ckpt_store_list_checkpoints(engine->store, query, error);
+
+    if (!rows)
+        return NULL;
+    for (guint i = 0; i < rows->len; i++) {
+        CkptCheckpointInfo *info =
+            make_info(engine, families, g_ptr_array_index(rows, i), error);
+
+        if (!info)
+            return NULL;
+        if (verify)
+            verify_info(engine, info);
+        g_ptr_array_add(infos, info);
+    }
+    return g_steal_pointer(&infos);
+}
+
+/* ---- Operations ---- */
+
+CkptOperation *
+ckpt_engine_get_operation(CkptEngine *engine, const char *identity, const char *request_id,
+                          GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    CkptOperation *op = ckpt_store_find_operation(engine->store, identity, request_id, &why);
+
+    if (why) {
+        g_propagate_error(error, g_steal_pointer(&why));
+    } else if (!op) {
+        ckpt_error_set(error, CKPT_REASON_OPERATION_NOT_FOUND,
+                       "no operation of %s has request_id %s", identity, request_id);
+        ckpt_error_add(error, CKPT_META_REQUEST, request_id);
+    }
+    return op;
+}
+
+GPtrArray *
+ckpt_engine_list_operations(CkptEngine *engine, const CkptOperationQuery *query, GError **error)
+{
+    return ckpt_store_list_operations(engine->store, query, error);
+}
+
+/* ---- Virtual machines ---- */
+
+static int
+compare_infos(gconstpointer a, gconstpointer b)
+{
+    const CkptVmSummary *left = (*(CkptVmInfo *const *)a)->summary;
+    const CkptVmSummary *right = (*(CkptVmInfo *const *)b)->summary;
+    int order = strcmp(left->name, right->name);
+
+    return order ? order : strcmp(left->id, right->id);
+}
+
+static void
+take_record(CkptVmInfo *info, CkptVmRecord *record)
+{
+    info->checkpoint_count = record->checkpoints;
+    info->current_id = g_steal_pointer(&record->current_id);
+    info->quarantine_reason = g_steal_pointer(&record->quarantine_reason);
+}
+
+GPtrArray *
+ckpt_engine_list_vms(CkptEngine *engine, GError **error)
+{
+    g_autoptr(GPtrArray) infos = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_vm_info_free);
+    g_autoptr(GPtrArray) vms = engine->driver->list_vms(engine->driver, error);
+
+    if (!vms)
+        return NULL;
+    g_ptr_array_set_free_func(vms, NULL);
+    for (guint i = 0; i < vms->len; i++) {
+        CkptVmInfo *info = g_new0(CkptVmInfo, 1);
+
+        info->summary = g_ptr_array_index(vms, i);
+        g_ptr_array_add(infos, info);
+    }
+    for (guint i = 0; i < infos->len; i++) {
+        CkptVmInfo *info = g_ptr_array_index(infos, i);
+        g_autoptr(CkptVmRecord) record =
+            ckpt_store_get_vm(engine->store, info->summary->id, error);
+
+        if (!record)
+            return NULL;
+        take_record(info, record);
+    }
+    g_ptr_array_sort(infos, compare_infos);
+    return g_steal_pointer(&infos);
+}
+
+static void
+measure(CkptVmInfo *info, const Situation *situation)
+{
+    for (guint i = 0; i < info->vm->disks->len; i++) {
+        CkptDisk *disk = g_ptr_array_index(info->vm->disks, i);
+
+        info->chain_depth = MAX(info->chain_depth, disk->chain->len);
+    }
+    for (guint i = 0; i < situation->made->len; i++) {
+        CkptLayer *layer = ckpt_vm_find_file(info->vm, g_ptr_array_index(situation->made, i));
+
+        if (layer && layer->exists)
+            info->checkpoint_bytes += layer->allocated;
+    }
+}
+
+CkptVmInfo *
+ckpt_engine_get_vm(CkptEngine *engine, const char *vm_id, GError **error)
+{
+    g_auto(Situation) situation = {0};
+    CkptVmInfo *info;
+
+    if (!ckpt_situation_read(engine, vm_id, &situation, error)) {
+        ckpt_error_add(error, CKPT_META_VM, vm_id);
+        return NULL;
+    }
+    info = g_new0(CkptVmInfo, 1);
+    info->vm = g_steal_pointer(&situation.vm);
+    info->summary = g_new0(CkptVmSummary, 1);
+    info->summary->id = g_strdup(info->vm->id);
+    info->summary->name = g_strdup(info->vm->name);
+    info->summary->power = info->vm->power;
+    take_record(info, situation.record);
+    measure(info, &situation);
+    return info;
+}
+
+/* ---- The agent ---- */
+
+CkptDriver *
+ckpt_engine_driver(CkptEngine *engine)
+{
+    return engine->driver;
+}
+
+const CkptLimits *
+ckpt_engine_limits(CkptEngine *engine)
+{
+    return &engine->limits;
+}
+
+char *
+ckpt_engine_read_only_reason(CkptEngine *engine)
+{
+    return ckpt_store_read_only_reason(engine->store);
+}
+
+gboolean
+ckpt_engine_is_recovering(CkptEngine *engine)
+{
+    gboolean recovering;
+
+    g_mutex_lock(&engine->lock);
+    recovering = engine->recovering > 0;
+    g_mutex_unlock(&engine->lock);
+    return recovering;
+}

@@ -1,0 +1,314 @@
+/* One operation from its turn to its end. */
+#include "agent/core/engine_internal.h"
+
+#include "agent/core/graph.h"
+
+void
+ckpt_operation_error(const CkptOperation *op, GError **error)
+{
+    GHashTableIter iter;
+    gpointer key, value;
+
+    ckpt_error_set(error, op->reason ? op->reason : CKPT_REASON_INTERNAL, "%s",
+                   op->message ? op->message : "it failed");
+    if (!op->metadata)
+        return;
+    g_hash_table_iter_init(&iter, op->metadata);
+    while (g_hash_table_iter_next(&iter, &key, &value))
+        ckpt_error_add(error, key, value);
+}
+
+/* ---- Planning ---- */
+
+/* The delete of this checkpoint has begun earlier and could not be finished: its own plan, from where it
+ * stopped, is the only one that is right. */
+static gboolean
+take_over_delete(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    CkptOperationQuery query = {
+        .checkpoint_id = op->checkpoint_id,
+        .states = 1u << CKPT_OP_FAILED | 1u << CKPT_OP_CANCELLED,
+        .limit = 500,
+    };
+    g_autoptr(GPtrArray) earlier = ckpt_store_list_operations(engine->store, &query, error);
+
+    if (!earlier)
+        return FALSE;
+    for (guint i = earlier->len; i > 0; i--) {
+        CkptOperation *last = g_ptr_array_index(earlier, i - 1);
+
+        if (last->kind != CKPT_KIND_DELETE || !last->plan ||
+            last->step_ended < (gint)last->plan->decisive)
+            continue;
+        op->plan = g_steal_pointer(&last->plan);
+        op->step_begun = last->step_begun;
+        op->step_ended = last->step_ended;
+        return TRUE;
+    }
+    ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED,
+                   "the plan of the delete that has begun is no longer stored; see docs/by-hand.md");
+    return FALSE;
+}
+
+static void
+quarantine(CkptEngine *engine, const char *vm_id, const char *reason)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_warning("VM %s is quarantined: %s", vm_id, reason);
+    if (!ckpt_store_quarantine_vm(engine->store, vm_id, reason, &error))
+        g_warning("cannot record the quarantine of VM %s: %s", vm_id, error->message);
+}
+
+static gboolean
+is_alarming(const GError *error)
+{
+    CkptReason reason = ckpt_error_reason(error);
+
+    return reason == CKPT_REASON_CHAIN_MISMATCH || reason == CKPT_REASON_VM_QUARANTINED;
+}
+
+/* What the refusal says about the VM and its checkpoints is kept, for whoever lists them. */
+static void
+note_refusal(CkptEngine *engine, Situation *situation, const GError *refusal)
+{
+    CkptReason reason = ckpt_error_reason(refusal);
+
+    if (is_alarming(refusal))
+        quarantine(engine, situation->vm->id, refusal->message);
+    if (is_alarming(refusal) || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
+        reason == CKPT_REASON_DISK_FILE_MISSING)
+        ckpt_situation_record(engine, situation);
+}
+
+/* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
+static gboolean
+lift_quarantine(CkptEngine *engine, Situation *situation, GError **error)
+{
+    if (!situation->record->quarantine_reason)
+        return TRUE;
+    g_message("VM %s is no longer quarantined: its definition and files agree", situation->vm->id);
+    return ckpt_store_quarantine_vm(engine->store, situation->vm->id, NULL, error);
+}
+
+gboolean
+ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    g_auto(Situation) situation = {0};
+    g_autoptr(GError) refusal = NULL;
+    CkptCheckpoint *row;
+
+    if (!ckpt_situation_read(engine, op->vm_id, &situation, error))
+        return FALSE;
+    row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
+    if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING)
+        return take_over_delete(engine, op, error);
+    op->plan = ckpt_plan_make(&situation.input, op->request, &refusal);
+    if (op->plan)
+        return lift_quarantine(engine, &situation, error);
+    note_refusal(engine, &situation, refusal);
+    g_propagate_error(error, g_steal_pointer(&refusal));
+    return FALSE;
+}
+
+/* ---- Update: the catalogue alone ---- */
+
+static void
+change_text(char **member, const char *value)
+{
+    if (value)
+        ckpt_set_str(member, value);
+}
+
+static void
+apply_update(CkptCheckpoint *row, const CkptRequest *request)
+{
+    change_text(&row->name, request->name);
+    change_text(&row->description, request->description);
+    change_text(&row->reason, request->reason);
+    change_text(&row->ticket, request->ticket);
+    change_text(&row->hold, request->hold);
+    if (request->labels) {
+        g_hash_table_unref(row->labels);
+        row->labels = g_hash_table_ref(request->labels);
+    }
+    if (request->set_expire)
+        row->expire_us = request->expire_us;
+    row->modified_us = g_get_real_time();
+    ckpt_set_str(&row->most_recent_task, ckpt_kind_task(CKPT_KIND_UPDATE));
+}
+
+static gboolean
+run_update(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    const CkptRequest *request = op->request;
+    g_autoptr(CkptCheckpoint) row =
+        ckpt_store_get_checkpoint(engine->store, request->checkpoint_id, error);
+    g_autoptr(CkptChange) change = ckpt_change_new();
+
+    if (!row)
+        return FALSE;
+    if (request->etag && request->etag != row->revision) {
+        ckpt_error_set(error, CKPT_REASON_ETAG_MISMATCH,
+                       "checkpoint %s was changed since the caller read it", row->id);
+        return FALSE;
+    }
+    apply_update(row, request);
+    g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(row));
+    op->checkpoint = g_steal_pointer(&row);
+    op->state = CKPT_OP_SUCCEEDED;
+    op->ended_us = g_get_real_time();
+    if (ckpt_store_end_operation(engine->store, op, change, error))
+        return TRUE;
+    op->state = CKPT_OP_RUNNING;
+    g_clear_pointer(&op->checkpoint, ckpt_checkpoint_free);
+    return FALSE;
+}
+
+/* ---- Running ---- */
+
+static void
+copy_metadata(CkptOperation *op, const GError *error)
+{
+    GHashTable *metadata = ckpt_error_metadata(error);
+
+    g_clear_pointer(&op->metadata, g_hash_table_unref);
+    if (metadata)
+        op->metadata = g_hash_table_ref(metadata);
+}
+
+static void
+store_failure(CkptEngine *engine, CkptOperation *op, const GError *error)
+{
+    g_autoptr(GError) why = NULL;
+
+    op->reason = ckpt_error_reason(error);
+    op->state =
+        op->reason == CKPT_REASON_OPERATION_CANCELLED ? CKPT_OP_CANCELLED : CKPT_OP_FAILED;
+    op->ended_us = g_get_real_time();
+    ckpt_set_str(&op->message, error->message);
+    copy_metadata(op, error);
+    g_message("%s of VM %s for %s failed: %s: %s", ckpt_kind_name(op->kind), op->vm_id, op->identity,
+              ckpt_reason_name(op->reason), error->message);
+    if (!ckpt_store_end_operation(engine->store, op, NULL, &why))
+        g_warning("cannot store the end of operation %s: %s", op->request_id, why->message);
+}
+
+static gboolean
+check_start(const CkptOperation *op, LiveOp *live, GError **error)
+{
+    gint64 limit = op->request->start_within_us;
+
+    if (g_cancellable_is_cancelled(live->cancellable)) {
+        ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it began");
+        return FALSE;
+    }
+    if (limit > 0 && g_get_real_time() - op->created_us > limit) {
+        ckpt_error_set(error, CKPT_REASON_START_WITHIN_EXCEEDED,
+                       "it could not begin within %" G_GINT64_FORMAT " ms", limit / 1000);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+/* From QUEUED to RUNNING, with a journalled plan. */
+static gboolean
+begin(CkptEngine *engine, LiveOp *live, GError **error)
+{
+    CkptOperation *op = live->op;
+
+    if (!check_start(op, live, error))
+        return FALSE;
+    op->started_us = g_get_real_time();
+    if (op->kind == CKPT_KIND_UPDATE)
+        return TRUE;
+    if (!ckpt_engine_plan(engine, op, error))
+        return FALSE;
+    ckpt_set_str(&op->checkpoint_id, op->plan->checkpoint_id);
+    op->state = CKPT_OP_RUNNING;
+    if (!ckpt_store_set_plan(engine->store, op, error))
+        return FALSE;
+    ckpt_engine_emit(engine, live);
+    return TRUE;
+}
+
+typedef struct {
+    CkptEngine *engine;
+    LiveOp *live;
+} Telling;
+
+static void
+on_step(gpointer data)
+{
+    Telling *telling = data;
+
+    telling->live->bytes_done = telling->live->bytes_total = 0;
+    ckpt_engine_emit(telling->engine, telling->live);
+}
+
+static void
+on_progress(guint64 done, guint64 total, gpointer data)
+{
+    Telling *telling = data;
+    LiveOp *live = telling->live;
+    gint64 now = g_get_monotonic_time();
+
+    live->bytes_done = done;
+    live->bytes_total = total;
+    if (now - live->told_us < G_TIME_SPAN_SECOND / 2)
+        return;
+    live->told_us = now;
+    ckpt_engine_emit(telling->engine, live);
+}
+
+static CkptEnd
+execute(CkptEngine *engine, LiveOp *live, GError **error)
+{
+    Telling telling = {engine, live};
+    CkptExecution execution = {
+        .driver = engine->driver,
+        .store = engine->store,
+        .operation = live->op,
+        .cancellable = live->cancellable,
+        .stopping = &engine->stopping,
+        .progress = on_progress,
+        .on_step = on_step,
+        .data = &telling,
+    };
+
+    return ckpt_execute(&execution, error);
+}
+
+CkptEnd
+ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
+{
+    CkptOperation *op = live->op;
+    CkptEnd end = CKPT_END_DONE;
+
+    if (op->state == CKPT_OP_QUEUED && !begin(engine, live, error))
+        end = CKPT_END_FAILED;
+    else if (op->kind == CKPT_KIND_UPDATE)
+        end = run_update(engine, op, error) ? CKPT_END_DONE : CKPT_END_FAILED;
+    else
+        end = execute(engine, live, error);
+    switch (end) {
+    case CKPT_END_DONE:
+        g_message("%s of VM %s for %s done: checkpoint %s", ckpt_kind_name(op->kind), op->vm_id,
+                  op->identity, op->checkpoint_id);
+        break;
+    case CKPT_END_STUCK:
+        quarantine(engine, op->vm_id, (*error)->message);
+        store_failure(engine, op, *error);
+        break;
+    case CKPT_END_FAILED:
+        ckpt_error_add(error, CKPT_META_VM, op->vm_id);
+        store_failure(engine, op, *error);
+        break;
+    case CKPT_END_LATER:
+        g_warning("%s of VM %s is not finished yet: %s", ckpt_kind_name(op->kind), op->vm_id,
+                  (*error)->message);
+        g_clear_error(error);
+        break;
+    }
+    return end;
+}
