@@ -1,0 +1,107 @@
+#include "agent/service/internal.h"
+
+#include <sys/statvfs.h>
+
+#define LIBRARY_MAX_AGE_US (30 * G_USEC_PER_SEC)
+
+/* What this agent implements; a caller asks for a name before it relies on it. */
+static const char *const features[] = {
+    "create",         "get",         "list",    "update", "restore", "delete",
+    "watch",          "cancel",      "validate-only", "labels", "runs", "consistency-crash",
+    "consistency-application", "library",
+};
+
+/* The host as it was when the hypervisor last answered: it does not change while libvirt runs. */
+static void
+give_host(CkptService *service, PB(GetAgentInfoResponse) *reply)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&service->host_lock);
+    CkptDriver *driver = ckpt_engine_driver(service->engine);
+    g_autoptr(GError) error = NULL;
+
+    if (!service->host && !driver->host_info(driver, &service->host, &error)) {
+        reply->mode_reason = g_strdup(error->message);
+        return;
+    }
+    reply->host_id = g_strdup(service->host->host_id);
+    reply->host_name = g_strdup(service->host->host_name);
+    reply->libvirt_version = g_strdup(service->host->libvirt_version);
+    reply->qemu_version = g_strdup(service->host->qemu_version ? service->host->qemu_version : "");
+    reply->hypervisor = g_strdup(service->host->uri);
+}
+
+static PB(AgentLimits) *
+give_limits(const CkptLimits *limits)
+{
+    PB(AgentLimits) *message = ckpt_message_new(&vmcheckpoint__v1__agent_limits__descriptor);
+
+    message->max_depth = limits->max_depth;
+    message->max_running_operations = limits->max_running;
+    message->max_queued_operations_per_vm = limits->max_queued_per_vm;
+    message->max_request_bytes = CKPT_RPC_MESSAGE_MAX;
+    message->max_page_size = CKPT_PAGE_SIZE_MAX;
+    message->max_wait_seconds = (guint32)(limits->max_wait_us / G_USEC_PER_SEC);
+    message->result_retention_days = limits->result_days;
+    return message;
+}
+
+static void
+give_libraries(CkptService *service, PB(GetAgentInfoResponse) *reply)
+{
+    g_autoptr(GPtrArray) libraries =
+        ckpt_library_index_read(service->libraries, LIBRARY_MAX_AGE_US);
+
+    if (libraries->len == 0)
+        return;
+    reply->libraries = g_new0(PB(Library) *, libraries->len);
+    for (guint i = 0; i < libraries->len; i++) {
+        const CkptLibrary *library = g_ptr_array_index(libraries, i);
+        PB(Library) *message = ckpt_message_new(&vmcheckpoint__v1__library__descriptor);
+
+        message->name = g_strdup(library->name);
+        message->path = g_strdup(library->path);
+        message->vm_count = library->vms->len;
+        message->error = g_strdup(library->error ? library->error->message : "");
+        reply->libraries[reply->n_libraries++] = message;
+    }
+}
+
+static void
+give_mode(CkptService *service, PB(GetAgentInfoResponse) *reply)
+{
+    char *read_only = ckpt_engine_read_only_reason(service->engine);
+
+    reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_WRITE;
+    if (read_only) {
+        reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_ONLY;
+        if (reply->mode_reason != (char *)protobuf_c_empty_string)
+            g_free(reply->mode_reason);
+        reply->mode_reason = read_only;
+    } else if (ckpt_engine_is_recovering(service->engine)) {
+        reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_STARTING;
+        if (reply->mode_reason == (char *)protobuf_c_empty_string)
+            reply->mode_reason = g_strdup("operations that were interrupted are being finished");
+    }
+}
+
+ProtobufCMessage *
+ckpt_get_agent_info(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
+{
+    CkptService *service = caller->service;
+    PB(GetAgentInfoResponse) *reply =
+        ckpt_message_new(&vmcheckpoint__v1__get_agent_info_response__descriptor);
+
+    give_host(service, reply);
+    reply->agent_version = g_strdup(service->options.agent_version);
+    reply->grpc_version = g_strdup(service->options.grpc_version);
+    reply->features = g_new0(char *, G_N_ELEMENTS(features));
+    for (guint i = 0; i < G_N_ELEMENTS(features); i++)
+        reply->features[reply->n_features++] = g_strdup(features[i]);
+    reply->limits = give_limits(ckpt_engine_limits(service->engine));
+    give_mode(service, reply);
+    give_libraries(service, reply);
+    reply->start_time = ckpt_give_time(service->started_us);
+    reply->caller_identity = g_strdup(caller->identity);
+    reply->caller_role = g_strdup(ckpt_role_name(caller->role));
+    return &reply->base;
+}
