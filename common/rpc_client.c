@@ -30,8 +30,8 @@ struct _CkptRpcClient {
     GHashTable *channels; /* address → CkptRpcChannel */
     GQueue waiting;       /* Calls that the window holds back */
     guint window;
-    GMutex lock;          /* guards the rest: a GCancellable is cancelled on any thread */
-    GHashTable *running;  /* set of Calls */
+    GMutex lock;         /* guards the rest: a GCancellable is cancelled on any thread */
+    GHashTable *running; /* set of Calls */
     gboolean cancelled;
 };
 
@@ -262,7 +262,8 @@ int_arg(const char *key, int value)
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value};
 }
 
-/* Literal addresses need no resolver; a name goes to the system's own (nsswitch), see client_new. */
+/* Literal addresses need no resolver; a name goes to the system's own (nsswitch), see client_new.
+ */
 static char *
 target_of(const char *address)
 {
@@ -346,7 +347,7 @@ call_start(Call *call)
 static gboolean
 is_cancelled(CkptRpcClient *client)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&client->lock);
 
     return client->cancelled;
 }
@@ -373,7 +374,7 @@ start_or_refuse(Call *call)
 static guint
 running_count(CkptRpcClient *client)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&client->lock);
 
     return g_hash_table_size(client->running);
 }
@@ -382,7 +383,7 @@ static void
 on_cancellable(GCancellable *cancellable, gpointer data)
 {
     CkptRpcClient *client = data;
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&client->lock);
     GHashTableIter iter;
     gpointer call;
 
@@ -406,7 +407,8 @@ ckpt_rpc_client_run(CkptRpcClient *client, GCancellable *cancellable)
             start_or_refuse(g_queue_pop_head(&client->waiting));
         if (running_count(client) == 0 && client->waiting.length == 0)
             break;
-        event = grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        event =
+            grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         if (event.type == GRPC_OP_COMPLETE) {
             Tag *tag = event.tag;
 
@@ -538,8 +540,8 @@ ckpt_rpc_client_new(const CkptClientTls *tls, GError **error)
     grpc_ssl_pem_key_cert_pair pair;
     CkptRpcClient *client;
 
-    if (!ckpt_tls_init(NULL, error) ||
-        !ckpt_tls_load(tls->ca_file, tls->cert_file, tls->key_file, CKPT_TLS_CHECK_DATES, &pem, error))
+    if (!ckpt_tls_init(NULL, error) || !ckpt_tls_load(tls->ca_file, tls->cert_file, tls->key_file,
+                                                      CKPT_TLS_CHECK_DATES, &pem, error))
         return NULL;
     /* Names are resolved as everything else on the host resolves them: /etc/hosts, nsswitch. */
     g_setenv("GRPC_DNS_RESOLVER", "native", FALSE);
@@ -572,8 +574,9 @@ ckpt_rpc_client_free(CkptRpcClient *client)
     g_hash_table_unref(client->channels);
     grpc_channel_credentials_release(client->credentials);
     grpc_completion_queue_shutdown(client->queue);
-    while (grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL)
-               .type != GRPC_QUEUE_SHUTDOWN)
+    while (
+        grpc_completion_queue_next(client->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+        GRPC_QUEUE_SHUTDOWN)
         continue;
     grpc_completion_queue_destroy(client->queue);
     grpc_shutdown();

@@ -13,13 +13,15 @@ typedef struct _CkptRpcClient CkptRpcClient;   /* one completion queue; used fro
 typedef struct _CkptRpcChannel CkptRpcChannel; /* one host; connects at its first call */
 
 /* Before any other use of OpenSSL in the process (it is told to speak TLS 1.3 only), and before the
- * first thread. Reads the certificates; an error names the file and what is wrong with it (missing, no PEM, key
- * does not match, expired). */
-CkptRpcClient *ckpt_rpc_client_new(const CkptClientTls *tls, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * first thread. Reads the certificates; an error names the file and what is wrong with it (missing,
+ * no PEM, key does not match, expired). */
+CkptRpcClient *ckpt_rpc_client_new(const CkptClientTls *tls,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_rpc_client_free(CkptRpcClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptRpcClient, ckpt_rpc_client_free)
 
-/* address: "host:port" or "[::1]:port". The server's certificate must be valid for its host part. */
+/* address: "host:port" or "[::1]:port". The server's certificate must be valid for its host part.
+ */
 /* The same address gives the same channel; it belongs to the client. A malformed address makes its
  * calls end INVALID_ARGUMENT. */
 CkptRpcChannel *ckpt_rpc_client_channel(CkptRpcClient *client, const char *address);
@@ -48,7 +50,9 @@ void ckpt_rpc_client_set_window(CkptRpcClient *client, guint window); /* default
  * cancelled (from any thread), which cancels what is running; each func is still called once. */
 void ckpt_rpc_client_run(CkptRpcClient *client, GCancellable *cancellable);
 
-/* The same with one call and its reply: the common case of a single host. Not from within a func. */
-GBytes *ckpt_rpc_client_call_sync(CkptRpcClient *client, CkptRpcChannel *channel, const char *method,
-                                  GBytes *request, guint timeout_ms, GCancellable *cancellable,
+/* The same with one call and its reply: the common case of a single host. Not from within a func.
+ */
+GBytes *ckpt_rpc_client_call_sync(CkptRpcClient *client, CkptRpcChannel *channel,
+                                  const char *method, GBytes *request, guint timeout_ms,
+                                  GCancellable *cancellable,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -12,10 +12,12 @@ static const struct {
                                    "name that it carries, or give the agent one for this name"},
     {"Hostname Verification", "the certificate of %s is valid, but for another name: use a name "
                               "that it carries, or give the agent one for this name"},
-    {"CERTIFICATE_VERIFY_FAILED", "the certificate of %s is not trusted: check that it is signed by "
-                                  "the CA given here and has not expired"},
-    {"certificate verify failed", "the certificate of %s is not trusted: check that it is signed by "
-                                  "the CA given here and has not expired"},
+    {"CERTIFICATE_VERIFY_FAILED",
+     "the certificate of %s is not trusted: check that it is signed by "
+     "the CA given here and has not expired"},
+    {"certificate verify failed",
+     "the certificate of %s is not trusted: check that it is signed by "
+     "the CA given here and has not expired"},
     {"wrong version number", "%s does not speak TLS: check the port"},
     {"packet length too long", "%s does not speak TLS: check the port"},
     {"Cannot check peer: missing selected ALPN", "%s speaks TLS but not gRPC: check the port"},
@@ -32,10 +34,17 @@ static const struct {
 
 /* How TLS 1.3 shows the refusal of a client's certificate: the client has sent it last and thinks
  * that it is connected. */
-static const char *const closed[] = {"Socket closed",      "Connection reset", "recvmsg",
-                                     "handshaker shutdown", "Broken pipe",      "alert",
-                                     "EOF",                "GOAWAY received",  "endpoint",
-                                     "Transport closed",   "Handshake read failed"};
+static const char *const closed[] = {"Socket closed",
+                                     "Connection reset",
+                                     "recvmsg",
+                                     "handshaker shutdown",
+                                     "Broken pipe",
+                                     "alert",
+                                     "EOF",
+                                     "GOAWAY received",
+                                     "endpoint",
+                                     "Transport closed",
+                                     "Handshake read failed"};
 
 static gboolean
 contains_any(const char *text, const char *const *words, gsize n)
@@ -63,7 +72,8 @@ unavailable(const char *text, const char *address, CkptConnectionHistory history
         return g_strdup_printf("the connection to %s was lost", address);
     return g_strdup_printf(
         "%s closed the connection: most likely it refused this client's certificate (not signed by "
-        "the agent's client CA, expired, or without the purpose clientAuth); the agent's log has the "
+        "the agent's client CA, expired, or without the purpose clientAuth); the agent's log has "
+        "the "
         "reason",
         address);
 }
@@ -76,7 +86,8 @@ ckpt_rpc_words(int code, const char *grpc_message, const char *address,
 
     if (code == GRPC_STATUS_DEADLINE_EXCEEDED && connecting) {
         /* Never sent, so it is safe to send it again: not what DEADLINE_EXCEEDED says. */
-        words = g_strdup_printf("cannot connect to %s: no answer within %u ms", address, timeout_ms);
+        words =
+            g_strdup_printf("cannot connect to %s: no answer within %u ms", address, timeout_ms);
         code = GRPC_STATUS_UNAVAILABLE;
     } else if (code == GRPC_STATUS_DEADLINE_EXCEEDED) {
         words = g_strdup_printf("%s did not answer within %u ms", address, timeout_ms);

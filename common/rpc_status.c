@@ -7,11 +7,11 @@
 #include <string.h>
 
 #define TYPE_PREFIX "type.googleapis.com/google.rpc."
-#define HEADER_MAX 2048    /* bytes of grpc-message once percent-encoded */
-#define VALUE_MAX 256      /* bytes of a metadata value or a description */
-#define KEY_MAX 64         /* AIP-193 */
-#define UNPACK_MAX 8192    /* bytes of details that are looked at: gRPC's own metadata limit */
-#define UNPACK_ENTRIES 64  /* metadata entries that are taken over */
+#define HEADER_MAX 2048   /* bytes of grpc-message once percent-encoded */
+#define VALUE_MAX 256     /* bytes of a metadata value or a description */
+#define KEY_MAX 64        /* AIP-193 */
+#define UNPACK_MAX 8192   /* bytes of details that are looked at: gRPC's own metadata limit */
+#define UNPACK_ENTRIES 64 /* metadata entries that are taken over */
 
 /* The part of text that fits: valid UTF-8 without control characters (a message is printed in
  * terminals and logs), at most max bytes, and at most HEADER_MAX once percent-encoded, because
@@ -73,7 +73,8 @@ add_metadata(CkptRpcStatus *status, const char *key, const char *value)
         return;
     if (!status->metadata)
         status->metadata = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    g_hash_table_insert(status->metadata, clean(key, KEY_MAX), clean(value, CKPT_STATUS_MESSAGE_MAX));
+    g_hash_table_insert(status->metadata, clean(key, KEY_MAX),
+                        clean(value, CKPT_STATUS_MESSAGE_MAX));
 }
 
 CkptRpcStatus *
@@ -403,12 +404,23 @@ ckpt_rpc_status_unpack(CkptRpcStatus *status, const guint8 *data, gsize size)
 const char *
 ckpt_grpc_code_name(int code)
 {
-    static const char *const names[] = {
-        "OK",           "CANCELLED",        "UNKNOWN",           "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED", "NOT_FOUND",   "ALREADY_EXISTS",    "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",  "OUT_OF_RANGE",
-        "UNIMPLEMENTED", "INTERNAL",        "UNAVAILABLE",       "DATA_LOSS",
-        "UNAUTHENTICATED"};
+    static const char *const names[] = {"OK",
+                                        "CANCELLED",
+                                        "UNKNOWN",
+                                        "INVALID_ARGUMENT",
+                                        "DEADLINE_EXCEEDED",
+                                        "NOT_FOUND",
+                                        "ALREADY_EXISTS",
+                                        "PERMISSION_DENIED",
+                                        "RESOURCE_EXHAUSTED",
+                                        "FAILED_PRECONDITION",
+                                        "ABORTED",
+                                        "OUT_OF_RANGE",
+                                        "UNIMPLEMENTED",
+                                        "INTERNAL",
+                                        "UNAVAILABLE",
+                                        "DATA_LOSS",
+                                        "UNAUTHENTICATED"};
 
     return code >= 0 && (gsize)code < G_N_ELEMENTS(names) ? names[code] : "UNKNOWN";
 }

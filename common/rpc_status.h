@@ -1,18 +1,20 @@
-/* What a call ends with, as it stands on the wire: a gRPC code, a message and google.rpc details. */
+/* What a call ends with, as it stands on the wire: a gRPC code, a message and google.rpc details.
+ */
 #pragma once
 
 #include <glib.h>
 
-#define CKPT_STATUS_MESSAGE_MAX 1024 /* bytes, and 2048 once percent-encoded: gRPC's metadata limit is 8 KiB */
+#define CKPT_STATUS_MESSAGE_MAX                                                                    \
+    1024 /* bytes, and 2048 once percent-encoded: gRPC's metadata limit is 8 KiB */
 #define CKPT_STATUS_DETAILS_MAX 4096 /* bytes of the packed google.rpc.Status */
 #define CKPT_ERROR_DOMAIN "vmcheckpoint"
 
 typedef struct {
-    int code;           /* grpc_status_code; 0 = OK */
-    char *message;      /* valid UTF-8, no control characters, at most CKPT_STATUS_MESSAGE_MAX */
-    char *reason;       /* ErrorInfo.reason; NULL = none was sent */
+    int code;             /* grpc_status_code; 0 = OK */
+    char *message;        /* valid UTF-8, no control characters, at most CKPT_STATUS_MESSAGE_MAX */
+    char *reason;         /* ErrorInfo.reason; NULL = none was sent */
     GHashTable *metadata; /* ErrorInfo.metadata, string → string; NULL = none */
-    guint retry_ms;     /* RetryInfo; 0 = none */
+    guint retry_ms;       /* RetryInfo; 0 = none */
 } CkptRpcStatus;
 
 CkptRpcStatus *ckpt_rpc_status_new(int code, const char *message);

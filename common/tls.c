@@ -123,7 +123,7 @@ ckpt_tls_init(const char *dir, GError **error)
 {
     static GMutex lock; /* guards done */
     static gboolean done;
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&lock);
 
     if (!done)
         done = init_once(dir, error);
@@ -209,7 +209,8 @@ check_dates(X509 *x509, const char *path, GError **error)
     bio = BIO_new(BIO_s_mem());
     ASN1_TIME_print(bio, early ? X509_get0_notBefore(x509) : X509_get0_notAfter(x509));
     size = BIO_get_mem_data(bio, &date);
-    reason = g_strdup_printf("%s %.*s", early ? "is not valid before" : "expired on", (int)size, date);
+    reason =
+        g_strdup_printf("%s %.*s", early ? "is not valid before" : "expired on", (int)size, date);
     BIO_free(bio);
     return fail(error, "certificate", path, reason);
 }
@@ -232,7 +233,8 @@ check_pair(const CkptTlsPem *pem, const char *cert_file, const char *key_file, C
     key = PEM_read_bio_PrivateKey(bio, NULL, no_password, &encrypted);
     BIO_free(bio);
     if (encrypted) {
-        fail(error, "private key", key_file, "is encrypted; only plain keys, mode 0600, are supported");
+        fail(error, "private key", key_file,
+             "is encrypted; only plain keys, mode 0600, are supported");
     } else if (!key) {
         reason = g_strdup_printf("holds no PEM private key (%s)", openssl_reason());
         fail(error, "private key", key_file, reason);

@@ -23,5 +23,5 @@ typedef enum {
 
 /* Reads the three PEM files. An error names the file and what is wrong with it. */
 gboolean ckpt_tls_load(const char *ca_file, const char *cert_file, const char *key_file,
-                       CkptTlsFlags flags, CkptTlsPem *pem, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+                       CkptTlsFlags flags, CkptTlsPem *pem,
+                       GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -24,9 +24,9 @@ typedef struct {
     CkptAcceptCounts counts;
 } Guard;
 
-static GMutex lock;      /* guards all below */
+static GMutex lock; /* guards all below */
 static GPtrArray *guards;
-static int spare = -1;   /* given up to take a connection out of the queue when none is left */
+static int spare = -1; /* given up to take a connection out of the queue when none is left */
 
 int accept4(int fd, struct sockaddr *address, socklen_t *size, int flags);
 
@@ -251,7 +251,7 @@ guard_free(gpointer data)
 gboolean
 ckpt_accept_guard(guint port, guint max, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&lock);
     Guard *guard;
 
     open_spare();
@@ -272,7 +272,7 @@ ckpt_accept_guard(guint port, guint max, GError **error)
 void
 ckpt_accept_unguard(guint port)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&lock);
     Guard *guard = find_guard(port);
 
     if (!guard)
@@ -288,7 +288,7 @@ ckpt_accept_unguard(guint port)
 CkptAcceptCounts
 ckpt_accept_counts(guint port)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&lock);
     Guard *guard = find_guard(port);
 
     return guard ? guard->counts : (CkptAcceptCounts){0, 0, 0};

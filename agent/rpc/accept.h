@@ -15,8 +15,9 @@ gboolean ckpt_accept_guard(guint port, guint max, GError **error) G_GNUC_WARN_UN
 void ckpt_accept_unguard(guint port);
 
 typedef struct {
-    guint64 accepted; /* 0 after a connection was made: the guard is not in use, the export failed */
-    guint64 refused;  /* closed at once for the limits */
-    guint64 starved;  /* closed at once because descriptors had run out */
+    guint64
+        accepted;    /* 0 after a connection was made: the guard is not in use, the export failed */
+    guint64 refused; /* closed at once for the limits */
+    guint64 starved; /* closed at once because descriptors had run out */
 } CkptAcceptCounts;
 CkptAcceptCounts ckpt_accept_counts(guint port);

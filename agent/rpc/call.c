@@ -172,11 +172,14 @@ notify_unlock(CkptCall *call)
     g_mutex_unlock(&call->lock);
     if (!func)
         return;
+    /* func may finish the call and drop the last reference. */
+    ckpt_call_ref(call);
     func(call, data);
     g_mutex_lock(&call->lock);
     call->notifying = NULL;
     g_cond_broadcast(&call->notified);
     g_mutex_unlock(&call->lock);
+    ckpt_call_unref(call);
 }
 
 static void
@@ -409,7 +412,7 @@ is_over(CkptCall *call)
 gboolean
 ckpt_call_is_cancelled(CkptCall *call)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&call->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&call->lock);
 
     return is_over(call);
 }
@@ -438,7 +441,7 @@ ckpt_call_on_cancel(CkptCall *call, void (*func)(CkptCall *, gpointer), gpointer
 gboolean
 ckpt_call_send(CkptCall *call, GBytes *message)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&call->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&call->lock);
     gsize size = g_bytes_get_size(message);
 
     if (call->gone || call->finished || call->queue.length >= QUEUE_MESSAGES ||

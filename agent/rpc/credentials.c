@@ -42,7 +42,7 @@ static grpc_ssl_certificate_config_reload_status
 fetch(void *data, grpc_ssl_server_certificate_config **config)
 {
     CkptServer *server = data;
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&server->cert_lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&server->cert_lock);
     g_autofree char *stamp = stamp_of(server);
     g_autoptr(GError) error = NULL;
 

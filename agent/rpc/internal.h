@@ -31,16 +31,16 @@ struct _CkptServer {
     GThreadPool *pool;
     CkptTag shutdown_tag;
 
-    GMutex cert_lock;       /* guards cert_stamp; gRPC's handshakes take it */
-    char *cert_stamp;       /* what stat() said of the three files when they were last read */
+    GMutex cert_lock; /* guards cert_stamp; gRPC's handshakes take it */
+    char *cert_stamp; /* what stat() said of the three files when they were last read */
 
-    GMutex lock;            /* guards the rest */
-    GCond changed;          /* calls, armed or shut_down changed */
+    GMutex lock;   /* guards the rest */
+    GCond changed; /* calls, armed or shut_down changed */
     gboolean stopping;
-    gboolean shut_down;     /* the core's shutdown tag has come */
-    guint armed;            /* requests for new calls that the core holds */
-    GQueue calls;           /* CkptCalls whose core call lives */
-    GQueue bodies;          /* CkptCalls that wait for their message, oldest first */
+    gboolean shut_down; /* the core's shutdown tag has come */
+    guint armed;        /* requests for new calls that the core holds */
+    GQueue calls;       /* CkptCalls whose core call lives */
+    GQueue bodies;      /* CkptCalls that wait for their message, oldest first */
 };
 
 typedef enum {
@@ -71,8 +71,8 @@ struct _CkptCall {
 
     GMutex lock; /* guards the rest, and every start_batch on core */
     GCond notified;
-    grpc_call *core; /* NULL once nothing is busy */
-    guint busy;      /* CkptCallBusy; the core call is released when it is 0 */
+    grpc_call *core;   /* NULL once nothing is busy */
+    guint busy;        /* CkptCallBusy; the core call is released when it is 0 */
     gboolean gone;     /* the caller is: what is sent gets lost */
     gboolean stopping; /* the server is */
     gboolean finished, initial_sent, status_sent;

@@ -82,7 +82,8 @@ san_text(const GENERAL_NAME *name)
     return g_strndup((const char *)data, (gsize)size);
 }
 
-/* The only URI or DNS name; other types (e-mail, IP) are not identities here and are passed over. */
+/* The only URI or DNS name; other types (e-mail, IP) are not identities here and are passed over.
+ */
 static char *
 find_identity(const GENERAL_NAMES *names, const char **why)
 {
@@ -134,7 +135,7 @@ identity_of(X509 *x509, const char **why)
         return NULL;
     names = X509_get_ext_d2i(x509, NID_subject_alt_name, &critical, NULL);
     if (!names) {
-        *why = critical == -2 ? "the certificate has the extension subjectAltName twice"
+        *why = critical == -2   ? "the certificate has the extension subjectAltName twice"
                : critical == -1 ? "the certificate has no subject alternative name"
                                 : "the certificate's subject alternative name cannot be decoded";
         return NULL;

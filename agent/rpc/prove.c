@@ -18,8 +18,9 @@ typedef struct {
     gboolean hello;     /* our part was sent */
     gboolean handshake; /* completed, as far as a client can tell */
     gboolean asked;     /* the server asked for our certificate */
-    gboolean refused;   /* the server ended it: an alert, or, as gRPC 1.51 does, no more than a close */
-    char *why;          /* what ended it, if it was not completed */
+    gboolean
+        refused; /* the server ended it: an alert, or, as gRPC 1.51 does, no more than a close */
+    char *why;   /* what ended it, if it was not completed */
 } Probe;
 
 static void

@@ -23,6 +23,8 @@ gboolean
 ckpt_rpc_init(const char *runtime_dir, GError **error)
 {
     ckpt_grpc_log_to_glib(G_LOG_LEVEL_MESSAGE);
+    /* Read by grpc_init(). An agent resolves nothing; c-ares would only cost memory. */
+    g_setenv("GRPC_DNS_RESOLVER", "native", FALSE);
     return ckpt_tls_init(runtime_dir, error);
 }
 
@@ -108,8 +110,9 @@ arm(CkptServer *server)
     request->server = server;
     grpc_call_details_init(&request->details);
     grpc_metadata_array_init(&request->metadata);
-    if (grpc_server_request_call(server->core, &request->core, &request->details, &request->metadata,
-                                 server->queue, server->queue, &request->tag) != GRPC_CALL_OK)
+    if (grpc_server_request_call(server->core, &request->core, &request->details,
+                                 &request->metadata, server->queue, server->queue,
+                                 &request->tag) != GRPC_CALL_OK)
         g_error("gRPC does not take a request for new calls");
     server->armed++;
 }
@@ -178,7 +181,7 @@ on_shut_down(CkptTag *tag, gboolean ok)
 void
 ckpt_server_queue_body(CkptServer *server, CkptCall *call)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&server->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&server->lock);
 
     call->in_bodies = TRUE;
     call->body_deadline_us = g_get_monotonic_time() + (gint64)server->body_timeout_ms * 1000;
@@ -188,7 +191,7 @@ ckpt_server_queue_body(CkptServer *server, CkptCall *call)
 void
 ckpt_server_body_came(CkptServer *server, CkptCall *call)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&server->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&server->lock);
 
     if (call->in_bodies)
         g_queue_unlink(&server->bodies, &call->body_link);
@@ -204,7 +207,7 @@ ckpt_server_handle(CkptServer *server, CkptCall *call)
 void
 ckpt_server_call_over(CkptServer *server, CkptCall *call)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&server->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&server->lock);
 
     g_queue_unlink(&server->calls, &call->link);
     g_cond_broadcast(&server->changed);

@@ -7,15 +7,16 @@
 
 #include <gio/gio.h>
 
-#define CKPT_RPC_MESSAGE_MAX (64 * 1024) /* bytes of a request; a larger one is RESOURCE_EXHAUSTED */
+#define CKPT_RPC_MESSAGE_MAX                                                                       \
+    (64 * 1024) /* bytes of a request; a larger one is RESOURCE_EXHAUSTED */
 
 /* Who is calling, verified by TLS. Never from anything the caller says. */
 typedef struct {
-    char *identity;    /* the certificate's only URI or DNS SAN, "spiffe://…" or "dns:name"; NULL if
-                          it has none, several, or the certificate lacks the purpose clientAuth */
-    char *why;         /* why identity is NULL, for the refusal and the log; else NULL */
-    char *address;     /* "ipv4:127.0.0.1:4711" */
-    char *serial;      /* the certificate's serial number, hexadecimal */
+    char *identity; /* the certificate's only URI or DNS SAN, "spiffe://…" or "dns:name"; NULL if
+                       it has none, several, or the certificate lacks the purpose clientAuth */
+    char *why;      /* why identity is NULL, for the refusal and the log; else NULL */
+    char *address;  /* "ipv4:127.0.0.1:4711" */
+    char *serial;   /* the certificate's serial number, hexadecimal */
     char *fingerprint; /* SHA-256 of the certificate, hexadecimal */
 } CkptPeer;
 
@@ -33,24 +34,25 @@ typedef struct {
 } CkptServiceVtable;
 
 typedef struct {
-    const char *listen;     /* "127.0.0.1:7443", "[::1]:0" (0: any free port) */
-    const char *ca_file;    /* PEM; clients must chain to it */
-    const char *cert_file;  /* PEM; re-read for each handshake when it changed */
+    const char *listen;    /* "127.0.0.1:7443", "[::1]:0" (0: any free port) */
+    const char *ca_file;   /* PEM; clients must chain to it */
+    const char *cert_file; /* PEM; re-read for each handshake when it changed */
     const char *key_file;
-    guint handler_threads;  /* 0 = 4 */
-    guint max_calls;        /* calls in progress at once, more end QUEUE_FULL; 0 = 1024 */
-    guint max_connection_age_ms;       /* 0 = 600000 */
+    guint handler_threads;       /* 0 = 4 */
+    guint max_calls;             /* calls in progress at once, more end QUEUE_FULL; 0 = 1024 */
+    guint max_connection_age_ms; /* 0 = 600000 */
     guint max_connection_age_grace_ms; /* 0 = 360000 */
     guint handshake_timeout_ms;        /* 0 = 5000 */
     guint body_timeout_ms;             /* from a call's headers to its message; 0 = 10000 */
-    guint max_connections;             /* more are closed at once, as are more than half of them from
-                                          one address; 0 = 512 */
+    guint max_connections; /* more are closed at once, as are more than half of them from
+                              one address; 0 = 512 */
 } CkptServerOptions;
 
 typedef struct _CkptServer CkptServer;
 
-/* Once per process, before any other gRPC or OpenSSL call: TLS 1.3 only, no session tickets, through
- * OPENSSL_init_ssl with a configuration of our own (grpc-facts.md, 2), written to runtime_dir. */
+/* Once per process, before any other gRPC or OpenSSL call: TLS 1.3 only, no session tickets,
+ * through OPENSSL_init_ssl with a configuration of our own (grpc-facts.md, 2), written to
+ * runtime_dir. */
 gboolean ckpt_rpc_init(const char *runtime_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 CkptServer *ckpt_server_new(const CkptServerOptions *options, const CkptServiceVtable *vtable,
@@ -81,8 +83,8 @@ gboolean ckpt_call_is_cancelled(CkptCall *call);
  * running after ckpt_call_finish() (or a further ckpt_call_on_cancel()) returned. So do not hold a
  * lock that func takes while calling one of these two. */
 void ckpt_call_on_cancel(CkptCall *call, void (*func)(CkptCall *, gpointer), gpointer data);
-/* Queues one message of a stream. FALSE when the caller is gone or the call finished or its queue (256 messages or 1 MiB)
- * is full: a reader that slow is ended by the caller of this function. */
+/* Queues one message of a stream. FALSE when the caller is gone or the call finished or its queue
+ * (256 messages or 1 MiB) is full: a reader that slow is ended by the caller of this function. */
 gboolean ckpt_call_send(CkptCall *call, GBytes *message);
 /* Ends the call: reply (NULL for a stream or an error) and status (NULL = OK). Sends what is queued
  * first. The second finish of a call is a defect and asserts. */

@@ -31,7 +31,8 @@ fixture_make_cert(const char *const *arguments)
     for (; *arguments; arguments++)
         g_ptr_array_add(argv, (gpointer)*arguments);
     g_ptr_array_add(argv, NULL);
-    if (!g_spawn_sync(NULL, (char **)argv->pdata, NULL, 0, NULL, NULL, NULL, NULL, &status, &error) ||
+    if (!g_spawn_sync(NULL, (char **)argv->pdata, NULL, 0, NULL, NULL, NULL, NULL, &status,
+                      &error) ||
         !g_spawn_check_wait_status(status, &error))
         fail_msg("%s: %s", CKPT_MAKE_CERTS, error->message);
 }
@@ -291,7 +292,8 @@ fixture_open(Fixture *fixture)
 CkptRpcClient *
 fixture_client(const char *name)
 {
-    g_autofree char *pem = g_strconcat(name, ".pem", NULL), *key_pem = g_strconcat(name, "-key.pem", NULL);
+    g_autofree char *pem = g_strconcat(name, ".pem", NULL),
+                    *key_pem = g_strconcat(name, "-key.pem", NULL);
     g_autofree char *ca = fixture_file("ca.pem"), *cert = fixture_file(pem);
     g_autofree char *key = fixture_file(key_pem);
     CkptClientTls tls = {ca, cert, key};

@@ -13,19 +13,19 @@ typedef struct {
 
     GMutex lock; /* guards the rest */
     GCond changed;
-    gboolean open;         /* Block returns, Hold's waits end */
-    guint inside;          /* handlers that are in Block */
-    guint held;            /* calls that Hold has kept */
-    guint cancelled;       /* on_cancel calls that came */
-    guint sent;            /* messages that Flood queued */
-    gboolean flood_over;   /* Flood was told that the queue is full */
-    gint64 remaining_ms;   /* of the last Hold */
+    gboolean open;       /* Block returns, Hold's waits end */
+    guint inside;        /* handlers that are in Block */
+    guint held;          /* calls that Hold has kept */
+    guint cancelled;     /* on_cancel calls that came */
+    guint sent;          /* messages that Flood queued */
+    gboolean flood_over; /* Flood was told that the queue is full */
+    gint64 remaining_ms; /* of the last Hold */
     GCancellable *cancel_when_held;
 } Fixture;
 
 /* The folder with the certificates: ca.pem, agent.pem, jane.pem, …; made once. */
 const char *fixture_dir(void);
-char *fixture_file(const char *name); /* (transfer full) */
+char *fixture_file(const char *name);                 /* (transfer full) */
 void fixture_make_cert(const char *const *arguments); /* of make-certs, NULL-terminated */
 
 int fixture_group_setup(void **state);
@@ -35,7 +35,8 @@ int fixture_setup(void **state);
 int fixture_teardown(void **state);
 Fixture *fixture_new(const CkptServerOptions *changes); /* only the numbers are taken */
 void fixture_free(Fixture *fixture);
-void fixture_wait(Fixture *fixture, guint *what, guint value); /* at most 10 s, then the test fails */
+void fixture_wait(Fixture *fixture, guint *what,
+                  guint value); /* at most 10 s, then the test fails */
 void fixture_open(Fixture *fixture);
 
 /* Methods: Echo, Identity, Fail (a rich error), Long (9 kB of message), Hold (kept until the call

@@ -75,8 +75,8 @@ call_with_size(Fixture *fixture, gsize size, int code, const char *reason)
 {
     g_autoptr(CkptRpcClient) client = fixture_client("jane");
     g_autoptr(GBytes) request = g_bytes_new_take(g_malloc0(size), size);
-    g_autoptr(CkptRpcStatus) status = fixture_call_with(client, fixture->address, METHOD("Echo"),
-                                                        request, TIMEOUT, NULL, NULL);
+    g_autoptr(CkptRpcStatus) status =
+        fixture_call_with(client, fixture->address, METHOD("Echo"), request, TIMEOUT, NULL, NULL);
 
     assert_int_equal(status->code, code);
     if (reason)
@@ -146,7 +146,8 @@ a_client_can_end_a_stream(void **state)
     gboolean ended = FALSE;
 
     ckpt_rpc_client_stream(client, ckpt_rpc_client_channel(client, fixture->address),
-                           METHOD("Flood"), request, TIMEOUT, stop_at_once, expect_cancelled, &ended);
+                           METHOD("Flood"), request, TIMEOUT, stop_at_once, expect_cancelled,
+                           &ended);
     ckpt_rpc_client_run(client, NULL);
     assert_true(ended);
 }
@@ -179,7 +180,8 @@ a_slow_reader_fills_a_bounded_queue_and_gets_what_is_in_it(void **state)
     g_autoptr(GBytes) request = g_bytes_new_static("", 0);
 
     ckpt_rpc_client_stream(client, ckpt_rpc_client_channel(client, fixture->address),
-                           METHOD("Flood"), request, TIMEOUT, read_late, expect_queue_full, fixture);
+                           METHOD("Flood"), request, TIMEOUT, read_late, expect_queue_full,
+                           fixture);
     ckpt_rpc_client_run(client, NULL);
     assert_int_equal(fixture->sent, 0);
 }
@@ -203,8 +205,7 @@ static void
 a_handler_sees_the_deadline_come_and_pass(void **state)
 {
     Fixture *fixture = *state;
-    g_autoptr(CkptRpcStatus) status =
-        fixture_call(fixture, "jane", METHOD("Hold"), "", 1000, NULL);
+    g_autoptr(CkptRpcStatus) status = fixture_call(fixture, "jane", METHOD("Hold"), "", 1000, NULL);
 
     assert_int_equal(status->code, 4);
     fixture_wait(fixture, &fixture->cancelled, 1);
@@ -224,12 +225,12 @@ hanging_handlers_do_not_hold_up_others(void **state)
     Fixture *fixture = fixture_new(&(CkptServerOptions){.handler_threads = 3});
     g_autoptr(CkptRpcClient) client = fixture_client("jane");
     g_autoptr(GBytes) request = g_bytes_new_static("", 0);
-    g_autoptr(CkptRpcStatus) status = NULL;
     CkptRpcChannel *channel = ckpt_rpc_client_channel(client, fixture->address);
     guint answers = 0;
 
     for (int i = 0; i < 2; i++)
-        ckpt_rpc_client_call(client, channel, METHOD("Block"), request, 1500, count_answer, &answers);
+        ckpt_rpc_client_call(client, channel, METHOD("Block"), request, 1500, count_answer,
+                             &answers);
     ckpt_rpc_client_run(client, NULL);
     assert_int_equal(answers, 2);
     fixture_wait(fixture, &fixture->inside, 2);
@@ -269,9 +270,10 @@ a_waiting_call_holds_no_thread(void **state)
     guint answers = 0;
 
     for (int i = 0; i < 50; i++)
-        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, TIMEOUT, count_answer, &answers);
-    ckpt_rpc_client_call(client, channel, METHOD("Echo"), request, TIMEOUT,
-                         end_once_all_are_held, &waiting);
+        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, TIMEOUT, count_answer,
+                             &answers);
+    ckpt_rpc_client_call(client, channel, METHOD("Echo"), request, TIMEOUT, end_once_all_are_held,
+                         &waiting);
     ckpt_rpc_client_set_window(client, 100);
     ckpt_rpc_client_run(client, cancellable);
     assert_int_equal(answers, 50);
@@ -289,7 +291,8 @@ calls_above_the_limit_are_refused_with_a_delay(void **state)
     guint answers = 0;
 
     for (int i = 0; i < 3; i++)
-        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, 1000, count_answer, &answers);
+        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, 1000, count_answer,
+                             &answers);
     ckpt_rpc_client_run(client, NULL);
     assert_int_equal(answers, 3);
     assert_int_equal(fixture->held, 1);
@@ -369,10 +372,12 @@ a_call_and_its_reply_in_one_function(void **state)
     g_autoptr(GBytes) request = g_bytes_new_static("ping", 4), reply = NULL;
     g_autoptr(GError) error = NULL;
 
-    reply = ckpt_rpc_client_call_sync(client, channel, METHOD("Echo"), request, TIMEOUT, NULL, &error);
+    reply =
+        ckpt_rpc_client_call_sync(client, channel, METHOD("Echo"), request, TIMEOUT, NULL, &error);
     assert_null(error);
     assert_true(g_bytes_equal(reply, request));
-    assert_null(ckpt_rpc_client_call_sync(client, channel, METHOD("Fail"), request, TIMEOUT, NULL, &error));
+    assert_null(
+        ckpt_rpc_client_call_sync(client, channel, METHOD("Fail"), request, TIMEOUT, NULL, &error));
     assert_true(g_error_matches(error, CKPT_ERROR, CKPT_REASON_VM_BUSY));
 }
 

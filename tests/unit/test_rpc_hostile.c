@@ -27,8 +27,8 @@
             fail_msg("'%s' does not contain '%s'", text, part);                                    \
     } while (0)
 
-/* Connects as any TLS client would, with cert_name's certificate or none, and reads until the server
- * says something. NULL: it let us in. */
+/* Connects as any TLS client would, with cert_name's certificate or none, and reads until the
+ * server says something. NULL: it let us in. */
 static char *
 knock(Fixture *fixture, int version, const char *cert_name)
 {
@@ -153,8 +153,7 @@ static void
 an_agent_with_another_name_is_not_trusted(void **state)
 {
     g_autofree char *cert = fixture_file("elsewhere.pem"), *key = fixture_file("elsewhere-key.pem");
-    Fixture *fixture =
-        fixture_new(&(CkptServerOptions){.cert_file = cert, .key_file = key});
+    Fixture *fixture = fixture_new(&(CkptServerOptions){.cert_file = cert, .key_file = key});
     g_autoptr(CkptRpcStatus) status = call_address("ca.pem", fixture->address, TIMEOUT);
 
     assert_int_equal(status->code, 14);
@@ -324,8 +323,12 @@ check_peer(char *pem, const char *identity, const char *why)
 
 #define YEAR (365L * 86400)
 #define PEM(purpose, from, to, ...)                                                                \
-    make_pem((const San[]){__VA_ARGS__}, G_N_ELEMENTS(((const San[]){__VA_ARGS__})), purpose, from, to)
-#define GOOD_URI {GEN_URI, "spiffe://x/jane", -1}
+    make_pem((const San[]){__VA_ARGS__}, G_N_ELEMENTS(((const San[]){__VA_ARGS__})), purpose,      \
+             from, to)
+#define GOOD_URI                                                                                   \
+    {                                                                                              \
+        GEN_URI, "spiffe://x/jane", -1                                                             \
+    }
 
 static void
 one_uri_or_dns_name_is_an_identity(void **state)
@@ -371,8 +374,8 @@ raw_call(Fixture *fixture, grpc_byte_buffer *message, guint32 timeout_ms)
     g_autofree char *key_file = fixture_file("jane-key.pem");
     g_autofree char *ca = NULL, *cert = NULL, *key = NULL;
     grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
-    gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                         gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
+    gpr_timespec deadline =
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
     grpc_metadata_array trailing, initial;
     grpc_status_code code = GRPC_STATUS__DO_NOT_USE;
     grpc_slice details = grpc_empty_slice();
@@ -389,10 +392,12 @@ raw_call(Fixture *fixture, grpc_byte_buffer *message, guint32 timeout_ms)
     assert_true(g_file_get_contents(ca_file, &ca, NULL, NULL));
     assert_true(g_file_get_contents(cert_file, &cert, NULL, NULL));
     assert_true(g_file_get_contents(key_file, &key, NULL, NULL));
-    credentials = grpc_ssl_credentials_create(ca, &(grpc_ssl_pem_key_cert_pair){key, cert}, NULL, NULL);
+    credentials =
+        grpc_ssl_credentials_create(ca, &(grpc_ssl_pem_key_cert_pair){key, cert}, NULL, NULL);
     channel = grpc_channel_create(fixture->address, credentials, NULL);
     call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue,
-                                    grpc_slice_from_static_string(METHOD("Echo")), NULL, deadline, NULL);
+                                    grpc_slice_from_static_string(METHOD("Echo")), NULL, deadline,
+                                    NULL);
     grpc_metadata_array_init(&trailing);
     grpc_metadata_array_init(&initial);
     ops[1].data.recv_initial_metadata.recv_initial_metadata = &initial;
@@ -402,8 +407,9 @@ raw_call(Fixture *fixture, grpc_byte_buffer *message, guint32 timeout_ms)
     ops[3].data.recv_status_on_client.status_details = &details;
     ops[4].data.send_message.send_message = message;
     assert_int_equal(grpc_call_start_batch(call, ops, message ? 5 : 4, call, NULL), GRPC_CALL_OK);
-    assert_int_equal(grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type,
-                     GRPC_OP_COMPLETE);
+    assert_int_equal(
+        grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type,
+        GRPC_OP_COMPLETE);
     if (reply)
         grpc_byte_buffer_destroy(reply);
     grpc_metadata_array_destroy(&trailing);
@@ -483,9 +489,9 @@ attacker_new(Fixture *fixture, guint connections)
     const char *argv[] = {"bash", "-c", script, NULL};
     Attacker attacker = {0, -1, -1};
 
-    assert_true(g_spawn_async_with_pipes(NULL, (char **)argv, NULL,
-                                         G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
-                                         &attacker.pid, &attacker.in, &attacker.out, NULL, NULL));
+    assert_true(g_spawn_async_with_pipes(
+        NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
+        &attacker.pid, &attacker.in, &attacker.out, NULL, NULL));
     expect_line(&attacker);
     return attacker;
 }

@@ -13,8 +13,8 @@ round_trip(const CkptRpcStatus *sent)
 
     assert_non_null(bytes);
     assert_true(g_bytes_get_size(bytes) <= CKPT_STATUS_DETAILS_MAX);
-    assert_true(ckpt_rpc_status_unpack(received, g_bytes_get_data(bytes, NULL),
-                                       g_bytes_get_size(bytes)));
+    assert_true(
+        ckpt_rpc_status_unpack(received, g_bytes_get_data(bytes, NULL), g_bytes_get_size(bytes)));
     return received;
 }
 
@@ -82,8 +82,9 @@ a_message_that_just_fits_is_not_cut(void **state)
 static void
 control_characters_and_bad_utf8_do_not_reach_a_terminal(void **state)
 {
-    g_autoptr(CkptRpcStatus) status =
-        ckpt_rpc_status_new(13, "a\nb\033[31mc\xff\xc2\x9b" "d\xe2\x80\xa8" "e");
+    g_autoptr(CkptRpcStatus) status = ckpt_rpc_status_new(13, "a\nb\033[31mc\xff\xc2\x9b"
+                                                              "d\xe2\x80\xa8"
+                                                              "e");
 
     assert_string_equal(status->message, "a b [31mc\xef\xbf\xbd d e");
 }
@@ -122,10 +123,13 @@ ok_has_no_details(void **state)
 static void
 bytes_that_are_no_status_leave_it_alone(void **state)
 {
-    static const char *const bad[] = {
-        "\xff\xff\xff", "\x1a\x05" "abc",
-        /* an Any of ErrorInfo whose value does not decode */
-        "\x1a\x2e\x0a\x28" "type.googleapis.com/google.rpc.ErrorInfo" "\x12\x02\x0a\x7f"};
+    static const char *const bad[] = {"\xff\xff\xff",
+                                      "\x1a\x05"
+                                      "abc",
+                                      /* an Any of ErrorInfo whose value does not decode */
+                                      "\x1a\x2e\x0a\x28"
+                                      "type.googleapis.com/google.rpc.ErrorInfo"
+                                      "\x12\x02\x0a\x7f"};
     g_autofree guint8 *huge = g_malloc0(100000);
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
