@@ -53,12 +53,30 @@ struct _CkptEngine {
     GMutex watch_lock;
     GPtrArray *watches;   /* Watch; watch_lock */
     guint last_watch;     /* watch_lock */
-    guint64 last_event;   /* watch_lock */
+    guint64 next_event, events_end; /* of the block reserved in the store; watch_lock */
 };
 
+char *ckpt_live_key(const char *identity, const char *request_id);
+LiveOp *ckpt_live_new(const char *identity, const char *request_id);
+LiveOp *ckpt_live_ref(LiveOp *live);
 void ckpt_live_unref(LiveOp *live);
+void ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live);
+guint ckpt_engine_queued(CkptEngine *engine, const char *vm_id);
 /* Tells the watchers of the operation as it is now. On its worker's thread. */
 void ckpt_engine_emit(CkptEngine *engine, LiveOp *live);
+
+/* waiters.c. Called with the lock held. any_end: of a cancel, which is told of any end. */
+guint64 ckpt_waiters_add(CkptEngine *engine, LiveOp *live, gint64 wait_us, gboolean any_end,
+                         CkptOutcomeFunc func, gpointer data);
+/* The operation has ended: its id is free for a new attempt or for replays from the store. error: what
+ * the waiters are told; NULL = the stored result. */
+void ckpt_waiters_release(CkptEngine *engine, LiveOp *live, const GError *error);
+/* All that still wait are told that their operations go on. */
+void ckpt_waiters_answer_all(CkptEngine *engine);
+/* What an ended operation tells those who ask for it: its stored result, or its error; with any_end the
+ * operation itself, however it ended. */
+void ckpt_answer_from_store(CkptEngine *engine, const char *identity, const char *request_id,
+                            gboolean any_end, CkptOutcomeFunc func, gpointer data);
 
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
