@@ -1,0 +1,645 @@
+/* The planner, on views of VMs put together by hand: which steps, in which order, and every refusal. */
+#include "cmocka_all.h"
+
+#include "agent/core/graph.h"
+#include "agent/core/planner.h"
+
+#define MIB (1024 * 1024)
+
+typedef struct {
+    CkptVm *vm;
+    GPtrArray *checkpoints, *made;
+    CkptLimits limits;
+    CkptPlanInput input;
+    char *current;
+    guint64 inode;
+} World;
+
+static CkptLayer *
+add_file(World *world, const char *path, const char *backing)
+{
+    CkptLayer *layer = g_new0(CkptLayer, 1);
+
+    layer->path = g_strdup(path);
+    layer->exists = TRUE;
+    layer->format = backing ? CKPT_FORMAT_QCOW2 : CKPT_FORMAT_RAW;
+    layer->virtual_size = 64 * MIB;
+    layer->allocated = MIB;
+    layer->fs_available = 1024ull * MIB;
+    layer->id = (CkptFileId){.device = 1, .inode = ++world->inode, .size = 10, .mtime_ns = 5};
+    layer->mode = 0600;
+    layer->backing = g_strdup(backing);
+    layer->backing_format = backing ? CKPT_FORMAT_QCOW2 : 0;
+    g_hash_table_insert(world->vm->files, g_strdup(path), layer);
+    return layer;
+}
+
+static void
+put_on(World *world, CkptDisk *disk, const char *top)
+{
+    g_ptr_array_set_size(disk->chain, 0);
+    ckpt_set_str(&disk->source, top);
+    for (const char *path = top; path;) {
+        CkptLayer *layer = ckpt_vm_find_file(world->vm, path);
+
+        g_ptr_array_add(disk->chain, layer);
+        path = layer->backing;
+    }
+}
+
+static CkptDisk *
+add_disk(World *world, const char *target, const char *top)
+{
+    CkptDisk *disk = g_new0(CkptDisk, 1);
+
+    disk->target = g_strdup(target);
+    disk->format = CKPT_FORMAT_RAW;
+    disk->chain = g_ptr_array_new();
+    g_ptr_array_add(world->vm->disks, disk);
+    put_on(world, disk, top);
+    return disk;
+}
+
+static World *
+world_new(void)
+{
+    World *world = g_new0(World, 1);
+
+    world->vm = ckpt_vm_new();
+    ckpt_set_str(&world->vm->id, "11111111-1111-4111-8111-111111111111");
+    ckpt_set_str(&world->vm->name, "web-01");
+    world->vm->power = CKPT_POWER_RUNNING;
+    world->vm->persistent = TRUE;
+    world->vm->definition = g_strdup("<domain/>");
+    world->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+    world->made = g_ptr_array_new_with_free_func(g_free);
+    ckpt_limits_init(&world->limits);
+    world->input = (CkptPlanInput){.vm = world->vm,
+                                   .checkpoints = world->checkpoints,
+                                   .made = world->made,
+                                   .limits = &world->limits,
+                                   .now_us = 1000000,
+                                   .new_id = "abcdef01-2222-4222-8222-222222222222"};
+    return world;
+}
+
+static void
+world_free(World *world)
+{
+    ckpt_vm_free(world->vm);
+    g_ptr_array_unref(world->checkpoints);
+    g_ptr_array_unref(world->made);
+    g_free(world->current);
+    g_free(world);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+set_current(World *world, const char *id)
+{
+    ckpt_set_str(&world->current, id);
+    world->input.current_id = world->current;
+}
+
+/* A checkpoint whose only disk vda lies in `file`. */
+static CkptCheckpoint *
+add_checkpoint(World *world, const char *id, const char *parent, const char *file)
+{
+    CkptCheckpoint *checkpoint = ckpt_checkpoint_new();
+    CkptCheckpointDisk *disk = g_new0(CkptCheckpointDisk, 1);
+    CkptLayer *layer = ckpt_vm_find_file(world->vm, file);
+
+    ckpt_set_str(&checkpoint->id, id);
+    ckpt_set_str(&checkpoint->name, id);
+    ckpt_set_str(&checkpoint->vm_id, world->vm->id);
+    ckpt_set_str(&checkpoint->parent_id, parent);
+    ckpt_set_str(&checkpoint->definition, "<domain/>");
+    checkpoint->state = CKPT_STATE_READY;
+    checkpoint->mechanism = CKPT_MECHANISM_OVERLAY;
+    checkpoint->power = CKPT_POWER_RUNNING;
+    checkpoint->revision = 7;
+    disk->target = g_strdup("vda");
+    disk->sealed_file = g_strdup(file);
+    disk->format = layer->format;
+    disk->virtual_size = layer->virtual_size;
+    disk->id = layer->id;
+    disk->mode_before = 0644;
+    disk->agent_made = layer->backing != NULL;
+    layer->mode = 0440;
+    g_ptr_array_add(checkpoint->disks, disk);
+    g_ptr_array_add(world->checkpoints, checkpoint);
+    return checkpoint;
+}
+
+/* One disk with a line of checkpoints c1 … cN and the present state on cN. base ← o1 ← o2 … */
+static World *
+world_with_line(guint count)
+{
+    World *world = world_new();
+    g_autofree char *top = g_strdup("/img/web.raw");
+    g_autofree char *parent = NULL;
+
+    add_file(world, top, NULL);
+    for (guint i = 1; i <= count; i++) {
+        g_autofree char *id = g_strdup_printf("c%u", i);
+        g_autofree char *overlay = g_strdup_printf("/img/web.ckpt-%u.qcow2", i);
+
+        add_checkpoint(world, id, parent, top);
+        add_file(world, overlay, top);
+        g_ptr_array_add(world->made, g_strdup(overlay));
+        ckpt_set_str(&top, overlay);
+        ckpt_set_str(&parent, id);
+    }
+    add_disk(world, "vda", top);
+    set_current(world, parent);
+    return world;
+}
+
+/* A second branch on the checkpoint: a safety checkpoint sealed `file`, which lies on `backing`. */
+static void
+add_branch(World *world, const char *id, const char *parent, const char *file, const char *backing)
+{
+    add_file(world, file, backing);
+    g_ptr_array_add(world->made, g_strdup(file));
+    add_checkpoint(world, id, parent, file);
+}
+
+static CkptPlan *
+plan(World *world, CkptKind kind, const char *checkpoint_id, GError **error)
+{
+    g_autoptr(CkptRequest) request = ckpt_request_new(kind);
+
+    ckpt_set_str(&request->identity, "spiffe://test/operator");
+    ckpt_set_str(&request->checkpoint_id, checkpoint_id);
+    request->asked = CKPT_CONSISTENCY_APPLICATION;
+    request->minimum = CKPT_CONSISTENCY_CRASH;
+    return ckpt_plan_make(&world->input, request, error);
+}
+
+static char *
+names(const CkptPlan *made)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    for (guint i = 0; i < made->steps->len; i++) {
+        CkptStep *step = g_ptr_array_index(made->steps, i);
+
+        g_string_append_printf(text, "%s%s", i ? " " : "", ckpt_step_name(step->kind));
+    }
+    return g_string_free(g_steal_pointer(&text), FALSE);
+}
+
+static CkptStep *
+find_step(const CkptPlan *made, CkptStepKind kind, guint nth)
+{
+    for (guint i = 0; i < made->steps->len; i++) {
+        CkptStep *step = g_ptr_array_index(made->steps, i);
+
+        if (step->kind == kind && nth-- == 0)
+            return step;
+    }
+    fail_msg("no such step");
+    return NULL;
+}
+
+static CkptChange *
+last_change(const CkptPlan *made)
+{
+    CkptChange *change = NULL;
+
+    for (guint i = 0; i < made->steps->len; i++) {
+        CkptStep *step = g_ptr_array_index(made->steps, i);
+
+        if (step->change)
+            change = step->change;
+    }
+    assert_non_null(change);
+    return change;
+}
+
+static void
+assert_steps(const CkptPlan *made, const char *expected)
+{
+    g_autofree char *got = names(made);
+
+    assert_string_equal(got, expected);
+}
+
+static void
+assert_refused(World *world, CkptKind kind, const char *id, CkptReason reason)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = plan(world, kind, id, &error);
+
+    assert_null(made);
+    assert_non_null(error);
+    assert_string_equal(ckpt_reason_name(ckpt_error_reason(error)), ckpt_reason_name(reason));
+}
+
+static CkptPlan *
+plan_ok(World *world, CkptKind kind, const char *id)
+{
+    g_autoptr(GError) error = NULL;
+    CkptPlan *made = plan(world, kind, id, &error);
+
+    if (!made)
+        fail_msg("refused: %s", error->message);
+    return made;
+}
+
+/* ---- Create ---- */
+
+static void
+create_seals_before_the_snapshot_and_catalogues_last(void **state)
+{
+    g_autoptr(World) world = world_with_line(0);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+
+    assert_steps(made, "make-overlay write-manifest seal snapshot identify write-manifest check-chain "
+                       "catalogue");
+    assert_int_equal(made->decisive, 3);
+    assert_true(made->no_return);
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
+                        "/img/web.ckpt-abcdef01.qcow2");
+    assert_int_equal(find_step(made, CKPT_STEP_SEAL, 0)->mode, 0600);
+    assert_string_equal(last_change(made)->current_id, world->input.new_id);
+    assert_null(made->checkpoint->parent_id);
+}
+
+static void
+create_on_a_line_has_the_current_one_as_parent(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    CkptDiskFile *disk = g_ptr_array_index(find_step(made, CKPT_STEP_CHECK_CHAIN, 0)->disks, 0);
+
+    assert_string_equal(made->checkpoint->parent_id, "c2");
+    assert_int_equal(g_strv_length(disk->chain), 4);
+    assert_string_equal(disk->chain[0], "/img/web.ckpt-abcdef01.qcow2");
+    assert_string_equal(disk->chain[3], "/img/web.raw");
+}
+
+static void
+create_names_disks_of_one_name_apart(void **state)
+{
+    g_autoptr(World) world = world_new();
+    g_autoptr(CkptPlan) made = NULL;
+
+    add_file(world, "/img/web.raw", NULL);
+    add_file(world, "/img/web.qcow2", NULL);
+    add_disk(world, "vda", "/img/web.raw");
+    add_disk(world, "vdb", "/img/web.qcow2");
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
+                        "/img/web.ckpt-abcdef01.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 1)->file,
+                        "/img/web-vdb.ckpt-abcdef01.qcow2");
+}
+
+static void
+create_is_refused_beyond_the_depth_limit(void **state)
+{
+    g_autoptr(World) world = world_with_line(20);
+
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_DEPTH_LIMIT);
+}
+
+static void
+create_is_refused_without_a_writable_disk(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_STATE_UNSUPPORTED);
+}
+
+static void
+create_is_refused_below_the_reserve(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->fs_available = 63 * MIB;
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_SPACE_LOW);
+}
+
+static void
+an_obstacle_refuses_everything_by_its_name(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_add_obstacle(world->vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL, "managed save");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_MANAGED_SAVE_PRESENT);
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_MANAGED_SAVE_PRESENT);
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_MANAGED_SAVE_PRESENT);
+}
+
+static void
+a_definition_on_a_sealed_file_quarantines(void **state) /* hazard A22 */
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/web.raw");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_QUARANTINED);
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_VM_QUARANTINED);
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_VM_QUARANTINED);
+}
+
+static void
+a_chain_that_somebody_moved_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    set_current(world, "c1");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_CHAIN_MISMATCH);
+}
+
+/* ---- Restore ---- */
+
+static void
+restore_defines_before_it_stops_and_keeps_the_present_state(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_RESTORE, "c1");
+    CkptChange *change = last_change(made);
+
+    assert_steps(made, "make-overlay write-manifest define stop seal identify write-manifest start "
+                       "check-chain catalogue");
+    assert_int_equal(made->decisive, 2);
+    assert_false(made->no_return);
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->base, "/img/web.raw");
+    assert_string_equal(find_step(made, CKPT_STEP_SEAL, 0)->file, "/img/web.ckpt-2.qcow2");
+    assert_string_equal(change->current_id, "c1");
+    assert_int_equal(change->upserts->len, 2);
+    assert_string_equal(made->safety->parent_id, "c2");
+    assert_int_equal(made->safety->accessibility, CKPT_ACCESSIBILITY_INTERNAL);
+    assert_int_equal(change->gone->len, 0);
+}
+
+static void
+restore_of_a_vm_that_is_off_stops_nothing(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptPlan) made = NULL;
+    CkptCheckpoint *c1 = g_ptr_array_index(world->checkpoints, 0);
+
+    world->vm->power = CKPT_POWER_SHUT_OFF;
+    c1->power = CKPT_POWER_SHUT_OFF;
+    made = plan_ok(world, CKPT_KIND_RESTORE, "c1");
+    assert_steps(made, "make-overlay write-manifest define seal identify write-manifest check-chain "
+                       "catalogue");
+}
+
+static void
+restore_that_discards_removes_only_what_the_agent_made(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_RESTORE);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = NULL;
+
+    add_file(world, "/img/other.raw", NULL);
+    add_disk(world, "vdb", "/img/other.raw"); /* attached since */
+    ckpt_set_str(&request->checkpoint_id, "c1");
+    request->discard_present_state = TRUE;
+    made = ckpt_plan_make(&world->input, request, &error);
+    assert_non_null(made);
+    assert_null(made->safety);
+    assert_int_equal(last_change(made)->gone->len, 1);
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_FILE, 0)->file, "/img/web.ckpt-1.qcow2");
+    assert_int_equal(made->warnings->len, 1);
+}
+
+static void
+restore_refuses_a_changed_sealed_file(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    ckpt_vm_find_file(world->vm, "/img/web.raw")->id.mtime_ns++;
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_SEALED_FILE_CHANGED);
+    /* c2's contents lie in it too */
+    assert_refused(world, CKPT_KIND_RESTORE, "c2", CKPT_REASON_SEALED_FILE_CHANGED);
+}
+
+static void
+restore_refuses_a_file_that_is_written_or_missing(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    CkptLayer *layer = ckpt_vm_find_file(world->vm, "/img/web.raw");
+
+    layer->write_locked = TRUE;
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_SEALED_FILE_CHANGED);
+    layer->write_locked = FALSE;
+    layer->exists = FALSE;
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_DISK_FILE_MISSING);
+}
+
+static void
+restore_checks_etag_and_expected_current(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_RESTORE);
+    g_autoptr(GError) error = NULL;
+
+    ckpt_set_str(&request->checkpoint_id, "c1");
+    request->etag = 6;
+    assert_null(ckpt_plan_make(&world->input, request, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_ETAG_MISMATCH);
+    g_clear_error(&error);
+    request->etag = 7;
+    ckpt_set_str(&request->expected_current_checkpoint_id, "c1");
+    assert_null(ckpt_plan_make(&world->input, request, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CURRENT_CHECKPOINT_MISMATCH);
+}
+
+/* ---- Delete ---- */
+
+static void
+delete_of_the_current_one_merges_the_top_into_its_file(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
+
+    assert_steps(made, "catalogue unseal merge check-chain catalogue remove-manifest remove-file");
+    assert_int_equal(made->decisive, 0);
+    assert_true(made->no_return);
+    assert_string_equal(merge->file, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(merge->base, "/img/web.raw");
+    assert_null(merge->above);
+    assert_null(last_change(made)->current_id);
+    assert_true(last_change(made)->set_current);
+    assert_int_equal(find_step(made, CKPT_STEP_UNSEAL, 0)->mode, 0644);
+}
+
+static void
+delete_in_the_middle_remaps_the_child_and_seals_again(void **state)
+{
+    g_autoptr(World) world = world_with_line(3);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    CkptChange *change = last_change(made);
+    CkptCheckpoint *c2 = ckpt_graph_find(change->upserts, "c2");
+    CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
+
+    /* c3's file lies on the merged one: its header is rewritten, and it is identified anew */
+    assert_steps(made, "catalogue unseal unseal merge seal identify seal identify check-chain "
+                       "write-manifest write-manifest catalogue remove-manifest remove-manifest "
+                       "remove-file");
+    assert_string_equal(merge->above, "/img/web.ckpt-2.qcow2");
+    assert_non_null(c2);
+    assert_null(c2->parent_id);
+    assert_string_equal(((CkptCheckpointDisk *)c2->disks->pdata[0])->sealed_file, "/img/web.raw");
+    assert_int_equal(((CkptCheckpointDisk *)c2->disks->pdata[0])->format, CKPT_FORMAT_RAW);
+    assert_false(((CkptCheckpointDisk *)c2->disks->pdata[0])->agent_made);
+    assert_non_null(ckpt_graph_find(change->upserts, "c3"));
+    assert_string_equal(change->removes->pdata[0], "c1");
+    assert_string_equal(change->gone->pdata[0], "/img/web.ckpt-1.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_FILE, 0)->file, "/img/web.ckpt-1.qcow2");
+}
+
+static void
+delete_of_a_leaf_removes_its_file_after_its_row(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptPlan) made = NULL;
+
+    add_branch(world, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    made = plan_ok(world, CKPT_KIND_DELETE, "s1");
+    assert_steps(made, "catalogue check-chain catalogue remove-manifest remove-file");
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_FILE, 0)->file, "/img/web.ckpt-s.qcow2");
+}
+
+static void
+delete_of_a_branch_point_is_refused_with_its_branches(void **state) /* hazard A2 */
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+
+    add_branch(world, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    assert_null(plan(world, CKPT_KIND_DELETE, "c1", &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_BRANCH_POINT);
+    assert_non_null(strstr(error->message, "s1"));
+    assert_non_null(strstr(error->message, "the present state"));
+}
+
+static void
+delete_that_would_rebase_branches_is_refused(void **state) /* hazard A27 */
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    add_branch(world, "s1", "c2", "/img/web.ckpt-s.qcow2", "/img/web.ckpt-1.qcow2");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_REBASE_REQUIRED);
+}
+
+static void
+delete_beside_another_vms_clone_is_refused(void **state) /* hazard A18 */
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_add_user(world->vm, "/img/web.raw", FALSE, "VM clone, disk vda");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_POINT);
+}
+
+static void
+delete_never_merges_what_the_agent_did_not_make(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    g_ptr_array_set_size(world->made, 0);
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_POINT);
+}
+
+static void
+delete_of_a_shrunk_disk_is_refused(void **state) /* hazard A29 */
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->virtual_size = 32 * MIB;
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_RESIZED);
+}
+
+static void
+delete_never_takes_the_newest_file_of_a_detached_disk(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    /* vda's overlay is in no definition any more, another disk has its place */
+    add_file(world, "/img/new.raw", NULL);
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/new.raw");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_DETACHED);
+}
+
+static void
+delete_needs_room_for_what_it_merges(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->allocated = 1000ull * MIB;
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SPACE_LOW);
+}
+
+static void
+delete_of_a_held_one_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_set_str(&((CkptCheckpoint *)world->checkpoints->pdata[0])->hold, "audit");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_CHECKPOINT_HELD);
+}
+
+static void
+an_unfinished_delete_comes_first(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    ((CkptCheckpoint *)world->checkpoints->pdata[0])->state = CKPT_STATE_DELETING;
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_CHECKPOINT_DELETING);
+    assert_refused(world, CKPT_KIND_RESTORE, "c2", CKPT_REASON_CHECKPOINT_DELETING);
+    assert_refused(world, CKPT_KIND_DELETE, "c2", CKPT_REASON_CHECKPOINT_DELETING);
+}
+
+static void
+a_loop_in_the_headers_ends(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_auto(GStrv) chain = NULL;
+
+    ckpt_vm_find_file(world->vm, "/img/web.raw")->backing = g_strdup("/img/web.ckpt-1.qcow2");
+    chain = ckpt_graph_chain(&world->input, "/img/web.raw");
+    assert_in_range(g_strv_length(chain), 2, 4);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(create_seals_before_the_snapshot_and_catalogues_last),
+        cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
+        cmocka_unit_test(create_names_disks_of_one_name_apart),
+        cmocka_unit_test(create_is_refused_beyond_the_depth_limit),
+        cmocka_unit_test(create_is_refused_without_a_writable_disk),
+        cmocka_unit_test(create_is_refused_below_the_reserve),
+        cmocka_unit_test(an_obstacle_refuses_everything_by_its_name),
+        cmocka_unit_test(a_definition_on_a_sealed_file_quarantines),
+        cmocka_unit_test(a_chain_that_somebody_moved_is_refused),
+        cmocka_unit_test(restore_defines_before_it_stops_and_keeps_the_present_state),
+        cmocka_unit_test(restore_of_a_vm_that_is_off_stops_nothing),
+        cmocka_unit_test(restore_that_discards_removes_only_what_the_agent_made),
+        cmocka_unit_test(restore_refuses_a_changed_sealed_file),
+        cmocka_unit_test(restore_refuses_a_file_that_is_written_or_missing),
+        cmocka_unit_test(restore_checks_etag_and_expected_current),
+        cmocka_unit_test(delete_of_the_current_one_merges_the_top_into_its_file),
+        cmocka_unit_test(delete_in_the_middle_remaps_the_child_and_seals_again),
+        cmocka_unit_test(delete_of_a_leaf_removes_its_file_after_its_row),
+        cmocka_unit_test(delete_of_a_branch_point_is_refused_with_its_branches),
+        cmocka_unit_test(delete_that_would_rebase_branches_is_refused),
+        cmocka_unit_test(delete_beside_another_vms_clone_is_refused),
+        cmocka_unit_test(delete_never_merges_what_the_agent_did_not_make),
+        cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),
+        cmocka_unit_test(delete_never_takes_the_newest_file_of_a_detached_disk),
+        cmocka_unit_test(delete_needs_room_for_what_it_merges),
+        cmocka_unit_test(delete_of_a_held_one_is_refused),
+        cmocka_unit_test(an_unfinished_delete_comes_first),
+        cmocka_unit_test(a_loop_in_the_headers_ends),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
