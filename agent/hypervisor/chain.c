@@ -1,0 +1,302 @@
+/* Chains of image files, and whether libvirt, headers and locks agree about them (hazards A3, A25). */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/qemu.h"
+
+/* qemuDomainStorageSourceValidateDepth(). */
+#define MAX_DEPTH 200
+
+GHashTable *
+ckpt_chain_files_new(void)
+{
+    return g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ckpt_layer_free);
+}
+
+static void G_GNUC_PRINTF(5, 6)
+report(CkptFindingFunc finding, gpointer data, CkptReason reason, const char *file,
+       const char *format, ...)
+{
+    g_autofree char *message = NULL;
+    va_list args;
+
+    if (!finding)
+        return;
+    va_start(args, format);
+    message = g_strdup_vprintf(format, args);
+    va_end(args);
+    finding(reason, file, message, data);
+}
+
+static void
+report_header(const CkptLayer *layer, const CkptQcow2 *header, CkptFindingFunc finding,
+              gpointer data)
+{
+    const char *path = layer->path;
+
+    if (header->encrypted)
+        report(finding, data, CKPT_REASON_DISK_ENCRYPTED, path, "file %s is encrypted", path);
+    if (header->corrupt)
+        report(finding, data, CKPT_REASON_CHAIN_MISMATCH, path,
+               "QEMU marked file %s as corrupt: mend it with qemu-img check -r while the VM is off",
+               path);
+    if (header->data_file)
+        report(finding, data, CKPT_REASON_DISK_TYPE_UNSUPPORTED, path,
+               "file %s keeps its data in another file: convert it with qemu-img convert", path);
+    if (header->bitmaps)
+        report(finding, data, CKPT_REASON_BITMAPS_PRESENT, path,
+               "file %s has persistent dirty bitmaps, which a backup tool made: remove them with "
+               "qemu-img bitmap --remove",
+               path);
+    if (header->snapshots)
+        report(finding, data, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, path,
+               "file %s holds %u internal snapshots: delete them with virsh snapshot-delete or "
+               "qemu-img snapshot -d",
+               path, header->snapshots);
+}
+
+/* Whether the walk can go on to the layer below. */
+static gboolean
+report_backing(const CkptLayer *layer, const CkptQcow2 *header, CkptFindingFunc finding,
+               gpointer data)
+{
+    if (!header->backing)
+        return FALSE;
+    if (!layer->backing) {
+        report(finding, data, CKPT_REASON_DISK_TYPE_UNSUPPORTED, layer->path,
+               "file %s has a backing file that is no local file", layer->path);
+        return FALSE;
+    }
+    if (*header->backing != '/')
+        report(finding, data, CKPT_REASON_DISK_TYPE_UNSUPPORTED, layer->path,
+               "file %s names its backing file by the relative path %s: with the VM off, give it the "
+               "absolute one with qemu-img rebase -u",
+               layer->path, header->backing);
+    if (!layer->backing_format) {
+        report(finding, data, CKPT_REASON_DISK_FORMAT_UNSUPPORTED, layer->path,
+               "file %s says %s%s as the format of its backing file, neither raw nor qcow2: set it "
+               "with qemu-img rebase -u -F",
+               layer->path, header->backing_format ? "" : "nothing",
+               header->backing_format ? header->backing_format : "");
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static void
+add_to_files(GHashTable *files, CkptLayer *layer)
+{
+    g_hash_table_replace(files, g_strdup(layer->path), layer);
+}
+
+/* The layer, new or as another chain's walk found it; *below = path to go on with, or NULL. */
+static CkptLayer *
+look(const char *path, CkptFormat format, GHashTable *files, CkptFindingFunc finding, gpointer data,
+     gboolean *deeper)
+{
+    g_autoptr(CkptQcow2) header = NULL;
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *layer = ckpt_layer_look(path, format, &header, &fault);
+    CkptLayer *known = g_hash_table_lookup(files, path);
+
+    /* Another chain borrows the one that is there: it is filled anew, not replaced. */
+    if (known && known->format == format) {
+        ckpt_layer_free(layer);
+        layer = known;
+    } else if (known && known->format) {
+        report(finding, data, CKPT_REASON_CHAIN_MISMATCH, path,
+               "file %s is said to be both %s and %s", path, ckpt_format_name(known->format),
+               ckpt_format_name(format));
+        ckpt_layer_free(layer);
+        layer = known;
+        *deeper = FALSE;
+        return layer;
+    } else {
+        add_to_files(files, layer);
+    }
+    if (fault)
+        report(finding, data, (CkptReason)fault->code, path, "%s", fault->message);
+    if (header)
+        report_header(layer, header, finding, data);
+    *deeper = header && report_backing(layer, header, finding, data);
+    return layer;
+}
+
+static gboolean
+contains(GPtrArray *chain, const CkptLayer *layer)
+{
+    for (guint i = 0; i < chain->len; i++) {
+        const CkptLayer *seen = g_ptr_array_index(chain, i);
+
+        if (seen == layer || (layer->exists && seen->exists &&
+                              seen->id.device == layer->id.device &&
+                              seen->id.inode == layer->id.inode))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+GPtrArray *
+ckpt_chain_walk(const char *top, CkptFormat format, GHashTable *files, CkptFindingFunc finding,
+                gpointer data)
+{
+    GPtrArray *chain = g_ptr_array_new();
+    gboolean deeper = TRUE;
+
+    while (deeper) {
+        CkptLayer *layer = look(top, format, files, finding, data, &deeper);
+
+        if (contains(chain, layer)) {
+            report(finding, data, CKPT_REASON_CHAIN_MISMATCH, top,
+                   "file %s lies below itself: its chain of backing files is a loop", top);
+            break;
+        }
+        g_ptr_array_add(chain, layer);
+        if (chain->len >= MAX_DEPTH && deeper) {
+            report(finding, data, CKPT_REASON_CHAIN_MISMATCH, top,
+                   "the chain of backing files is longer than %d", MAX_DEPTH);
+            break;
+        }
+        top = layer->backing;
+        format = layer->backing_format;
+    }
+    return chain;
+}
+
+char **
+ckpt_chain_paths(GPtrArray *chain)
+{
+    g_autoptr(GStrvBuilder) paths = g_strv_builder_new();
+
+    for (guint i = 0; i < chain->len; i++)
+        g_strv_builder_add(paths, ((CkptLayer *)g_ptr_array_index(chain, i))->path);
+    return g_strv_builder_end(paths);
+}
+
+gboolean
+ckpt_chain_equal(const char *const *a, const char *const *b)
+{
+    for (; *a && *b; a++, b++)
+        if (!ckpt_image_same(*a, *b))
+            return FALSE;
+    return !*a && !*b;
+}
+
+static gboolean
+mismatch(GError **error, const char *target, const char *file, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
+
+static gboolean
+mismatch(GError **error, const char *target, const char *file, const char *format, ...)
+{
+    g_autofree char *message = NULL;
+    va_list args;
+
+    va_start(args, format);
+    message = g_strdup_vprintf(format, args);
+    va_end(args);
+    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "disk %s: %s", target, message);
+    ckpt_error_add(error, CKPT_META_DISK, target);
+    ckpt_error_add(error, CKPT_META_FILE, file);
+    return FALSE;
+}
+
+static gboolean
+chains_agree(const char *target, const char *who, const char *const *found,
+             const char *const *wanted, GError **error)
+{
+    g_autofree char *is = NULL;
+    g_autofree char *should = NULL;
+
+    if (ckpt_chain_equal(found, wanted))
+        return TRUE;
+    is = g_strjoinv(" -> ", (char **)found);
+    should = g_strjoinv(" -> ", (char **)wanted);
+    return mismatch(error, target, wanted[0], "%s says %s, it should be %s", who, is, should);
+}
+
+static gboolean
+locks_agree(const char *target, GPtrArray *chain, gboolean active, GError **error)
+{
+    for (guint i = 0; i < chain->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(chain, i);
+        gboolean wanted = active && i == 0;
+        g_autofree char *holder = NULL;
+
+        if (layer->write_locked == wanted)
+            continue;
+        if (wanted)
+            return mismatch(error, target, layer->path,
+                            "no QEMU has %s open for writing although the VM is active on it",
+                            layer->path);
+        holder = ckpt_locks_holder(layer->path);
+        return mismatch(error, target, layer->path, "%s is open for writing by %s", layer->path,
+                        holder);
+    }
+    return TRUE;
+}
+
+typedef struct {
+    const char *target;
+    GError **error;
+    gboolean failed;
+} FirstFinding;
+
+static void
+keep_first(CkptReason reason, const char *file, const char *message, gpointer data)
+{
+    FirstFinding *first = data;
+
+    if (!first->failed)
+        mismatch(first->error, first->target, file, "%s", message);
+    first->failed = TRUE;
+}
+
+static gboolean
+check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
+{
+    g_autoptr(GHashTable) files = ckpt_chain_files_new();
+    g_autoptr(GPtrArray) chain = NULL;
+    g_auto(GStrv) headers = NULL;
+    const char *const only_top[] = {disk->file, NULL};
+    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, disk->target);
+    const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, disk->target);
+    FirstFinding first = {.target = disk->target, .error = error};
+
+    chain = ckpt_chain_walk(disk->file, disk->format, files, keep_first, &first);
+    if (first.failed)
+        return FALSE;
+    headers = ckpt_chain_paths(chain);
+    if (disk->chain && !chains_agree(disk->target, "the image headers", (const char *const *)headers,
+                                     (const char *const *)disk->chain, error))
+        return FALSE;
+    if (!defined || !defined->source)
+        return mismatch(error, disk->target, disk->file, "the definition has no such disk");
+    if (!chains_agree(disk->target, "the definition",
+                      (const char *const *)(defined->has_chain ? defined->chain
+                                                               : (char *[]){defined->source, NULL}),
+                      defined->has_chain ? (const char *const *)headers : only_top, error))
+        return FALSE;
+    if (g_strcmp0(defined->format, ckpt_format_name(disk->format)) != 0)
+        return mismatch(error, disk->target, disk->file, "the definition says %s, it should be %s",
+                        defined->format ? defined->format : "no format",
+                        ckpt_format_name(disk->format));
+    if (view->active && !live)
+        return mismatch(error, disk->target, disk->file, "the running VM has no such disk");
+    if (live && !chains_agree(disk->target, "libvirt's live definition",
+                              (const char *const *)live->chain, (const char *const *)headers, error))
+        return FALSE;
+    return locks_agree(disk->target, chain, view->active, error);
+}
+
+gboolean
+ckpt_step_check_chain(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+
+    if (!view)
+        return FALSE;
+    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++)
+        if (!check_disk(view, g_ptr_array_index(run->step->disks, i), error))
+            return FALSE;
+    return TRUE;
+}

@@ -1,0 +1,174 @@
+#include "agent/hypervisor/qemu.h"
+
+#include <string.h>
+
+#define SETTLE_S 30
+#define POLL_US (200 * 1000)
+/* Times a domain that starts or stops in mid-look is looked at again. */
+#define ATTEMPTS 5
+
+static void
+free_secret(char *text)
+{
+    if (text)
+        explicit_bzero(text, strlen(text));
+    free(text);
+}
+
+void
+ckpt_view_free(CkptView *view)
+{
+    if (!view)
+        return;
+    g_clear_pointer(&view->domain, virDomainFree);
+    free_secret(view->definition);
+    free_secret(view->live);
+    g_clear_pointer(&view->definition_xml, ckpt_xml_domain_free);
+    g_clear_pointer(&view->live_xml, ckpt_xml_domain_free);
+    g_free(view);
+}
+
+static gboolean
+load_definitions(CkptView *view, GError **error)
+{
+    view->definition =
+        virDomainGetXMLDesc(view->domain, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
+    if (!view->definition) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the definition");
+        return FALSE;
+    }
+    view->definition_xml = ckpt_xml_domain_parse(view->definition, error);
+    if (!view->definition_xml || !view->active)
+        return view->definition_xml != NULL;
+    view->live = virDomainGetXMLDesc(view->domain, VIR_DOMAIN_XML_SECURE);
+    if (!view->live) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the live definition");
+        return FALSE;
+    }
+    view->live_xml = ckpt_xml_domain_parse(view->live, error);
+    return view->live_xml != NULL;
+}
+
+static CkptView *
+load_once(CkptConnection *connection, const char *vm_id, GError **error)
+{
+    g_autoptr(CkptView) view = g_new0(CkptView, 1);
+
+    view->domain = ckpt_connection_lookup(connection, vm_id, error);
+    if (!view->domain)
+        return NULL;
+    if (virDomainGetState(view->domain, &view->state, &view->reason, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the state");
+        return NULL;
+    }
+    view->active = virDomainIsActive(view->domain) == 1;
+    return load_definitions(view, error) ? g_steal_pointer(&view) : NULL;
+}
+
+gboolean
+ckpt_view_is_stale(const CkptView *view)
+{
+    /* The handle keeps the ID of its lookup; a new one has the present ID, -1 when shut off. */
+    g_autoptr(virConnect) conn = NULL;
+    g_autoptr(virDomain) now = NULL;
+    unsigned char uuid[VIR_UUID_BUFLEN];
+
+    if (virDomainGetUUID(view->domain, uuid) < 0)
+        return TRUE;
+    conn = virDomainGetConnect(view->domain);
+    virConnectRef(conn);
+    now = virDomainLookupByUUID(conn, uuid);
+    return !now || virDomainGetID(now) != virDomainGetID(view->domain) ||
+           (virDomainGetID(now) != (unsigned int)-1) != view->active;
+}
+
+CkptView *
+ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
+{
+    g_autoptr(CkptView) view = NULL;
+
+    for (guint i = 0; i < ATTEMPTS; i++) {
+        g_clear_pointer(&view, ckpt_view_free);
+        view = load_once(connection, vm_id, error);
+        if (!view)
+            return NULL;
+        if (!ckpt_view_is_stale(view))
+            return g_steal_pointer(&view);
+    }
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM starts and stops while it is looked at");
+    return NULL;
+}
+
+const char *
+ckpt_view_source(const CkptView *view, const char *target)
+{
+    CkptXmlDisk *disk = ckpt_xml_domain_find(view->definition_xml, target);
+
+    return disk ? disk->source : NULL;
+}
+
+const char *
+ckpt_view_live_source(const CkptView *view, const char *target)
+{
+    CkptXmlDisk *disk = ckpt_xml_domain_find(view->live_xml, target);
+
+    return disk ? disk->source : NULL;
+}
+
+/* A call that libvirt lets wait for modifying jobs: they need not be asked for by name, and most of
+ * them cannot be. 30 s is libvirt's own, unchangeable limit. */
+static gboolean
+wait_for_modify_job(virDomainPtr domain, const CkptView *view, GError **error)
+{
+    for (guint i = 0; i < view->definition_xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(view->definition_xml->disks, i);
+        virDomainBlockInfo info;
+
+        if (!disk->source)
+            continue;
+        if (virDomainGetBlockInfo(domain, disk->target, &info, 0) == 0)
+            return TRUE;
+        if (ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT) {
+            ckpt_libvirt_error(error, CKPT_REASON_VM_BUSY, "a job that does not end");
+            return FALSE;
+        }
+        /* The answer itself does not matter, nor its failing; only a lost connection does. */
+        if (virConnectIsAlive(virDomainGetConnect(domain)) != 1) {
+            ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "wait for its jobs");
+            return FALSE;
+        }
+        return TRUE;
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
+{
+    gint64 deadline = g_get_monotonic_time() + SETTLE_S * G_USEC_PER_SEC;
+    g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
+
+    if (!view || !wait_for_modify_job(view->domain, view, error)) {
+        g_prefix_error(error, "VM %s: ", vm_id);
+        return FALSE;
+    }
+    while (TRUE) {
+        virDomainJobInfo info = {0};
+
+        /* Shut off: fails, and there is no job. */
+        if (!view->active || virDomainGetJobInfo(view->domain, &info) < 0 ||
+            info.type == VIR_DOMAIN_JOB_NONE || info.type == VIR_DOMAIN_JOB_COMPLETED)
+            break;
+        if (g_get_monotonic_time() >= deadline) {
+            ckpt_error_set(error, CKPT_REASON_VM_BUSY, "VM %s: a job runs on it (virsh domjobinfo)",
+                           vm_id);
+            ckpt_error_add(error, CKPT_META_VM, vm_id);
+            return FALSE;
+        }
+        g_usleep(POLL_US);
+    }
+    if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_VM_BUSY, "VM %s: a job that does not end", vm_id);
+    return FALSE;
+}

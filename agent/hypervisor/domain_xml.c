@@ -1,0 +1,381 @@
+#include "agent/hypervisor/domain_xml.h"
+
+#include <libxml/parser.h>
+#include <libxml/tree.h>
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlDoc, xmlFreeDoc)
+
+/* As libvirt's own limit; a chain told in XML is not followed further. */
+#define MAX_CHAIN 200
+
+static void
+ignore_xml_error(void *data, const char *format, ...)
+{
+}
+
+static xmlDocPtr
+parse(const char *xml, GError **error)
+{
+    /* No network, no entities: definitions come from libvirt, which writes none. Errors of this
+     * thread are not to be printed. */
+    xmlSetGenericErrorFunc(NULL, ignore_xml_error);
+    xmlDocPtr doc = xmlReadMemory(xml, (int)strlen(xml), "domain.xml", NULL,
+                                  XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+    xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+
+    if (root && g_str_equal((const char *)root->name, "domain"))
+        return doc;
+    if (doc)
+        xmlFreeDoc(doc);
+    ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED, "the definition is not a <domain>");
+    return NULL;
+}
+
+/* The first child element of that name; NULL for no parent too. */
+static xmlNodePtr
+child(xmlNodePtr parent, const char *name)
+{
+    for (xmlNodePtr node = parent ? parent->children : NULL; node; node = node->next)
+        if (node->type == XML_ELEMENT_NODE && g_str_equal((const char *)node->name, name))
+            return node;
+    return NULL;
+}
+
+static char *
+attribute(xmlNodePtr node, const char *name)
+{
+    xmlChar *value = node ? xmlGetNoNsProp(node, (const xmlChar *)name) : NULL;
+    char *copy = g_strdup((const char *)value);
+
+    xmlFree(value);
+    return copy;
+}
+
+static gboolean
+attribute_is(xmlNodePtr node, const char *name, const char *wanted)
+{
+    g_autofree char *value = attribute(node, name);
+
+    return g_strcmp0(value, wanted) == 0;
+}
+
+static char *
+content(xmlNodePtr node)
+{
+    xmlChar *value = node ? xmlNodeGetContent(node) : NULL;
+    char *copy = g_strdup((const char *)value);
+
+    xmlFree(value);
+    return copy;
+}
+
+static void
+set_attribute(xmlNodePtr node, const char *name, const char *value)
+{
+    xmlSetProp(node, (const xmlChar *)name, (const xmlChar *)value);
+}
+
+static void
+set_content(xmlNodePtr parent, const char *name, const char *value)
+{
+    xmlNodePtr node = child(parent, name);
+
+    if (node)
+        xmlUnlinkNode(node);
+    xmlFreeNode(node);
+    /* Escapes the text, unlike xmlNodeSetContent(). */
+    xmlNewTextChild(parent, NULL, (const xmlChar *)name, (const xmlChar *)value);
+}
+
+static void
+remove_children(xmlNodePtr parent, const char *name)
+{
+    xmlNodePtr node;
+
+    while ((node = child(parent, name))) {
+        xmlUnlinkNode(node);
+        xmlFreeNode(node);
+    }
+}
+
+static void
+disk_free(CkptXmlDisk *disk)
+{
+    g_free(disk->target);
+    g_free(disk->device);
+    g_free(disk->type);
+    g_free(disk->source);
+    g_free(disk->format);
+    g_strfreev(disk->chain);
+    g_free(disk->mirror);
+    g_free(disk->mirror_job);
+    g_free(disk);
+}
+
+void
+ckpt_xml_domain_free(CkptXmlDomain *domain)
+{
+    if (!domain)
+        return;
+    g_free(domain->name);
+    g_free(domain->uuid);
+    g_ptr_array_unref(domain->disks);
+    g_free(domain);
+}
+
+/* The path in a <disk>, <backingStore> or <mirror>; NULL if it is none. */
+static char *
+source_path(xmlNodePtr holder, const char *type)
+{
+    xmlNodePtr source = child(holder, "source");
+
+    if (g_strcmp0(type, "file") == 0)
+        return attribute(source, "file");
+    if (g_strcmp0(type, "block") == 0)
+        return attribute(source, "dev");
+    return NULL;
+}
+
+static void
+read_chain(CkptXmlDisk *disk, xmlNodePtr node)
+{
+    g_autoptr(GStrvBuilder) chain = g_strv_builder_new();
+    xmlNodePtr store = child(node, "backingStore");
+
+    disk->has_chain = store != NULL;
+    if (disk->source)
+        g_strv_builder_add(chain, disk->source);
+    for (guint depth = 0; store && depth < MAX_CHAIN; depth++) {
+        g_autofree char *type = attribute(store, "type");
+        g_autofree char *path = source_path(store, type);
+
+        if (!type && !child(store, "source"))
+            break; /* the empty element that ends a chain */
+        if (!path)
+            path = g_strdup_printf("%s:", type ? type : "unknown");
+        g_strv_builder_add(chain, path);
+        store = child(store, "backingStore");
+    }
+    disk->chain = g_strv_builder_end(chain);
+}
+
+static void
+read_mirror(CkptXmlDisk *disk, xmlNodePtr node)
+{
+    xmlNodePtr mirror = child(node, "mirror");
+
+    if (!mirror)
+        return;
+    g_autofree char *type = attribute(mirror, "type");
+
+    disk->mirror = source_path(mirror, type);
+    if (!disk->mirror)
+        disk->mirror = g_strdup("");
+    disk->mirror_job = attribute(mirror, "job");
+    disk->mirror_ready = attribute_is(mirror, "ready", "yes");
+}
+
+static CkptXmlDisk *
+read_disk(xmlNodePtr node)
+{
+    CkptXmlDisk *disk = g_new0(CkptXmlDisk, 1);
+    xmlNodePtr source = child(node, "source");
+
+    disk->target = attribute(child(node, "target"), "dev");
+    if (!disk->target)
+        disk->target = g_strdup("");
+    disk->device = attribute(node, "device");
+    if (!disk->device)
+        disk->device = g_strdup("disk");
+    disk->type = attribute(node, "type");
+    if (!disk->type)
+        disk->type = g_strdup("file");
+    disk->source = source_path(node, disk->type);
+    disk->format = attribute(child(node, "driver"), "type");
+    disk->readonly = child(node, "readonly") != NULL;
+    disk->shareable = child(node, "shareable") != NULL;
+    disk->transient = child(node, "transient") != NULL;
+    disk->encrypted = child(node, "encryption") || child(source, "encryption");
+    disk->sliced = child(source, "slices") != NULL;
+    read_chain(disk, node);
+    read_mirror(disk, node);
+    return disk;
+}
+
+static gboolean
+has_nvram(xmlNodePtr os)
+{
+    xmlNodePtr loader = child(os, "loader");
+
+    return child(os, "nvram") || attribute_is(os, "firmware", "efi") ||
+           attribute_is(loader, "type", "pflash");
+}
+
+CkptXmlDomain *
+ckpt_xml_domain_parse(const char *xml, GError **error)
+{
+    g_autoptr(xmlDoc) doc = parse(xml, error);
+    CkptXmlDomain *domain;
+    xmlNodePtr root, devices;
+
+    if (!doc)
+        return NULL;
+    root = xmlDocGetRootElement(doc);
+    devices = child(root, "devices");
+    domain = g_new0(CkptXmlDomain, 1);
+    domain->name = content(child(root, "name"));
+    domain->uuid = content(child(root, "uuid"));
+    domain->nvram = has_nvram(child(root, "os"));
+    domain->tpm = child(devices, "tpm") != NULL;
+    domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
+    for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next)
+        if (node->type == XML_ELEMENT_NODE && g_str_equal((const char *)node->name, "disk"))
+            g_ptr_array_add(domain->disks, read_disk(node));
+    return domain;
+}
+
+CkptXmlDisk *
+ckpt_xml_domain_find(const CkptXmlDomain *domain, const char *target)
+{
+    for (guint i = 0; domain && i < domain->disks->len; i++) {
+        CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);
+
+        if (g_strcmp0(disk->target, target) == 0)
+            return disk;
+    }
+    return NULL;
+}
+
+gboolean
+ckpt_xml_disk_is_captured(const CkptXmlDisk *disk)
+{
+    if (disk->readonly || g_str_equal(disk->device, "cdrom"))
+        return FALSE;
+    return !(g_str_equal(disk->device, "floppy") && !disk->source);
+}
+
+static CkptDiskFile *
+find_file(GPtrArray *disks, const char *target)
+{
+    for (guint i = 0; disks && i < disks->len; i++) {
+        CkptDiskFile *disk = g_ptr_array_index(disks, i);
+
+        if (g_strcmp0(disk->target, target) == 0)
+            return disk;
+    }
+    return NULL;
+}
+
+static xmlNodePtr
+child_or_new(xmlNodePtr parent, const char *name)
+{
+    xmlNodePtr node = child(parent, name);
+
+    return node ? node : xmlNewChild(parent, NULL, (const xmlChar *)name, NULL);
+}
+
+/* A source of another type (block, network) has attributes and children that say nothing of a file. */
+static void
+rewrite_disk(xmlNodePtr node, const CkptDiskFile *disk)
+{
+    if (!attribute_is(node, "type", "file"))
+        remove_children(node, "source");
+    set_attribute(node, "type", "file");
+    set_attribute(child_or_new(node, "driver"), "type", ckpt_format_name(disk->format));
+    set_attribute(child_or_new(node, "source"), "file", disk->file);
+    xmlUnsetProp(child(node, "source"), (const xmlChar *)"index");
+    remove_children(node, "backingStore");
+    remove_children(node, "mirror");
+}
+
+static void
+eject_missing(xmlNodePtr node)
+{
+    g_autofree char *file = attribute(child(node, "source"), "file");
+
+    if ((attribute_is(node, "device", "cdrom") || attribute_is(node, "device", "floppy")) && file &&
+        !g_file_test(file, G_FILE_TEST_EXISTS))
+        remove_children(node, "source");
+}
+
+static guint
+rewrite_disks(xmlNodePtr devices, GPtrArray *disks)
+{
+    guint count = 0;
+
+    for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
+        if (node->type != XML_ELEMENT_NODE || !g_str_equal((const char *)node->name, "disk"))
+            continue;
+        g_autofree char *target = attribute(child(node, "target"), "dev");
+        CkptDiskFile *disk = find_file(disks, target);
+
+        if (disk)
+            rewrite_disk(node, disk);
+        else
+            eject_missing(node);
+        count += disk != NULL;
+    }
+    return count;
+}
+
+static char *
+to_text(xmlDocPtr doc)
+{
+    xmlChar *text = NULL;
+    int length = 0;
+    char *copy;
+
+    xmlDocDumpMemoryEnc(doc, &text, &length, "UTF-8");
+    copy = g_strndup((const char *)text, (gsize)length);
+    if (text)
+        explicit_bzero(text, (gsize)length);
+    xmlFree(text);
+    return copy;
+}
+
+char *
+ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name, GPtrArray *disks,
+                 GError **error)
+{
+    g_autoptr(xmlDoc) doc = parse(definition, error);
+    xmlNodePtr root;
+
+    if (!doc)
+        return NULL;
+    root = xmlDocGetRootElement(doc);
+    xmlUnsetProp(root, (const xmlChar *)"id");
+    set_content(root, "name", name);
+    set_content(root, "uuid", uuid);
+    if (rewrite_disks(child(root, "devices"), disks) != (disks ? disks->len : 0)) {
+        ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED,
+                       "the definition lacks a disk that is to be put into it");
+        return NULL;
+    }
+    return to_text(doc);
+}
+
+char *
+ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks)
+{
+    g_autoptr(xmlDoc) doc = xmlNewDoc((const xmlChar *)"1.0");
+    xmlNodePtr root = xmlNewNode(NULL, (const xmlChar *)"domainsnapshot");
+    xmlNodePtr list;
+
+    xmlDocSetRootElement(doc, root);
+    set_content(root, "name", name);
+    list = xmlNewChild(root, NULL, (const xmlChar *)"disks", NULL);
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);
+        CkptDiskFile *file = find_file(disks, disk->target);
+        xmlNodePtr node = xmlNewChild(list, NULL, (const xmlChar *)"disk", NULL);
+
+        set_attribute(node, "name", disk->target);
+        set_attribute(node, "snapshot", file ? "external" : "no");
+        if (!file)
+            continue;
+        set_attribute(node, "type", "file");
+        set_attribute(xmlNewChild(node, NULL, (const xmlChar *)"driver", NULL), "type", "qcow2");
+        set_attribute(xmlNewChild(node, NULL, (const xmlChar *)"source", NULL), "file", file->file);
+    }
+    return to_text(doc);
+}

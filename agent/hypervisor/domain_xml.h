@@ -1,0 +1,44 @@
+/* Domain XML: read into plain values, and rewritten, always as a tree, never as text. */
+#pragma once
+
+#include "agent/model/plan.h"
+
+typedef struct {
+    char *target;      /* "vda" */
+    char *device;      /* "disk" where the XML does not say */
+    char *type;        /* "file", "block", "network", … */
+    char *source;      /* path of a file or block device; NULL = none, or something else */
+    char *format;      /* driver type; NULL = not said */
+    gboolean readonly, shareable, transient, encrypted, sliced;
+    gboolean has_chain; /* the XML tells its <backingStore>, if only that there is none */
+    char **chain;      /* source and what <backingStore> tells, top first; what is no file appears as
+                          "network:…", which no path equals. Never NULL */
+    char *mirror;      /* file that a block job mirrors to; NULL = none, "" = not a file */
+    char *mirror_job;  /* "copy", "active-commit"; NULL = none */
+    gboolean mirror_ready;
+} CkptXmlDisk;
+
+typedef struct {
+    char *name, *uuid;
+    gboolean nvram;    /* has UEFI variables, also when libvirt is to choose the firmware */
+    gboolean tpm;
+    GPtrArray *disks;  /* CkptXmlDisk, all of them, CD-ROMs too */
+} CkptXmlDomain;
+
+CkptXmlDomain *ckpt_xml_domain_parse(const char *xml, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void ckpt_xml_domain_free(CkptXmlDomain *domain);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptXmlDomain, ckpt_xml_domain_free)
+CkptXmlDisk *ckpt_xml_domain_find(const CkptXmlDomain *domain, const char *target);
+/* Whether a checkpoint must capture it: writable, and not a CD-ROM or an empty floppy drive. */
+gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
+
+/* The definition as the VM `uuid`, `name`, with each of `disks` (CkptDiskFile) on its file and
+ * nothing told about what lies below it (hazard A3); drives whose medium's file is gone are
+ * emptied. Everything else stays as the owner had it. VALIDATION_FAILED if a disk is not in it.
+ * (transfer full; secret if the definition is) */
+char *ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name,
+                       GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* <domainsnapshot> that lays each of `disks` (CkptDiskFile, qcow2) over the disk's present top and
+ * leaves the domain's other disks out. (transfer full) */
+char *ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks);

@@ -1,0 +1,376 @@
+#include "agent/hypervisor/image.h"
+
+#include "agent/hypervisor/locks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* QEMU's docs/interop/qcow2.txt. */
+#define MAGIC 0x514649fbu
+#define V2_HEADER_LENGTH 72
+#define V3_HEADER_LENGTH 104
+#define MIN_CLUSTER_BITS 9
+#define MAX_CLUSTER_BITS 21
+#define MAX_BACKING_LENGTH 1023
+#define MAX_FORMAT_LENGTH 16
+#define MAX_L1_BYTES (32u << 20)
+#define INCOMPATIBLE_CORRUPT (1u << 1)
+#define INCOMPATIBLE_DATA_FILE (1u << 2)
+#define EXTENSION_END 0u
+#define EXTENSION_BACKING_FORMAT 0xe2792acau
+#define EXTENSION_BITMAPS 0x23852875u
+#define EXTENSION_DATA_FILE 0x44415441u
+
+typedef struct {
+    int fd;
+    guint8 bytes[V3_HEADER_LENGTH];
+    guint64 cluster_size;
+    guint64 extensions; /* offset of the first */
+} Reader;
+
+void
+ckpt_qcow2_free(CkptQcow2 *header)
+{
+    if (!header)
+        return;
+    g_free(header->backing);
+    g_free(header->backing_format);
+    g_free(header);
+}
+
+CkptFormat
+ckpt_format_from_name(const char *name)
+{
+    if (g_strcmp0(name, "raw") == 0)
+        return CKPT_FORMAT_RAW;
+    if (g_strcmp0(name, "qcow2") == 0)
+        return CKPT_FORMAT_QCOW2;
+    return (CkptFormat)0;
+}
+
+static guint32
+get32(const guint8 *bytes)
+{
+    guint32 value;
+
+    memcpy(&value, bytes, sizeof value);
+    return GUINT32_FROM_BE(value);
+}
+
+static guint64
+get64(const guint8 *bytes)
+{
+    guint64 value;
+
+    memcpy(&value, bytes, sizeof value);
+    return GUINT64_FROM_BE(value);
+}
+
+static gboolean
+read_at(int fd, gpointer buffer, gsize length, guint64 offset, GError **error)
+{
+    gsize done = 0;
+
+    while (done < length) {
+        gssize got = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "read its qcow2 header: %s",
+                           g_strerror(errno));
+            return FALSE;
+        }
+        if (got == 0) {
+            ckpt_error_set(error, CKPT_REASON_DISK_FORMAT_UNSUPPORTED,
+                           "its qcow2 header is cut short");
+            return FALSE;
+        }
+        done += (gsize)got;
+    }
+    return TRUE;
+}
+
+static gboolean
+bad(GError **error, const char *what)
+{
+    ckpt_error_set(error, CKPT_REASON_DISK_FORMAT_UNSUPPORTED, "its qcow2 header is wrong: %s",
+                   what);
+    return FALSE;
+}
+
+static gboolean
+read_backing(const Reader *reader, CkptQcow2 *header, GError **error)
+{
+    guint64 offset = get64(reader->bytes + 8);
+    guint32 length = get32(reader->bytes + 16);
+    g_autofree char *name = NULL;
+
+    if (offset == 0)
+        return TRUE;
+    if (length == 0 || length > MAX_BACKING_LENGTH || offset > reader->cluster_size ||
+        length > reader->cluster_size - offset)
+        return bad(error, "the backing file's name lies outside of it");
+    name = g_malloc0(length + 1);
+    if (!read_at(reader->fd, name, length, offset, error))
+        return FALSE;
+    if (strlen(name) != length || !g_utf8_validate(name, length, NULL))
+        return bad(error, "the backing file's name is no text");
+    header->backing = g_steal_pointer(&name);
+    return TRUE;
+}
+
+static gboolean
+read_extension(const Reader *reader, CkptQcow2 *header, guint32 kind, guint32 length,
+               guint64 offset, GError **error)
+{
+    guint8 count[4];
+
+    switch (kind) {
+    case EXTENSION_BACKING_FORMAT:
+        if (length == 0 || length > MAX_FORMAT_LENGTH)
+            return bad(error, "the backing format's name is too long");
+        g_free(header->backing_format);
+        header->backing_format = g_malloc0(length + 1);
+        return read_at(reader->fd, header->backing_format, length, offset, error);
+    case EXTENSION_BITMAPS:
+        if (length < sizeof count)
+            return bad(error, "the bitmaps extension is too short");
+        if (!read_at(reader->fd, count, sizeof count, offset, error))
+            return FALSE;
+        header->bitmaps = get32(count) > 0;
+        return TRUE;
+    case EXTENSION_DATA_FILE:
+        header->data_file = TRUE;
+        return TRUE;
+    default:
+        return TRUE;
+    }
+}
+
+static gboolean
+read_extensions(const Reader *reader, CkptQcow2 *header, GError **error)
+{
+    /* They end where the backing file's name begins, or the cluster. */
+    guint64 end = get64(reader->bytes + 8) ? get64(reader->bytes + 8) : reader->cluster_size;
+    guint64 offset = reader->extensions;
+
+    while (offset + 8 <= end) {
+        guint8 head[8];
+        guint32 kind, length;
+
+        if (!read_at(reader->fd, head, sizeof head, offset, error))
+            return FALSE;
+        kind = get32(head);
+        length = get32(head + 4);
+        if (kind == EXTENSION_END)
+            return TRUE;
+        offset += sizeof head;
+        if (length > end - offset)
+            return bad(error, "an extension is longer than it");
+        if (!read_extension(reader, header, kind, length, offset, error))
+            return FALSE;
+        offset += ((guint64)length + 7) & ~7ull;
+    }
+    return TRUE;
+}
+
+/* An image without a single second-level table has no data of its own. */
+static gboolean
+read_emptiness(const Reader *reader, CkptQcow2 *header, GError **error)
+{
+    guint64 left = (guint64)get32(reader->bytes + 36) * 8;
+    guint64 offset = get64(reader->bytes + 40);
+    guint8 buffer[4096];
+
+    if (left > MAX_L1_BYTES || offset > G_MAXINT64 - MAX_L1_BYTES)
+        return bad(error, "its first-level table is too large");
+    header->empty = TRUE;
+    while (left > 0 && header->empty) {
+        gsize part = MIN(left, sizeof buffer);
+
+        if (!read_at(reader->fd, buffer, part, offset, error))
+            return FALSE;
+        for (gsize i = 0; i < part; i++)
+            if (buffer[i])
+                header->empty = FALSE;
+        left -= part;
+        offset += part;
+    }
+    return TRUE;
+}
+
+static gboolean
+read_fixed(Reader *reader, CkptQcow2 *header, GError **error)
+{
+    guint32 cluster_bits;
+
+    if (!read_at(reader->fd, reader->bytes, V2_HEADER_LENGTH, 0, error))
+        return FALSE;
+    if (get32(reader->bytes) != MAGIC) {
+        ckpt_error_set(error, CKPT_REASON_DISK_FORMAT_UNSUPPORTED, "it has no qcow2 header");
+        return FALSE;
+    }
+    header->version = get32(reader->bytes + 4);
+    if (header->version != 2 && header->version != 3)
+        return bad(error, "its version is neither 2 nor 3");
+    cluster_bits = get32(reader->bytes + 20);
+    if (cluster_bits < MIN_CLUSTER_BITS || cluster_bits > MAX_CLUSTER_BITS)
+        return bad(error, "its cluster size is out of range");
+    reader->cluster_size = 1ull << cluster_bits;
+    reader->extensions = V2_HEADER_LENGTH;
+    header->virtual_size = get64(reader->bytes + 24);
+    header->encrypted = get32(reader->bytes + 32) != 0;
+    header->snapshots = get32(reader->bytes + 60);
+    if (header->version == 3) {
+        guint64 incompatible;
+
+        if (!read_at(reader->fd, reader->bytes, V3_HEADER_LENGTH, 0, error))
+            return FALSE;
+        incompatible = get64(reader->bytes + 72);
+        header->corrupt = (incompatible & INCOMPATIBLE_CORRUPT) != 0;
+        header->data_file = (incompatible & INCOMPATIBLE_DATA_FILE) != 0;
+        reader->extensions = get32(reader->bytes + 100);
+        if (reader->extensions < V3_HEADER_LENGTH || reader->extensions > reader->cluster_size)
+            return bad(error, "its length is out of range");
+    }
+    return TRUE;
+}
+
+CkptQcow2 *
+ckpt_qcow2_read(int fd, GError **error)
+{
+    g_autoptr(CkptQcow2) header = g_new0(CkptQcow2, 1);
+    Reader reader = {.fd = fd};
+
+    if (!read_fixed(&reader, header, error) || !read_backing(&reader, header, error) ||
+        !read_extensions(&reader, header, error) || !read_emptiness(&reader, header, error))
+        return NULL;
+    return g_steal_pointer(&header);
+}
+
+char *
+ckpt_image_resolve(const char *path, const char *backing)
+{
+    const char *colon, *slash;
+    g_autofree char *folder = NULL;
+
+    if (*backing == '/')
+        return g_strdup(backing);
+    /* As QEMU's path_has_protocol(): a colon before the first slash. */
+    colon = strchr(backing, ':');
+    slash = strchr(backing, '/');
+    if (colon && (!slash || colon < slash))
+        return NULL;
+    folder = g_path_get_dirname(path);
+    return g_build_filename(folder, backing, NULL);
+}
+
+gboolean
+ckpt_image_same(const char *a, const char *b)
+{
+    struct stat first, second;
+
+    if (g_strcmp0(a, b) == 0)
+        return TRUE;
+    return a && b && stat(a, &first) == 0 && stat(b, &second) == 0 &&
+           first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+static void
+fill_stat(CkptLayer *layer, const struct stat *found)
+{
+    layer->exists = TRUE;
+    layer->allocated = (guint64)found->st_blocks * 512;
+    layer->mode = found->st_mode & 07777;
+    layer->uid = found->st_uid;
+    layer->gid = found->st_gid;
+    layer->id.device = found->st_dev;
+    layer->id.inode = found->st_ino;
+    layer->id.size = (guint64)found->st_size;
+    layer->id.mtime_ns =
+        (gint64)found->st_mtim.tv_sec * 1000000000 + (gint64)found->st_mtim.tv_nsec;
+}
+
+static gboolean
+fill_header(CkptLayer *layer, int fd, CkptQcow2 **out, GError **fault)
+{
+    g_autoptr(CkptQcow2) header = ckpt_qcow2_read(fd, fault);
+
+    if (!header)
+        return FALSE;
+    layer->virtual_size = header->virtual_size;
+    layer->bitmaps = header->bitmaps;
+    layer->encrypted = header->encrypted;
+    layer->backing_format = ckpt_format_from_name(header->backing_format);
+    if (header->backing)
+        layer->backing = ckpt_image_resolve(layer->path, header->backing);
+    if (out)
+        *out = g_steal_pointer(&header);
+    return TRUE;
+}
+
+static gboolean
+fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
+{
+    struct stat found;
+    struct statvfs space;
+
+    if (fstat(fd, &found) < 0) {
+        ckpt_error_set(fault, CKPT_REASON_FILE_FAILED, "look at it: %s", g_strerror(errno));
+        return FALSE;
+    }
+    fill_stat(layer, &found);
+    if (!S_ISREG(found.st_mode)) {
+        ckpt_error_set(fault, CKPT_REASON_DISK_TYPE_UNSUPPORTED, "it is not a regular file");
+        return FALSE;
+    }
+    if (fstatvfs(fd, &space) == 0)
+        layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
+    if (!ckpt_locks_probe(fd, &layer->read_locked, &layer->write_locked, fault))
+        return FALSE;
+    switch (layer->format) {
+    case CKPT_FORMAT_QCOW2:
+        return fill_header(layer, fd, header, fault);
+    case CKPT_FORMAT_RAW:
+        layer->virtual_size = layer->id.size;
+        return TRUE;
+    }
+    return TRUE;
+}
+
+CkptLayer *
+ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError **fault)
+{
+    CkptLayer *layer = g_new0(CkptLayer, 1);
+    gboolean clean;
+    int fd;
+
+    layer->path = g_strdup(path);
+    layer->format = format;
+    /* Not to hang on a FIFO that somebody put there. */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0) {
+        struct stat found;
+        int cause = errno;
+
+        if (stat(path, &found) == 0)
+            fill_stat(layer, &found);
+        ckpt_error_set(fault, layer->exists ? CKPT_REASON_FILE_FAILED
+                                            : CKPT_REASON_DISK_FILE_MISSING,
+                       "file %s: open it: %s", path, g_strerror(cause));
+        ckpt_error_add(fault, CKPT_META_FILE, path);
+        return layer;
+    }
+    clean = fill_open(layer, fd, header, fault);
+    close(fd);
+    if (!clean) {
+        g_prefix_error(fault, "file %s: ", path);
+        ckpt_error_add(fault, CKPT_META_FILE, path);
+    }
+    return layer;
+}

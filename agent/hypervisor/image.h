@@ -1,0 +1,40 @@
+/* Image files as they are on disk: qcow2's header read by ourselves, never probed for its format
+ * (hazard A28), and every number in it distrusted. */
+#pragma once
+
+#include "agent/model/types.h"
+
+typedef struct {
+    guint version;          /* 2 or 3 */
+    guint64 virtual_size;   /* bytes */
+    gboolean encrypted;
+    gboolean corrupt;       /* QEMU marked it so */
+    gboolean data_file;     /* its data lies in another file */
+    gboolean bitmaps;       /* has persistent dirty bitmaps */
+    guint snapshots;        /* internal ones */
+    gboolean empty;         /* no cluster was ever allocated: reads as its backing file everywhere */
+    char *backing;          /* as written; NULL = none */
+    char *backing_format;   /* as written; NULL = the header does not say */
+} CkptQcow2;
+void ckpt_qcow2_free(CkptQcow2 *header);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptQcow2, ckpt_qcow2_free)
+
+/* Reads the header of a file that is known to be qcow2. DISK_FORMAT_UNSUPPORTED if it is not one, or
+ * breaks the format's rules. */
+CkptQcow2 *ckpt_qcow2_read(int fd, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* "raw" or "qcow2"; 0 for anything else, NULL too. */
+CkptFormat ckpt_format_from_name(const char *name);
+
+/* Looks at one file, with everything in CkptLayer. Never NULL; what stands in the way of using it
+ * (missing, not a regular file, no such header, …) is *fault, whose reason and message make an
+ * obstacle. `header`, which may be NULL, gets the qcow2 header if format is QCOW2 and it is one. */
+CkptLayer *ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header,
+                           GError **fault);
+
+/* What QEMU would open for a backing name in the header of `path`: absolute as it is, relative ones
+ * below the folder of `path`. NULL for names with a protocol ("json:{…}", "nbd://…"). */
+char *ckpt_image_resolve(const char *path, const char *backing);
+
+/* Whether both paths name one file, by name or by device and inode. */
+gboolean ckpt_image_same(const char *a, const char *b);

@@ -1,0 +1,209 @@
+/* One VM as a whole: state, definition, and what forbids operating on it. */
+#include "agent/hypervisor/qemu.h"
+
+#include <string.h>
+
+CkptPower
+ckpt_power_of(int state)
+{
+    switch ((virDomainState)state) {
+    case VIR_DOMAIN_RUNNING:
+    case VIR_DOMAIN_BLOCKED:
+    case VIR_DOMAIN_SHUTDOWN:
+        return CKPT_POWER_RUNNING;
+    case VIR_DOMAIN_PAUSED:
+        return CKPT_POWER_PAUSED;
+    case VIR_DOMAIN_SHUTOFF:
+        return CKPT_POWER_SHUT_OFF;
+    case VIR_DOMAIN_CRASHED:
+        return CKPT_POWER_CRASHED;
+    case VIR_DOMAIN_PMSUSPENDED:
+        return CKPT_POWER_SUSPENDED;
+    case VIR_DOMAIN_NOSTATE:
+#ifdef VIR_ENUM_SENTINELS
+    case VIR_DOMAIN_LAST:
+#endif
+        break;
+    }
+    return CKPT_POWER_UNKNOWN;
+}
+
+static void
+inspect_state(CkptVm *vm, const CkptView *view)
+{
+    if (!vm->persistent)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_TRANSIENT_VM, NULL, NULL,
+                             "VM %s is transient and vanishes when it stops: make it persistent with "
+                             "virsh define",
+                             vm->name);
+    if (view->state == VIR_DOMAIN_SHUTDOWN)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                             "VM %s is shutting down: wait until it is off", vm->name);
+    else if (vm->power != CKPT_POWER_RUNNING && vm->power != CKPT_POWER_PAUSED &&
+             vm->power != CKPT_POWER_SHUT_OFF)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL,
+                             "VM %s is %s: bring it to running, paused or shut off", vm->name,
+                             ckpt_power_name(vm->power));
+    if (virDomainHasManagedSaveImage(view->domain, 0) == 1)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL,
+                             "VM %s has a managed save image and would go on from it, on the disks as "
+                             "they were then: start it, or virsh managedsave-remove",
+                             vm->name);
+}
+
+static void
+inspect_hardware(CkptVm *vm, const CkptView *view)
+{
+    const CkptXmlDomain *live = view->live_xml;
+
+    if (view->definition_xml->nvram || (live && live->nvram))
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_NVRAM_UNSUPPORTED, NULL, NULL,
+                             "VM %s boots by UEFI; its variable store (NVRAM) cannot be captured yet",
+                             vm->name);
+    if (view->definition_xml->tpm || (live && live->tpm))
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_TPM_UNSUPPORTED, NULL, NULL,
+                             "VM %s has a TPM, whose state cannot be captured yet", vm->name);
+}
+
+static void
+inspect_snapshots(CkptVm *vm, const CkptView *view)
+{
+    int snapshots = virDomainSnapshotNum(view->domain, 0);
+    int checkpoints = virDomainListAllCheckpoints(view->domain, NULL, 0);
+
+    if (snapshots > 0)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, NULL, NULL,
+                             "VM %s has %d libvirt snapshots that another tool made: delete them with "
+                             "virsh snapshot-delete",
+                             vm->name, snapshots);
+    if (checkpoints > 0)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_LIBVIRT_CHECKPOINT_PRESENT, NULL, NULL,
+                             "VM %s has %d libvirt checkpoints (dirty bitmaps of a backup tool): "
+                             "delete them with virsh checkpoint-delete",
+                             vm->name, checkpoints);
+}
+
+/* FALSE when a job keeps even questions waiting: no more of them are asked. */
+static gboolean
+inspect_domain_job(CkptVm *vm, const CkptView *view)
+{
+    virDomainJobInfo info = {0};
+    char *backup = virDomainBackupGetXMLDesc(view->domain, 0);
+
+    if (backup) {
+        free(backup);
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_BACKUP_JOB_ACTIVE, NULL, NULL,
+                             "a backup of VM %s is under way: wait for it, or virsh domjobabort",
+                             vm->name);
+        return TRUE;
+    }
+    if (virDomainGetJobInfo(view->domain, &info) < 0) {
+        if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
+            return TRUE;
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                             "a libvirt job on VM %s, or its QEMU, has not answered for 30 s",
+                             vm->name);
+        return FALSE;
+    }
+    if (info.type == VIR_DOMAIN_JOB_BOUNDED || info.type == VIR_DOMAIN_JOB_UNBOUNDED)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                             "a job is under way on VM %s (virsh domjobinfo): wait for it", vm->name);
+    return TRUE;
+}
+
+static void
+inspect_block_jobs(CkptVm *vm, const CkptView *view)
+{
+    for (guint i = 0; i < view->live_xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
+        virDomainBlockJobInfo info;
+        int found;
+
+        if (!ckpt_xml_disk_is_captured(disk))
+            continue;
+        found = virDomainGetBlockJobInfo(view->domain, disk->target, &info, 0);
+        if (found == 1 || disk->mirror)
+            ckpt_vm_add_obstacle(vm, CKPT_REASON_BLOCK_JOB_ACTIVE, disk->target, disk->source,
+                                 "a block job is under way on disk %s of VM %s (virsh blockjob): wait "
+                                 "for it, or end it with virsh blockjob --abort",
+                                 disk->target, vm->name);
+        else if (found < 0 && ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT)
+            return;
+    }
+}
+
+static void
+add_user(const char *file, gboolean is_top, const char *user, gpointer data)
+{
+    ckpt_vm_add_user(data, file, is_top, user);
+}
+
+static void
+set_abilities(CkptVm *vm)
+{
+    const char *missing = "not implemented by this agent yet";
+
+    vm->memory.reason = g_strdup(missing);
+    vm->application.reason = g_strdup(missing);
+    if (vm->obstacles->len == 0) {
+        vm->checkpoint.available = vm->live.available = TRUE;
+        return;
+    }
+    const CkptObstacle *first = g_ptr_array_index(vm->obstacles, 0);
+
+    vm->checkpoint.reason = g_strdup(first->message);
+    vm->live.reason = g_strdup(first->message);
+}
+
+static CkptVm *
+inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id,
+             const char *const *files, GError **error)
+{
+    g_autoptr(CkptVm) vm = ckpt_vm_new();
+    int autostart = 0;
+
+    vm->id = g_ascii_strdown(vm_id, -1);
+    vm->name = g_strdup(virDomainGetName(view->domain));
+    vm->power = ckpt_power_of(view->state);
+    vm->persistent = virDomainIsPersistent(view->domain) == 1;
+    if (vm->persistent && virDomainGetAutostart(view->domain, &autostart) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read its autostart");
+        return NULL;
+    }
+    vm->autostart = autostart != 0;
+    vm->definition = g_strdup(view->definition);
+    vm->live_definition = g_strdup(view->live);
+    inspect_state(vm, view);
+    if (view->active && inspect_domain_job(vm, view))
+        inspect_block_jobs(vm, view);
+    inspect_hardware(vm, view);
+    inspect_snapshots(vm, view);
+    ckpt_inspect_disks(vm, view);
+    ckpt_inspect_files(vm, files);
+    if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
+        return NULL;
+    set_abilities(vm);
+    return g_steal_pointer(&vm);
+}
+
+CkptVm *
+ckpt_inspect(CkptConnection *connection, const char *vm_id, const char *const *files,
+             GError **error)
+{
+    g_autoptr(CkptVm) vm = NULL;
+
+    /* A VM that starts or stops in mid-look would show a mismatch that is none. */
+    for (guint i = 0; i < 5; i++) {
+        g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
+
+        g_clear_pointer(&vm, ckpt_vm_free);
+        vm = view ? inspect_view(connection, view, vm_id, files, error) : NULL;
+        if (!vm) {
+            g_prefix_error(error, "inspect VM %s: ", vm_id);
+            return NULL;
+        }
+        if (vm->obstacles->len == 0 || !ckpt_view_is_stale(view))
+            break;
+    }
+    return g_steal_pointer(&vm);
+}

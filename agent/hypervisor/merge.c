@@ -1,0 +1,269 @@
+/* MERGE: one overlay into the file below it. Each round looks at the world anew and does the one thing
+ * that is next, so that it may begin after a crash at any point, whoever started or stopped the VM
+ * since. */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/qemu.h"
+
+/* Each round either ends the merge, fails, or gets on by one; more means somebody works against us. */
+#define ROUNDS 8
+
+typedef enum {
+    NEXT_DONE,
+    NEXT_FAILED,      /* *error says why */
+    NEXT_LIVE_TOP,    /* the running VM writes to `file` */
+    NEXT_LIVE_MIDDLE, /* the running VM has `file` in its chain, under `above` */
+    NEXT_COMMIT,      /* nobody has `file` open, and something lies on it */
+    NEXT_DEFINE       /* merged; only the definition still names `file` */
+} Next;
+
+static gint
+position(const CkptXmlDisk *disk, const char *file)
+{
+    for (gint i = 0; disk && disk->chain[i]; i++)
+        if (ckpt_image_same(disk->chain[i], file))
+            return i;
+    return -1;
+}
+
+static Next
+fail(GError **error, const CkptStep *step, const char *what)
+{
+    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "disk %s: %s", step->target, what);
+    ckpt_error_add(error, CKPT_META_DISK, step->target);
+    ckpt_error_add(error, CKPT_META_FILE, step->file);
+    return NEXT_FAILED;
+}
+
+/* What a header says lies below: `file` → commit, `base` → done. */
+static Next
+next_above(const CkptStep *step, GError **error)
+{
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *above = ckpt_layer_look(step->above, CKPT_FORMAT_QCOW2, NULL, &fault);
+    Next next = NEXT_FAILED;
+
+    if (fault)
+        g_propagate_error(error, g_steal_pointer(&fault));
+    else if (ckpt_image_same(above->backing, step->file))
+        next = NEXT_COMMIT;
+    else if (ckpt_image_same(above->backing, step->base) &&
+             above->backing_format == step->base_format)
+        next = NEXT_DONE;
+    else
+        fail(error, step, "the file above lies on neither of the two");
+    ckpt_layer_free(above);
+    return next;
+}
+
+/* The running VM has base in its chain, but no longer `file`: QEMU is past the merge. Never once
+ * more, base has newer data than `file` by now (hazard A26). */
+static Next
+next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
+{
+    if (step->above) {
+        Next next = next_above(step, error);
+
+        return next == NEXT_COMMIT
+                   ? fail(error, step, "the running VM reads the lower file through another one")
+                   : next;
+    }
+    if (base != 0)
+        return fail(error, step, "the running VM reads the lower file through another one");
+    return g_strcmp0(ckpt_view_source(view, step->target), step->file) == 0 ? NEXT_DEFINE
+                                                                            : NEXT_DONE;
+}
+
+static Next
+next_live(const CkptStep *step, const CkptXmlDisk *live, const CkptView *view, GError **error)
+{
+    gint file = position(live, step->file);
+    gint base = position(live, step->base);
+
+    if (file < 0)
+        return next_past(step, base, view, error);
+    if (base != file + 1)
+        return fail(error, step, "the running VM has the two files in another order");
+    if ((file == 0) != (step->above == NULL))
+        return fail(error, step, "the running VM has the merged file in another place of its chain");
+    if (file == 0)
+        return NEXT_LIVE_TOP;
+    if (!ckpt_image_same(live->chain[file - 1], step->above))
+        return fail(error, step, "the running VM has another file above the merged one");
+    return NEXT_LIVE_MIDDLE;
+}
+
+static Next
+look(const CkptView *view, const CkptStep *step, GError **error)
+{
+    const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, step->target);
+    const char *defined = ckpt_view_source(view, step->target);
+
+    if (live && (position(live, step->file) >= 0 || position(live, step->base) >= 0))
+        return next_live(step, live, view, error);
+    if (step->above)
+        return next_above(step, error);
+    if (g_strcmp0(defined, step->base) == 0)
+        return NEXT_DONE;
+    if (g_strcmp0(defined, step->file) != 0)
+        return fail(error, step, "the definition names neither of the two files");
+    return NEXT_COMMIT;
+}
+
+/* ---- Offline ---- */
+
+static gboolean
+is_free(const char *path, GError **error)
+{
+    gboolean read_locked, write_locked;
+    g_autofree char *holder = NULL;
+
+    if (!ckpt_locks_probe_path(path, &read_locked, &write_locked, error))
+        return FALSE;
+    if (!read_locked && !write_locked)
+        return TRUE;
+    holder = ckpt_locks_holder(path);
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "%s is in use by %s", path, holder);
+    ckpt_error_add(error, CKPT_META_FILE, path);
+    return FALSE;
+}
+
+static gboolean
+lies_on_base(const CkptStep *step, guint64 *bytes, GError **error)
+{
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *layer = ckpt_layer_look(step->file, CKPT_FORMAT_QCOW2, NULL, &fault);
+    gboolean lies = !fault && ckpt_image_same(layer->backing, step->base) &&
+                    layer->backing_format == step->base_format;
+
+    *bytes = layer->allocated;
+    if (fault)
+        g_propagate_error(error, g_steal_pointer(&fault));
+    else if (!lies)
+        fail(error, step, "the merged file's header names another file, or format, below it");
+    ckpt_layer_free(layer);
+    return lies;
+}
+
+static gboolean
+rebase_above(CkptRun *run, GError **error)
+{
+    const CkptStep *step = run->step;
+    const char *const arguments[] = {"rebase", "-q", "-u", "-f", "qcow2", "-F",
+                                     ckpt_format_name(step->base_format), "-b", step->base,
+                                     step->above, NULL};
+
+    return ckpt_qemu_img(run, 0, arguments, error) && ckpt_file_sync(step->above, error);
+}
+
+static gboolean
+define_base(CkptRun *run, const CkptView *view, GError **error)
+{
+    const CkptStep *step = run->step;
+    g_autoptr(GPtrArray) disks =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+
+    if (g_strcmp0(ckpt_view_source(view, step->target), step->file) != 0)
+        return TRUE;
+    g_ptr_array_add(disks, ckpt_disk_file_new(step->target, step->base, step->base_format, NULL));
+    return ckpt_define_disks(run, view, disks, error);
+}
+
+/* qemu-img takes QEMU's locks on both files, so a VM that starts meanwhile fails, not the merge; one
+ * that starts afterwards is met in the next round. To commit a second time does no harm as long as
+ * nothing but `file` has been written to since. */
+static gboolean
+commit_offline(CkptRun *run, const CkptView *view, GError **error)
+{
+    const CkptStep *step = run->step;
+    const char *const arguments[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
+    guint64 bytes = 0;
+
+    return lies_on_base(step, &bytes, error) && is_free(step->file, error) &&
+           is_free(step->base, error) && (!step->above || is_free(step->above, error)) &&
+           ckpt_qemu_img(run, bytes, arguments, error) && ckpt_file_sync(step->base, error) &&
+           (step->above ? rebase_above(run, error) : define_base(run, view, error));
+}
+
+static gboolean
+do_next(CkptRun *run, CkptView *view, Next next, GError **error)
+{
+    switch (next) {
+    case NEXT_DONE:
+        return TRUE;
+    case NEXT_FAILED:
+        return FALSE;
+    case NEXT_LIVE_TOP:
+        return ckpt_merge_live(run, view, TRUE, error);
+    case NEXT_LIVE_MIDDLE:
+        return ckpt_merge_live(run, view, FALSE, error);
+    case NEXT_COMMIT:
+        return commit_offline(run, view, error);
+    case NEXT_DEFINE:
+        return define_base(run, view, error);
+    }
+    return FALSE;
+}
+
+/* What is done is on the disk, also what a QEMU did that is gone by now. */
+static gboolean
+sync_all(const CkptStep *step, GError **error)
+{
+    return ckpt_file_sync(step->base, error) &&
+           (!step->above || ckpt_file_sync(step->above, error));
+}
+
+static gboolean
+merge(CkptRun *run, GError **error)
+{
+    for (guint round = 0; round < ROUNDS; round++) {
+        g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+        Next next = view ? look(view, run->step, error) : NEXT_FAILED;
+
+        if (next == NEXT_DONE)
+            return sync_all(run->step, error);
+        if (!do_next(run, view, next, error))
+            return FALSE;
+    }
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                   "disk %s: the VM is started and stopped again and again while it is merged",
+                   run->step->target);
+    return FALSE;
+}
+
+gboolean
+ckpt_step_merge(CkptRun *run, GError **error)
+{
+    gboolean done = merge(run, error);
+    g_autoptr(GError) paused = NULL;
+
+    /* Once the saved definition was seen to be right, or nothing came of it. */
+    if (ckpt_merge_resume(run, &paused))
+        return done;
+    if (done)
+        g_propagate_error(error, g_steal_pointer(&paused));
+    else
+        g_prefix_error(error, "%s; ", paused->message);
+    return FALSE;
+}
+
+CkptOutcome
+ckpt_step_merge_check(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+
+    if (!view)
+        return CKPT_OUTCOME_UNCLEAR;
+    switch (look(view, run->step, error)) {
+    case NEXT_DONE:
+        return CKPT_OUTCOME_DONE;
+    case NEXT_FAILED:
+        return CKPT_OUTCOME_UNCLEAR;
+    case NEXT_LIVE_TOP:
+    case NEXT_LIVE_MIDDLE:
+    case NEXT_COMMIT:
+    case NEXT_DEFINE:
+        break;
+    }
+    return CKPT_OUTCOME_NOT_DONE;
+}

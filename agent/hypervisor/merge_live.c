@@ -1,0 +1,254 @@
+/* A merge in a running VM: QEMU's block commit through libvirt, and the short suspension around the
+ * pivot. */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/qemu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#define POLL_MIN_US (20 * 1000)
+#define POLL_MAX_US (200 * 1000)
+#define RESUME_ATTEMPTS 3
+
+/* ---- The suspension ----
+ * Between QEMU's pivot and libvirt's saving of the definition, a crash of both would boot the guest
+ * from the stale overlay (hazard A26). So it stands still from "ready" until the saved definition was
+ * read back: either file is then right. A mark beside the base outlives the agent: who finds it knows
+ * that the guest was not paused by its owner. */
+
+static char *
+mark_path(const CkptStep *step)
+{
+    return g_strconcat(step->base, ".vmckpt-paused", NULL);
+}
+
+static gboolean
+set_mark(const CkptStep *step, GError **error)
+{
+    g_autofree char *path = mark_path(step);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0)
+        return ckpt_file_error(error, "make", path);
+    close(fd);
+    return ckpt_file_sync_folder(path, error);
+}
+
+static gboolean
+is_paused(virDomainPtr domain)
+{
+    int state = VIR_DOMAIN_NOSTATE;
+
+    return virDomainGetState(domain, &state, NULL, 0) == 0 && state == VIR_DOMAIN_PAUSED;
+}
+
+static gboolean
+resume(CkptRun *run, GError **error)
+{
+    g_autoptr(virDomain) domain =
+        ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
+
+    if (!domain)
+        return FALSE;
+    for (guint i = 0; i < RESUME_ATTEMPTS; i++)
+        if (!is_paused(domain) || virDomainResume(domain) == 0)
+            return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
+                       "the guest is still suspended; resume it with virsh resume");
+    ckpt_error_add(error, CKPT_META_VM, run->plan->vm_id);
+    return FALSE;
+}
+
+gboolean
+ckpt_merge_resume(CkptRun *run, GError **error)
+{
+    g_autofree char *path = mark_path(run->step);
+
+    if (!g_file_test(path, G_FILE_TEST_EXISTS))
+        return TRUE;
+    if (!resume(run, error))
+        return FALSE;
+    if (unlink(path) < 0 && errno != ENOENT)
+        return ckpt_file_error(error, "remove", path);
+    return ckpt_file_sync_folder(path, error);
+}
+
+static gboolean
+suspend(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    if (is_paused(domain))
+        return TRUE; /* by its owner, or by us before a crash: the mark tells which */
+    if (!set_mark(run->step, error))
+        return FALSE;
+    if (virDomainSuspend(domain) == 0)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "suspend the guest for the pivot");
+    return FALSE;
+}
+
+/* ---- The job ---- */
+
+static gboolean
+job_failed(const CkptStep *step, GError **error, const char *what)
+{
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "disk %s: %s", step->target, what);
+    ckpt_error_add(error, CKPT_META_DISK, step->target);
+    return FALSE;
+}
+
+/* 1 = a job is there, 0 = none, -1 = not known. */
+static int
+get_job(virDomainPtr domain, const CkptStep *step, virDomainBlockJobInfo *info)
+{
+    return virDomainGetBlockJobInfo(domain, step->target, info, 0);
+}
+
+/* A job of ours from before a crash is gone on with. */
+static gboolean
+is_ours(const CkptRun *run, const CkptXmlDisk *live, const virDomainBlockJobInfo *info, gboolean top)
+{
+    if (!top)
+        return info->type == VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT;
+    return info->type == VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT && live->mirror &&
+           ckpt_image_same(live->mirror, run->step->base);
+}
+
+static gboolean
+begin(CkptRun *run, CkptView *view, gboolean top, GError **error)
+{
+    const CkptStep *step = run->step;
+    const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, step->target);
+    virDomainBlockJobInfo info = {0};
+    guint place = 0;
+    int found = get_job(view->domain, step, &info);
+
+    if (found < 0)
+        return job_failed(step, error, "ask for its block job");
+    if (found == 1 && is_ours(run, live, &info, top))
+        return TRUE;
+    if (found == 1) {
+        ckpt_error_set(error, CKPT_REASON_BLOCK_JOB_ACTIVE,
+                       "disk %s: another block job is under way (virsh blockjob)", step->target);
+        ckpt_error_add(error, CKPT_META_DISK, step->target);
+        return FALSE;
+    }
+    while (!ckpt_image_same(live->chain[place], step->file))
+        place++;
+    /* libvirt compares names, so it gets its own. */
+    if (virDomainBlockCommit(view->domain, step->target, live->chain[place + 1], live->chain[place],
+                             0, top ? VIR_DOMAIN_BLOCK_COMMIT_ACTIVE : 0) < 0)
+        return job_failed(step, error, "begin the block commit");
+    return TRUE;
+}
+
+static gboolean
+cancel(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    if (virDomainBlockJobAbort(domain, run->step->target, 0) < 0)
+        virResetLastError(); /* ended by itself */
+    ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED, "disk %s: the merge was stopped",
+                   run->step->target);
+    return FALSE;
+}
+
+static gboolean
+is_ready(CkptRun *run)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, NULL);
+    const CkptXmlDisk *live =
+        view ? ckpt_xml_domain_find(view->live_xml, run->step->target) : NULL;
+
+    return live && live->mirror_ready;
+}
+
+typedef enum { JOB_FAILED, JOB_READY, JOB_GONE } JobEnd;
+
+/* Until QEMU has copied everything. Polled: libvirt's events do not tell how far a job is, and one of
+ * them missed would be waited for in vain. */
+static JobEnd
+wait_for_job(CkptRun *run, virDomainPtr domain, gboolean top, GError **error)
+{
+    gulong pause = POLL_MIN_US;
+
+    while (TRUE) {
+        virDomainBlockJobInfo info = {0};
+        int found = get_job(domain, run->step, &info);
+
+        if (found == 0 || (found < 0 && virDomainIsActive(domain) == 0))
+            return JOB_GONE;
+        if (found < 0) {
+            job_failed(run->step, error, "ask for its block job");
+            return JOB_FAILED;
+        }
+        if (run->progress)
+            run->progress(info.cur, info.end, run->data);
+        if (top && is_ready(run))
+            return JOB_READY;
+        if (g_cancellable_is_cancelled(run->cancellable)) {
+            cancel(run, domain, error);
+            return JOB_FAILED;
+        }
+        g_usleep(pause);
+        pause = MIN(pause * 2, POLL_MAX_US);
+    }
+}
+
+static gboolean
+pivot(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    if (!suspend(run, domain, error))
+        return FALSE;
+    if (virDomainBlockJobAbort(domain, run->step->target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0)
+        return TRUE;
+    return job_failed(run->step, error, "pivot to the merged file");
+}
+
+/* Whether the job did what it was for, or the VM is off and the rest is done offline. */
+static gboolean
+is_merged(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    const CkptXmlDisk *live =
+        view ? ckpt_xml_domain_find(view->live_xml, run->step->target) : NULL;
+
+    if (!view)
+        return FALSE;
+    for (char **path = live ? live->chain : NULL; path && *path; path++) {
+        if (!ckpt_image_same(*path, run->step->file))
+            continue;
+        ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
+                       "disk %s: the block commit ended before it was complete; QEMU's reason is in "
+                       "the VM's libvirt log",
+                       run->step->target);
+        ckpt_error_add(error, CKPT_META_DISK, run->step->target);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+
+    if (!begin(run, view, top, error))
+        return FALSE;
+    switch (wait_for_job(run, view->domain, top, error)) {
+    case JOB_FAILED:
+        return FALSE;
+    case JOB_GONE:
+        return is_merged(run, error);
+    case JOB_READY:
+        break;
+    }
+    if (pivot(run, view->domain, &cause))
+        return is_merged(run, error);
+    /* An error is not "not done" (hazard A6). */
+    if (is_merged(run, NULL))
+        return TRUE;
+    if (virDomainBlockJobAbort(view->domain, run->step->target, 0) < 0)
+        virResetLastError();
+    g_propagate_error(error, g_steal_pointer(&cause));
+    return FALSE;
+}

@@ -1,0 +1,146 @@
+/* STOP and START, and that nothing of the old QEMU is left when STOP is done. */
+#include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/qemu.h"
+
+#define RELEASE_S 30
+
+static void
+add_path(GHashTable *paths, const char *path)
+{
+    if (path && *path == '/')
+        g_hash_table_add(paths, g_strdup(path));
+}
+
+/* What the VM may have open: its live chains, and the files that the plan is about, which are all
+ * that is known of it when it is already off. */
+static char **
+files_of(CkptRun *run, const CkptView *view)
+{
+    g_autoptr(GHashTable) paths = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
+    GHashTableIter iter;
+    gpointer path;
+
+    for (guint i = 0; view->live_xml && i < view->live_xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
+
+        for (char **file = disk->chain; ckpt_xml_disk_is_captured(disk) && *file; file++)
+            add_path(paths, *file);
+    }
+    for (guint i = 0; i < run->plan->steps->len; i++) {
+        const CkptStep *step = g_ptr_array_index(run->plan->steps, i);
+
+        add_path(paths, step->file);
+        add_path(paths, step->base);
+    }
+    g_hash_table_iter_init(&iter, paths);
+    while (g_hash_table_iter_next(&iter, &path, NULL))
+        g_strv_builder_add(builder, path);
+    return g_strv_builder_end(builder);
+}
+
+/* Ends QEMU. libvirt sends SIGTERM first, on which QEMU flushes its images; SIGKILL only after 10 s. */
+static gboolean
+stop(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    g_auto(GStrv) files = NULL;
+
+    if (!view)
+        return FALSE;
+    files = files_of(run, view);
+    /* It may have stopped by itself since it was looked at. */
+    if (view->active && virDomainDestroy(view->domain) < 0 &&
+        virDomainIsActive(view->domain) != 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "stop the VM");
+        return FALSE;
+    }
+    return ckpt_locks_wait_released((const char *const *)files, RELEASE_S, error);
+}
+
+static gboolean
+bring_to(virDomainPtr domain, CkptPower power, GError **error)
+{
+    int state = VIR_DOMAIN_NOSTATE;
+
+    if (virDomainGetState(domain, &state, NULL, 0) == 0 && state == VIR_DOMAIN_PAUSED &&
+        power == CKPT_POWER_RUNNING && virDomainResume(domain) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "resume the VM");
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+start(CkptRun *run, CkptPower power, GError **error)
+{
+    g_autoptr(virDomain) domain =
+        ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
+
+    if (!domain)
+        return FALSE;
+    if (virDomainIsActive(domain) == 1)
+        return bring_to(domain, power, error);
+    if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) ==
+        0)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "start the VM");
+    /* An error is not "not done" (hazard A6). */
+    if (virDomainIsActive(domain) == 1) {
+        g_clear_error(error);
+        return bring_to(domain, power, error);
+    }
+    return FALSE;
+}
+
+static CkptOutcome
+check_active(CkptRun *run, gboolean wanted, GError **error)
+{
+    g_autoptr(virDomain) domain =
+        ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
+    int active = domain ? virDomainIsActive(domain) : -1;
+
+    if (active >= 0)
+        return (active == 1) == wanted ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
+    if (domain)
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the VM's state");
+    return CKPT_OUTCOME_UNCLEAR;
+}
+
+gboolean
+ckpt_step_stop(CkptRun *run, GError **error)
+{
+    return stop(run, error);
+}
+
+gboolean
+ckpt_step_stop_undo(CkptRun *run, GError **error)
+{
+    if (run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED)
+        return TRUE;
+    return start(run, run->step->power, error);
+}
+
+CkptOutcome
+ckpt_step_stop_check(CkptRun *run, GError **error)
+{
+    return check_active(run, FALSE, error);
+}
+
+gboolean
+ckpt_step_start(CkptRun *run, GError **error)
+{
+    return start(run, run->step->power, error);
+}
+
+gboolean
+ckpt_step_start_undo(CkptRun *run, GError **error)
+{
+    return stop(run, error);
+}
+
+CkptOutcome
+ckpt_step_start_check(CkptRun *run, GError **error)
+{
+    return check_active(run, TRUE, error);
+}

@@ -1,0 +1,133 @@
+/* What the parts of the qemu driver share: a step under way, the VM's present shape, and the steps'
+ * functions by file. Inside the driver only. */
+#pragma once
+
+#include "agent/hypervisor/connection.h"
+#include "agent/hypervisor/domain_xml.h"
+#include "agent/hypervisor/hypervisor.h"
+
+typedef struct {
+    CkptConnection *connection;
+    const CkptPlan *plan;
+    CkptStep *step; /* only IDENTIFY writes to it */
+    CkptProgressFunc progress; /* NULL = nobody listens */
+    gpointer data;
+    GCancellable *cancellable; /* or NULL */
+} CkptRun;
+
+/* ---- domain_view.c: one VM as libvirt shows it at one moment ---- */
+typedef struct {
+    virDomainPtr domain;
+    gboolean active;
+    int state, reason;             /* virDomainState and its reason */
+    char *definition;              /* inactive XML, SECURE: secret */
+    char *live;                    /* live XML, SECURE; NULL unless active */
+    CkptXmlDomain *definition_xml;
+    CkptXmlDomain *live_xml;       /* NULL unless active */
+} CkptView;
+CkptView *ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+void ckpt_view_free(CkptView *view);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptView, ckpt_view_free)
+/* Whether the VM changed between active and shut off, or was started anew, since. */
+gboolean ckpt_view_is_stale(const CkptView *view);
+const char *ckpt_view_source(const CkptView *view, const char *target);      /* NULL if none */
+const char *ckpt_view_live_source(const CkptView *view, const char *target); /* likewise */
+
+/* Waits, at most 30 s, for libvirt's jobs on the VM: VM_BUSY if one is left. */
+gboolean ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- chain.c ---- */
+/* Told of each thing that stands in the way of using a chain. */
+typedef void (*CkptFindingFunc)(CkptReason reason, const char *file, const char *message,
+                                gpointer data);
+/* The layers by the headers, from `top` of this format down, top first; layers belong to `files`
+ * (path → CkptLayer), are looked at once each. (transfer container) */
+GPtrArray *ckpt_chain_walk(const char *top, CkptFormat format, GHashTable *files,
+                           CkptFindingFunc finding, gpointer data);
+GHashTable *ckpt_chain_files_new(void);
+/* The paths of such a chain, and one for people: "a.qcow2 -> b.qcow2". */
+char **ckpt_chain_paths(GPtrArray *chain);
+/* Same files in the same order, by path or identity. */
+gboolean ckpt_chain_equal(const char *const *a, const char *const *b);
+gboolean ckpt_step_check_chain(CkptRun *run, GError **error);
+
+/* ---- users.c ---- */
+/* Told for each file of `files` (path → CkptLayer) that a domain uses; user: "VM web-02 (UUID), disk
+ * vda". */
+typedef void (*CkptUserFunc)(const char *file, gboolean is_top, const char *user, gpointer data);
+/* Definitions and live chains of all domains: of `vm_id` (may be NULL) only the disks that no
+ * checkpoint captures, unless `own_too`. */
+gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
+                         GHashTable *files, CkptUserFunc found, gpointer data, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- inspect.c, inspect_disk.c ---- */
+CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const char *const *files,
+                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CkptPower ckpt_power_of(int state);
+/* Adds the disks, their chains and what stands in their way. */
+void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
+void ckpt_inspect_files(CkptVm *vm, const char *const *files);
+
+/* ---- qemu_img.c ---- */
+/* Runs qemu-img with these arguments (NULL-terminated, without its name) in a clean environment.
+ * IMAGE_TOOL_FAILED with its words, SPACE_LOW if those are about space, OPERATION_CANCELLED.
+ * With `-p` among the arguments, `total` bytes scale what it reports. */
+gboolean ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments,
+                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- files.c ---- */
+gboolean ckpt_file_sync(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_file_sync_folder(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_file_chmod(const char *path, guint mode, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* FILE_FAILED with errno's words, and the file in the metadata; FALSE. */
+gboolean ckpt_file_error(GError **error, const char *what, const char *path);
+gboolean ckpt_step_make_overlay(CkptRun *run, GError **error);
+gboolean ckpt_step_make_overlay_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_make_overlay_check(CkptRun *run, GError **error);
+gboolean ckpt_step_seal(CkptRun *run, GError **error);
+gboolean ckpt_step_set_mode(CkptRun *run, GError **error); /* undo of SEAL, do of UNSEAL */
+CkptOutcome ckpt_step_seal_check(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_set_mode_check(CkptRun *run, GError **error);
+gboolean ckpt_step_identify(CkptRun *run, GError **error);
+gboolean ckpt_step_remove_file(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_remove_file_check(CkptRun *run, GError **error);
+
+/* ---- manifest.c ---- */
+gboolean ckpt_step_write_manifest(CkptRun *run, GError **error);
+gboolean ckpt_step_remove_manifest(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_write_manifest_check(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
+
+/* ---- snapshot.c ---- */
+gboolean ckpt_step_snapshot(CkptRun *run, GError **error);
+gboolean ckpt_step_snapshot_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_snapshot_check(CkptRun *run, GError **error);
+
+/* ---- define.c ---- */
+/* Puts the disks (CkptDiskFile) of the persistent definition as it is on their files. */
+gboolean ckpt_define_disks(CkptRun *run, const CkptView *view, GPtrArray *disks, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_step_define(CkptRun *run, GError **error);
+gboolean ckpt_step_define_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_define_check(CkptRun *run, GError **error);
+
+/* ---- power.c ---- */
+gboolean ckpt_step_stop(CkptRun *run, GError **error);
+gboolean ckpt_step_stop_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_stop_check(CkptRun *run, GError **error);
+gboolean ckpt_step_start(CkptRun *run, GError **error);
+gboolean ckpt_step_start_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_start_check(CkptRun *run, GError **error);
+
+/* ---- merge.c, merge_live.c ---- */
+gboolean ckpt_step_merge(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);
+/* Lets a guest go on that a merge of this step's suspended, before a crash too. */
+gboolean ckpt_merge_resume(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* One block commit of step->file into step->base in the running VM, begun or found running, to its
+ * end; the caller looks again afterwards. */
+gboolean ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;

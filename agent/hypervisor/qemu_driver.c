@@ -1,0 +1,198 @@
+/* The qemu driver: overlays that the agent makes itself, on every libvirt from 9.0 on. */
+#include "agent/hypervisor/qemu.h"
+
+typedef struct {
+    CkptDriver base;
+    CkptConnection *connection;
+} QemuDriver;
+
+typedef struct {
+    gboolean (*run)(CkptRun *run, GError **error);
+    gboolean (*undo)(CkptRun *run, GError **error);     /* NULL: there is nothing to undo */
+    CkptOutcome (*check)(CkptRun *run, GError **error); /* NULL: doing it again is the check */
+} StepOps;
+
+static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
+    [CKPT_STEP_MAKE_OVERLAY] = {ckpt_step_make_overlay, ckpt_step_make_overlay_undo,
+                                ckpt_step_make_overlay_check},
+    [CKPT_STEP_SEAL] = {ckpt_step_seal, ckpt_step_set_mode, ckpt_step_seal_check},
+    [CKPT_STEP_UNSEAL] = {ckpt_step_set_mode, ckpt_step_seal, ckpt_step_set_mode_check},
+    [CKPT_STEP_SNAPSHOT] = {ckpt_step_snapshot, ckpt_step_snapshot_undo, ckpt_step_snapshot_check},
+    [CKPT_STEP_IDENTIFY] = {ckpt_step_identify, NULL, NULL},
+    [CKPT_STEP_WRITE_MANIFEST] = {ckpt_step_write_manifest, ckpt_step_remove_manifest,
+                                  ckpt_step_write_manifest_check},
+    [CKPT_STEP_REMOVE_MANIFEST] = {ckpt_step_remove_manifest, NULL,
+                                   ckpt_step_remove_manifest_check},
+    [CKPT_STEP_DEFINE] = {ckpt_step_define, ckpt_step_define_undo, ckpt_step_define_check},
+    [CKPT_STEP_STOP] = {ckpt_step_stop, ckpt_step_stop_undo, ckpt_step_stop_check},
+    [CKPT_STEP_START] = {ckpt_step_start, ckpt_step_start_undo, ckpt_step_start_check},
+    [CKPT_STEP_MERGE] = {ckpt_step_merge, NULL, ckpt_step_merge_check},
+    [CKPT_STEP_CHECK_CHAIN] = {ckpt_step_check_chain, NULL, NULL},
+    [CKPT_STEP_REMOVE_FILE] = {ckpt_step_remove_file, NULL, ckpt_step_remove_file_check},
+};
+
+static CkptConnection *
+connection_of(CkptDriver *driver)
+{
+    return ((QemuDriver *)driver)->connection;
+}
+
+static char *
+version_text(unsigned long version)
+{
+    return g_strdup_printf("%lu.%lu.%lu", version / 1000000, version / 1000 % 1000, version % 1000);
+}
+
+/* From the capabilities' <host><uuid>: the first <uuid> of the document. */
+static char *
+read_host_id(virConnectPtr conn)
+{
+    char *capabilities = virConnectGetCapabilities(conn);
+    g_autoptr(GRegex) regex = g_regex_new("<uuid>([0-9a-fA-F-]{36})</uuid>", 0, 0, NULL);
+    g_autoptr(GMatchInfo) match = NULL;
+    char *id = NULL;
+
+    if (capabilities && g_regex_match(regex, capabilities, 0, &match)) {
+        g_autofree char *found = g_match_info_fetch(match, 1);
+
+        id = g_ascii_strdown(found, -1);
+    }
+    g_clear_pointer(&match, g_match_info_unref);
+    free(capabilities);
+    return id;
+}
+
+static gboolean
+host_info(CkptDriver *driver, CkptHostInfo **out, GError **error)
+{
+    g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
+    g_autoptr(CkptHostInfo) info = g_new0(CkptHostInfo, 1);
+    unsigned long version;
+    char *name;
+
+    if (!conn)
+        return FALSE;
+    info->host_id = read_host_id(conn);
+    name = info->host_id ? virConnectGetHostname(conn) : NULL;
+    info->host_name = g_strdup(name);
+    free(name);
+    if (!info->host_name || virConnectGetLibVersion(conn, &version) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "ask who the host is");
+        return FALSE;
+    }
+    info->libvirt_version = version_text(version);
+    if (g_strcmp0(virConnectGetType(conn), "QEMU") == 0 && virConnectGetVersion(conn, &version) == 0)
+        info->qemu_version = version_text(version);
+    info->uri = g_strdup(ckpt_connection_uri(connection_of(driver)));
+    *out = g_steal_pointer(&info);
+    return TRUE;
+}
+
+/* NULL if it is gone since. */
+static CkptVmSummary *
+summarise(virDomainPtr domain)
+{
+    char uuid[VIR_UUID_STRING_BUFLEN];
+    CkptVmSummary *summary;
+    int state;
+
+    if (virDomainGetState(domain, &state, NULL, 0) < 0 || virDomainGetUUIDString(domain, uuid) < 0)
+        return NULL;
+    summary = g_new0(CkptVmSummary, 1);
+    summary->id = g_ascii_strdown(uuid, -1);
+    summary->name = g_strdup(virDomainGetName(domain));
+    summary->power = ckpt_power_of(state);
+    return summary;
+}
+
+static GPtrArray *
+list_vms(CkptDriver *driver, GError **error)
+{
+    g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
+    g_autoptr(CkptDomainList) domains = NULL;
+    GPtrArray *vms;
+
+    if (!conn)
+        return NULL;
+    if (virConnectListAllDomains(conn, &domains, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list the VMs of the host");
+        return NULL;
+    }
+    vms = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_vm_summary_free);
+    for (virDomainPtr *domain = domains; *domain; domain++) {
+        CkptVmSummary *summary = summarise(*domain);
+
+        if (summary)
+            g_ptr_array_add(vms, summary);
+    }
+    return vms;
+}
+
+static CkptVm *
+inspect(CkptDriver *driver, const char *vm_id, const char *const *files, GError **error)
+{
+    return ckpt_inspect(connection_of(driver), vm_id, files, error);
+}
+
+static gboolean
+settle(CkptDriver *driver, const char *vm_id, GError **error)
+{
+    return ckpt_settle(connection_of(driver), vm_id, error);
+}
+
+static gboolean
+step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFunc progress,
+        gpointer data, GCancellable *cancellable, GError **error)
+{
+    CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable};
+
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    return step_table[step->kind].run(&run, error);
+}
+
+static gboolean
+step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error)
+{
+    CkptRun run = {connection_of(driver), plan, step, NULL, NULL, NULL};
+
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    return !step_table[step->kind].undo || step_table[step->kind].undo(&run, error);
+}
+
+static CkptOutcome
+step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GError **error)
+{
+    CkptRun run = {connection_of(driver), plan, (CkptStep *)step, NULL, NULL, NULL};
+
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    if (step_table[step->kind].check)
+        return step_table[step->kind].check(&run, error);
+    return CKPT_OUTCOME_NOT_DONE;
+}
+
+static void
+driver_free(CkptDriver *driver)
+{
+    ckpt_connection_free(connection_of(driver));
+    g_free(driver);
+}
+
+CkptDriver *
+ckpt_qemu_driver_new(const char *uri, GError **error)
+{
+    QemuDriver *driver = g_new0(QemuDriver, 1);
+
+    driver->base = (CkptDriver){
+        .name = "qemu",
+        .host_info = host_info,
+        .list_vms = list_vms,
+        .inspect = inspect,
+        .settle = settle,
+        .step_do = step_do,
+        .step_undo = step_undo,
+        .step_check = step_check,
+        .free = driver_free,
+    };
+    driver->connection = ckpt_connection_new(uri);
+    return &driver->base;
+}

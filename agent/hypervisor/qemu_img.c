@@ -1,0 +1,108 @@
+/* qemu-img as a child with a clean environment, its words as our errors. */
+#include "agent/hypervisor/qemu.h"
+
+#include <string.h>
+
+#define TOOL "qemu-img"
+
+static GSubprocess *
+spawn(const char *const *arguments, GError **error)
+{
+    /* Nothing of ours, above all no LD_*, QEMU_* or secrets; C, so that its words can be read. */
+    const char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                       "LC_ALL=C", NULL};
+    g_autoptr(GSubprocessLauncher) launcher =
+        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autofree char *program = NULL;
+    g_autoptr(GError) cause = NULL;
+    GSubprocess *child;
+
+    program = g_find_program_in_path(TOOL);
+    g_ptr_array_add(argv, program ? program : (char *)TOOL);
+    for (; *arguments; arguments++)
+        g_ptr_array_add(argv, (char *)*arguments);
+    g_ptr_array_add(argv, NULL);
+    g_subprocess_launcher_set_environ(launcher, (char **)environment);
+    child = g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, &cause);
+    if (!child)
+        ckpt_error_set(error, CKPT_REASON_IMAGE_TOOL_FAILED, TOOL ": %s", cause->message);
+    return child;
+}
+
+/* "    (12.34/100%)\r", many times over. */
+static void
+report_progress(const CkptRun *run, guint64 total, const char *text)
+{
+    const char *mark = strrchr(text, '(');
+
+    if (mark && run->progress && total)
+        run->progress((guint64)(g_ascii_strtod(mark + 1, NULL) / 100 * (double)total), total,
+                      run->data);
+}
+
+/* Reads what it says on stdout to its end, so that the pipe never fills. */
+static gboolean
+follow(const CkptRun *run, guint64 total, GSubprocess *child, GError **error)
+{
+    GInputStream *output = g_subprocess_get_stdout_pipe(child);
+    char buffer[513];
+    gssize got;
+
+    while ((got = g_input_stream_read(output, buffer, sizeof buffer - 1, run->cancellable, error)) >
+           0) {
+        buffer[got] = '\0';
+        report_progress(run, total, buffer);
+    }
+    return got == 0;
+}
+
+static char *
+read_words(GSubprocess *child)
+{
+    GInputStream *stream = g_subprocess_get_stderr_pipe(child);
+    g_autofree char *buffer = g_malloc0(4097);
+    char rest[512];
+    gsize length = 0;
+
+    g_input_stream_read_all(stream, buffer, 4096, &length, NULL, NULL);
+    /* What does not fit is read all the same. */
+    while (g_input_stream_read(stream, rest, sizeof rest, NULL, NULL) > 0)
+        continue;
+    g_strdelimit(g_strchomp(buffer), "\r\n", ' ');
+    return g_utf8_make_valid(buffer, -1);
+}
+
+gboolean
+ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments, GError **error)
+{
+    g_autoptr(GSubprocess) child = spawn(arguments, error);
+    g_autoptr(GError) stopped = NULL;
+    g_autofree char *words = NULL;
+
+    if (!child)
+        return FALSE;
+    if (!follow(run, total, child, &stopped))
+        g_subprocess_force_exit(child);
+    words = read_words(child);
+    g_subprocess_wait(child, NULL, NULL);
+    if (stopped) {
+        ckpt_error_set(error,
+                       g_error_matches(stopped, G_IO_ERROR, G_IO_ERROR_CANCELLED)
+                           ? CKPT_REASON_OPERATION_CANCELLED
+                           : CKPT_REASON_IMAGE_TOOL_FAILED,
+                       TOOL " %s: %s", arguments[0], stopped->message);
+        return FALSE;
+    }
+    if (g_subprocess_get_if_exited(child) && g_subprocess_get_exit_status(child) == 0)
+        return TRUE;
+    if (g_subprocess_get_if_signaled(child))
+        ckpt_error_set(error, CKPT_REASON_IMAGE_TOOL_FAILED, TOOL " %s: ended by signal %d",
+                       arguments[0], g_subprocess_get_term_sig(child));
+    else
+        ckpt_error_set(error,
+                       strstr(words, "No space left on device") ? CKPT_REASON_SPACE_LOW
+                                                                : CKPT_REASON_IMAGE_TOOL_FAILED,
+                       TOOL " %s: %.600s", arguments[0], words);
+    return FALSE;
+}

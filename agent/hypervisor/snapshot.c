@@ -1,0 +1,280 @@
+/* SNAPSHOT: all disks of the VM onto their overlays in one transaction of QEMU's, or, when it is shut
+ * off, in its definition. */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/qemu.h"
+
+/* Where one disk is, each way it can be asked. */
+typedef enum { PLACE_OLD, PLACE_NEW, PLACE_ELSEWHERE } Place;
+
+typedef struct {
+    guint old, new, elsewhere; /* answers counted over all disks */
+    gboolean used;             /* an overlay was written to */
+    guint open;                /* overlays that are open for writing */
+    GString *facts;
+} Tally;
+
+static void
+count(Tally *tally, Place place)
+{
+    switch (place) {
+    case PLACE_OLD:
+        tally->old++;
+        break;
+    case PLACE_NEW:
+        tally->new++;
+        break;
+    case PLACE_ELSEWHERE:
+        tally->elsewhere++;
+        break;
+    }
+}
+
+static Place
+place_of(const char *source, const CkptDiskFile *disk, const CkptLayer *overlay)
+{
+    if (g_strcmp0(source, disk->file) == 0)
+        return PLACE_NEW;
+    /* Without its overlay a disk can only be where it was. */
+    if (!source || (overlay->exists && !ckpt_image_same(source, overlay->backing)))
+        return PLACE_ELSEWHERE;
+    return PLACE_OLD;
+}
+
+static void
+tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
+{
+    g_autoptr(CkptQcow2) header = NULL;
+    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, NULL);
+    const char *defined = ckpt_view_source(view, disk->target);
+    const char *live = ckpt_view_live_source(view, disk->target);
+
+    count(tally, place_of(defined, disk, overlay));
+    if (view->active) {
+        count(tally, place_of(live, disk, overlay));
+        count(tally, overlay->write_locked ? PLACE_NEW : PLACE_OLD);
+    } else if (overlay->read_locked || overlay->write_locked) {
+        count(tally, PLACE_ELSEWHERE);
+    }
+    tally->used = tally->used || (header && !header->empty);
+    tally->open += overlay->write_locked;
+    g_string_append_printf(tally->facts,
+                           "%sdisk %s: the definition names %s, the running VM %s, %s is %s%s",
+                           tally->facts->len ? "; " : "", disk->target,
+                           defined ? defined : "nothing",
+                           live ? live : (view->active ? "nothing" : "is not there"), disk->file,
+                           overlay->write_locked ? "open for writing" : "not open for writing",
+                           header && !header->empty ? " and holds data" : "");
+    ckpt_layer_free(overlay);
+}
+
+/* *facts (transfer full): what was found. *forward: the overlays hold the VM's present state, whatever
+ * the definition says. */
+static CkptOutcome
+look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
+{
+    Tally tally = {.facts = g_string_new(NULL)};
+    CkptOutcome outcome = CKPT_OUTCOME_UNCLEAR;
+
+    for (guint i = 0; i < disks->len; i++)
+        tally_disk(&tally, view, g_ptr_array_index(disks, i));
+    if (tally.elsewhere == 0 && tally.old == 0)
+        outcome = CKPT_OUTCOME_DONE;
+    /* An overlay that was written to is newer than the file that libvirt names (hazard A5). */
+    else if (tally.elsewhere == 0 && tally.new == 0 && !tally.used)
+        outcome = CKPT_OUTCOME_NOT_DONE;
+    *forward = tally.elsewhere == 0 && (view->active ? tally.open == disks->len : TRUE);
+    *facts = g_string_free(tally.facts, FALSE);
+    return outcome;
+}
+
+static CkptOutcome
+load_and_look(CkptRun *run, CkptView **out, gboolean *forward, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    g_autofree char *facts = NULL;
+    gboolean ignored;
+    CkptOutcome outcome;
+
+    if (forward)
+        *forward = FALSE;
+    if (!view)
+        return CKPT_OUTCOME_UNCLEAR;
+    outcome = look(view, run->step->disks, &facts, forward ? forward : &ignored);
+    if (outcome == CKPT_OUTCOME_UNCLEAR)
+        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s", facts);
+    if (out)
+        *out = g_steal_pointer(&view);
+    return outcome;
+}
+
+/* A crash of libvirtd or of the host may leave the overlays in use, or written to, and a definition
+ * that names the files below: at its next start the VM would lose those writes and ruin the sealed
+ * files (hazards A5, A26). An overlay that was not written to equals its base, so that for a VM that is
+ * off the overlays are right in every case. */
+CkptOutcome
+ckpt_step_snapshot_check(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = NULL;
+    g_autoptr(GError) why = NULL;
+    gboolean forward;
+    CkptOutcome outcome;
+
+    if (!ckpt_settle(run->connection, run->plan->vm_id, error))
+        return CKPT_OUTCOME_UNCLEAR;
+    outcome = load_and_look(run, &view, &forward, &why);
+    if (outcome == CKPT_OUTCOME_UNCLEAR && forward) {
+        if (!ckpt_define_disks(run, view, run->step->disks, error))
+            return CKPT_OUTCOME_UNCLEAR;
+        g_clear_error(&why);
+        outcome = load_and_look(run, NULL, NULL, &why);
+    }
+    if (why)
+        g_propagate_error(error, g_steal_pointer(&why));
+    return outcome;
+}
+
+/* REUSE_EXT takes any file: one whose header names another one would run, and ruin that one at its
+ * merge (hazard A25). */
+static gboolean
+overlay_fits(const CkptView *view, const CkptDiskFile *disk, GError **error)
+{
+    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, disk->target);
+    const char *top = view->active ? ckpt_view_live_source(view, disk->target)
+                                   : ckpt_view_source(view, disk->target);
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, &fault);
+    gboolean fits = !fault && defined && ckpt_image_same(overlay->backing, top) &&
+                    overlay->backing_format == ckpt_format_from_name(defined->format);
+
+    if (fault)
+        g_propagate_error(error, g_steal_pointer(&fault));
+    else if (!fits)
+        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
+                       "%s is an overlay of %s (%s), but disk %s is on %s", disk->file,
+                       overlay->backing ? overlay->backing : "nothing",
+                       ckpt_format_name(overlay->backing_format), disk->target,
+                       top ? top : "nothing");
+    ckpt_layer_free(overlay);
+    ckpt_error_add(error, CKPT_META_DISK, disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, disk->file);
+    return fits;
+}
+
+static gboolean
+create_snapshot(CkptRun *run, const CkptView *view, GError **error)
+{
+    const unsigned int flags =
+        VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
+        VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
+    g_autofree char *name = g_strdup_printf(
+        "vmcheckpoint-%s", run->plan->checkpoint_id ? run->plan->checkpoint_id : run->plan->vm_id);
+    g_autofree char *xml = ckpt_xml_snapshot(view->active ? view->live_xml : view->definition_xml,
+                                             name, run->step->disks);
+    g_autoptr(virDomainSnapshot) snapshot = virDomainSnapshotCreateXML(view->domain, xml, flags);
+
+    if (!snapshot)
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "switch to the overlays");
+    return snapshot != NULL;
+}
+
+gboolean
+ckpt_step_snapshot(CkptRun *run, GError **error)
+{
+    GPtrArray *disks = run->step->disks;
+    g_autoptr(CkptView) view = NULL;
+    g_autoptr(GError) cause = NULL;
+
+    switch (load_and_look(run, &view, NULL, error)) {
+    case CKPT_OUTCOME_DONE:
+        return TRUE;
+    case CKPT_OUTCOME_UNCLEAR:
+        return FALSE;
+    case CKPT_OUTCOME_NOT_DONE:
+        break;
+    }
+    for (guint i = 0; i < disks->len; i++)
+        if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
+            return FALSE;
+    create_snapshot(run, view, &cause);
+    if (cause && ckpt_error_reason(cause) == CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
+        g_propagate_error(error, g_steal_pointer(&cause));
+        return FALSE;
+    }
+    /* Neither an error nor a success is believed (hazard A6). */
+    switch (load_and_look(run, NULL, NULL, cause ? NULL : error)) {
+    case CKPT_OUTCOME_DONE:
+        return TRUE;
+    case CKPT_OUTCOME_NOT_DONE:
+        if (!cause)
+            ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
+                           "libvirt reports success, but no disk is on its overlay");
+        break;
+    case CKPT_OUTCOME_UNCLEAR:
+        break;
+    }
+    if (cause)
+        g_propagate_error(error, g_steal_pointer(&cause));
+    return FALSE;
+}
+
+/* ---- Back: each overlay is merged into the file below it ---- */
+
+/* The file as it was before the plan sealed it: QEMU must write to it. */
+static gboolean
+unseal_for(const CkptPlan *plan, const char *file, GError **error)
+{
+    for (guint i = 0; i < plan->steps->len; i++) {
+        const CkptStep *step = g_ptr_array_index(plan->steps, i);
+
+        if (step->kind == CKPT_STEP_SEAL && ckpt_image_same(step->file, file))
+            return ckpt_file_chmod(file, step->mode, error);
+    }
+    return TRUE;
+}
+
+static gboolean
+undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
+{
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *overlay = NULL;
+    CkptStep *merge = NULL;
+    CkptRun merging = *run;
+    gboolean done;
+
+    if (g_strcmp0(ckpt_view_source(view, disk->target), disk->file) != 0 &&
+        g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) != 0)
+        return TRUE;
+    overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, &fault);
+    if (fault || !overlay->backing) {
+        ckpt_layer_free(overlay);
+        if (fault)
+            g_propagate_error(error, g_steal_pointer(&fault));
+        else
+            ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
+        return FALSE;
+    }
+    merge = ckpt_step_new(CKPT_STEP_MERGE);
+    merge->target = g_strdup(disk->target);
+    merge->file = g_strdup(disk->file);
+    merge->base = g_strdup(overlay->backing);
+    merge->base_format = overlay->backing_format;
+    merging.step = merge;
+    done = unseal_for(run->plan, merge->base, error) && ckpt_step_merge(&merging, error);
+    ckpt_layer_free(overlay);
+    ckpt_step_free(merge);
+    return done;
+}
+
+gboolean
+ckpt_step_snapshot_undo(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+
+    if (!view)
+        return FALSE;
+    for (guint i = 0; i < run->step->disks->len; i++)
+        if (!undo_disk(run, view, g_ptr_array_index(run->step->disks, i), error))
+            return FALSE;
+    return TRUE;
+}

@@ -1,0 +1,146 @@
+/* Which VMs use a file: every domain's definition and live chain is looked through (hazards A18,
+ * A22). */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/qemu.h"
+
+#include <sys/stat.h>
+
+typedef struct {
+    GHashTable *files;      /* the wanted ones, by path; borrowed */
+    GHashTable *identities; /* "device:inode" → path borrowed from files */
+    GHashTable *seen;       /* "file\nuser" already told */
+    CkptUserFunc found;
+    gpointer data;
+} Scan;
+
+static char *
+identity(guint64 device, guint64 inode)
+{
+    return g_strdup_printf("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, device, inode);
+}
+
+static GHashTable *
+index_identities(GHashTable *files)
+{
+    GHashTable *identities = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    GHashTableIter iter;
+    gpointer path, layer;
+
+    g_hash_table_iter_init(&iter, files);
+    while (g_hash_table_iter_next(&iter, &path, &layer)) {
+        const CkptLayer *known = layer;
+
+        if (known->exists)
+            g_hash_table_insert(identities, identity(known->id.device, known->id.inode), path);
+    }
+    return identities;
+}
+
+/* The wanted file that this path is, under whatever name. */
+static const char *
+wanted_file(const Scan *scan, const char *path)
+{
+    g_autofree char *key = NULL;
+    struct stat found;
+
+    if (g_hash_table_contains(scan->files, path))
+        return path;
+    if (stat(path, &found) != 0)
+        return NULL;
+    key = identity(found.st_dev, found.st_ino);
+    return g_hash_table_lookup(scan->identities, key);
+}
+
+static void
+tell(Scan *scan, const char *path, gboolean is_top, const char *user)
+{
+    const char *file = wanted_file(scan, path);
+
+    if (file && g_hash_table_add(scan->seen, g_strdup_printf("%s\n%d\n%s", file, is_top, user)))
+        scan->found(file, is_top, user, scan->data);
+}
+
+static void
+scan_disk(Scan *scan, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+{
+    g_autofree char *user =
+        g_strdup_printf("VM %s (%s), disk %s", domain->name, domain->uuid, disk->target);
+    gboolean writable = !disk->readonly && !g_str_equal(disk->device, "cdrom");
+    CkptFormat format = ckpt_format_from_name(disk->format);
+    g_autoptr(GHashTable) files = NULL;
+    g_autoptr(GPtrArray) chain = NULL;
+
+    for (char **path = disk->chain; path && *path; path++)
+        tell(scan, *path, path == disk->chain && writable, user);
+    if (disk->mirror && *disk->mirror)
+        tell(scan, disk->mirror, TRUE, user);
+    if (!disk->source || format != CKPT_FORMAT_QCOW2)
+        return;
+    /* What the XML does not tell, the headers do; what they cannot, nobody can. */
+    files = ckpt_chain_files_new();
+    chain = ckpt_chain_walk(disk->source, format, files, NULL, NULL);
+    for (guint i = 1; i < chain->len; i++)
+        tell(scan, ((CkptLayer *)g_ptr_array_index(chain, i))->path, FALSE, user);
+}
+
+static void
+scan_xml(Scan *scan, const char *xml, const char *vm_id, gboolean own_too)
+{
+    g_autoptr(CkptXmlDomain) domain = ckpt_xml_domain_parse(xml, NULL);
+    gboolean own;
+
+    if (!domain)
+        return;
+    own = vm_id && domain->uuid && g_ascii_strcasecmp(domain->uuid, vm_id) == 0;
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);
+
+        if (!own || own_too || !ckpt_xml_disk_is_captured(disk))
+            scan_disk(scan, domain, disk);
+    }
+}
+
+/* FALSE if its definition cannot be read although the domain is there. */
+static gboolean
+scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too, GError **error)
+{
+    const unsigned int flags[] = {VIR_DOMAIN_XML_INACTIVE, 0};
+    guint looks = virDomainIsActive(domain) == 1 ? 2 : 1;
+
+    for (guint i = 0; i < looks; i++) {
+        char *xml = virDomainGetXMLDesc(domain, flags[i]);
+
+        if (!xml && ckpt_libvirt_code() == VIR_ERR_NO_DOMAIN)
+            return TRUE;
+        if (!xml) {
+            ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the definition of VM %s",
+                               virDomainGetName(domain));
+            return FALSE;
+        }
+        scan_xml(scan, xml, vm_id, own_too);
+        free(xml);
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too, GHashTable *files,
+                CkptUserFunc found, gpointer data, GError **error)
+{
+    g_autoptr(virConnect) conn = ckpt_connection_get(connection, error);
+    g_autoptr(CkptDomainList) domains = NULL;
+    g_autoptr(GHashTable) identities = index_identities(files);
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    Scan scan = {files, identities, seen, found, data};
+
+    if (!conn)
+        return FALSE;
+    if (virConnectListAllDomains(conn, &domains, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list the VMs of the host");
+        return FALSE;
+    }
+    for (virDomainPtr *domain = domains; *domain; domain++)
+        if (!scan_domain(&scan, *domain, vm_id, own_too, error))
+            return FALSE;
+    return TRUE;
+}
