@@ -1,7 +1,5 @@
 #include "agent/service/internal.h"
 
-#include <sys/statvfs.h>
-
 #define LIBRARY_MAX_AGE_US (30 * G_USEC_PER_SEC)
 
 /* What this agent implements; a caller asks for a name before it relies on it. */
@@ -11,23 +9,22 @@ static const char *const features[] = {
     "consistency-application", "library",
 };
 
-/* The host as it was when the hypervisor last answered: it does not change while libvirt runs. */
-static void
-give_host(CkptService *service, PB(GetAgentInfoResponse) *reply)
+/* The host as it was when the hypervisor first answered: it does not change while the agent runs.
+ * FALSE: it has never answered. */
+static gboolean
+give_host(CkptService *service, PB(GetAgentInfoResponse) *reply, GError **error)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&service->host_lock);
     CkptDriver *driver = ckpt_engine_driver(service->engine);
-    g_autoptr(GError) error = NULL;
 
-    if (!service->host && !driver->host_info(driver, &service->host, &error)) {
-        reply->mode_reason = g_strdup(error->message);
-        return;
-    }
+    if (!service->host && !driver->host_info(driver, &service->host, error))
+        return FALSE;
     reply->host_id = g_strdup(service->host->host_id);
     reply->host_name = g_strdup(service->host->host_name);
     reply->libvirt_version = g_strdup(service->host->libvirt_version);
     reply->qemu_version = g_strdup(service->host->qemu_version ? service->host->qemu_version : "");
     reply->hypervisor = g_strdup(service->host->uri);
+    return TRUE;
 }
 
 static PB(AgentLimits) *
@@ -67,21 +64,20 @@ give_libraries(CkptService *service, PB(GetAgentInfoResponse) *reply)
 }
 
 static void
-give_mode(CkptService *service, PB(GetAgentInfoResponse) *reply)
+give_mode(CkptService *service, PB(GetAgentInfoResponse) *reply, const GError *hypervisor)
 {
-    char *read_only = ckpt_engine_read_only_reason(service->engine);
+    g_autofree char *read_only = ckpt_engine_read_only_reason(service->engine);
+    const char *why = read_only ? read_only : hypervisor ? hypervisor->message : NULL;
 
-    reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_WRITE;
-    if (read_only) {
+    if (why) {
         reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_ONLY;
-        if (reply->mode_reason != (char *)protobuf_c_empty_string)
-            g_free(reply->mode_reason);
-        reply->mode_reason = read_only;
     } else if (ckpt_engine_is_recovering(service->engine)) {
         reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_STARTING;
-        if (reply->mode_reason == (char *)protobuf_c_empty_string)
-            reply->mode_reason = g_strdup("operations that were interrupted are being finished");
+        why = "operations that were interrupted are being finished";
+    } else {
+        reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_WRITE;
     }
+    reply->mode_reason = g_strdup(why ? why : "");
 }
 
 ProtobufCMessage *
@@ -90,15 +86,16 @@ ckpt_get_agent_info(const CkptCaller *caller, const ProtobufCMessage *base, GErr
     CkptService *service = caller->service;
     PB(GetAgentInfoResponse) *reply =
         ckpt_message_new(&vmcheckpoint__v1__get_agent_info_response__descriptor);
+    g_autoptr(GError) hypervisor = NULL;
 
-    give_host(service, reply);
+    (void)give_host(service, reply, &hypervisor);
     reply->agent_version = g_strdup(service->options.agent_version);
     reply->grpc_version = g_strdup(service->options.grpc_version);
     reply->features = g_new0(char *, G_N_ELEMENTS(features));
     for (guint i = 0; i < G_N_ELEMENTS(features); i++)
         reply->features[reply->n_features++] = g_strdup(features[i]);
     reply->limits = give_limits(ckpt_engine_limits(service->engine));
-    give_mode(service, reply);
+    give_mode(service, reply, hypervisor);
     give_libraries(service, reply);
     reply->start_time = ckpt_give_time(service->started_us);
     reply->caller_identity = g_strdup(caller->identity);

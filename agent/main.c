@@ -1,0 +1,199 @@
+/* vmcheckpointd: parses, loads, builds, runs, tears down. The only file that names a driver. */
+#include "agent/config.h"
+#include "agent/options.h"
+#include "agent/process.h"
+#include "agent/service/service.h"
+
+#include <glib-unix.h>
+#include <stdio.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#define STOP_OPERATIONS_MS 20000 /* for running operations to reach a safe step's end */
+#define STOP_CALLS_MS 5000
+#define TRIM_AFTER_S 10
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Built in this order, taken down in the reverse. */
+typedef struct {
+    CkptStore *store;
+    CkptDriver *driver;
+    CkptEngine *engine;
+    CkptService *service;
+    CkptServer *server;
+    GMainLoop *loop;
+    GThread *stopping; /* NULL until a signal came */
+} Agent;
+
+static void
+agent_clear(Agent *agent)
+{
+    g_clear_pointer(&agent->stopping, g_thread_join);
+    g_clear_pointer(&agent->server, ckpt_server_free);
+    g_clear_pointer(&agent->service, ckpt_service_free);
+    g_clear_pointer(&agent->engine, ckpt_engine_free);
+    g_clear_pointer(&agent->driver, ckpt_driver_free);
+    g_clear_pointer(&agent->store, ckpt_store_close);
+    g_clear_pointer(&agent->loop, g_main_loop_unref);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Agent, agent_clear)
+
+/* Not on the main thread: operations that end need its loop. */
+static gpointer
+stop(gpointer data)
+{
+    Agent *agent = data;
+
+    ckpt_service_stop(agent->service);
+    ckpt_engine_stop(agent->engine, STOP_OPERATIONS_MS);
+    ckpt_server_stop(agent->server, STOP_CALLS_MS);
+    g_main_loop_quit(agent->loop);
+    return NULL;
+}
+
+static gboolean
+on_stop_signal(gpointer data)
+{
+    Agent *agent = data;
+
+    if (agent->stopping)
+        return G_SOURCE_CONTINUE;
+    g_message("stopping");
+    (void)sd_notify(0, "STOPPING=1");
+    agent->stopping = g_thread_new("stop", stop, agent);
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean
+on_hangup(gpointer data)
+{
+    g_message("nothing to reload: certificates are read again when they change, all else needs a "
+              "restart");
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean
+on_watchdog(gpointer data)
+{
+    (void)sd_notify(0, "WATCHDOG=1");
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean
+on_trim(gpointer data)
+{
+    ckpt_process_trim();
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean
+build(Agent *agent, const CkptConfig *config, GError **error)
+{
+    CkptServiceOptions service = {
+        .access = config->access,
+        .agent_version = CKPT_VERSION,
+        .grpc_version = ckpt_options_grpc_version(),
+        .libraries = config->libraries,
+        .max_streams = config->max_watches,
+    };
+    CkptServerOptions server = {
+        .listen = config->listen,
+        .ca_file = config->ca_file,
+        .cert_file = config->cert_file,
+        .key_file = config->key_file,
+        .handler_threads = config->handler_threads,
+        .max_calls = config->max_calls,
+        .max_connections = config->max_connections,
+    };
+
+    agent->store = ckpt_store_open(config->state_dir, error);
+    if (!agent->store)
+        return FALSE;
+    agent->driver = ckpt_qemu_driver_new(config->hypervisor, error);
+    if (!agent->driver)
+        return FALSE;
+    agent->engine = ckpt_engine_new(agent->driver, agent->store, &config->limits);
+    agent->service = ckpt_service_new(agent->engine, &service);
+    agent->server = ckpt_server_new(&server, ckpt_service_vtable(), agent->service, error);
+    return agent->server != NULL;
+}
+
+static gboolean
+start(Agent *agent, GError **error)
+{
+    return ckpt_engine_start(agent->engine, error) && ckpt_server_start(agent->server, error) &&
+           ckpt_server_prove_tls(agent->server, error);
+}
+
+static void
+announce(const Agent *agent, const CkptConfig *config)
+{
+    g_autofree char *host = g_strndup(config->listen, (gsize)(strrchr(config->listen, ':') -
+                                                              config->listen));
+    guint64 watchdog_us;
+
+    if (ckpt_access_size(config->access) == 0)
+        g_warning("[access] has no rules: every call will be refused");
+    g_message("listening on %s:%u", host, ckpt_server_port(agent->server));
+    (void)sd_notify(0, "READY=1");
+    /* Told by the main loop, so a loop that hangs is noticed. */
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0)
+        g_timeout_add((guint)(watchdog_us / 2000), on_watchdog, NULL);
+    g_timeout_add_seconds(TRIM_AFTER_S, on_trim, NULL);
+}
+
+/* GLib's signal sources, not a blocked mask with a signalfd: children would inherit the mask, and a
+ * qemu-img that ignores SIGTERM cannot be cancelled. */
+static void
+catch_signals(Agent *agent)
+{
+    g_unix_signal_add(SIGTERM, on_stop_signal, agent);
+    g_unix_signal_add(SIGINT, on_stop_signal, agent);
+    g_unix_signal_add(SIGHUP, on_hangup, agent);
+}
+
+static int
+run(const CkptConfig *config)
+{
+    g_auto(Agent) agent = {0};
+    g_autoptr(GError) error = NULL;
+
+    agent.loop = g_main_loop_new(NULL, FALSE);
+    catch_signals(&agent);
+    if (!ckpt_rpc_init(config->state_dir, &error) || !build(&agent, config, &error) ||
+        !start(&agent, &error)) {
+        g_critical("%s", error->message);
+        return EXIT_FAILED;
+    }
+    announce(&agent, config);
+    g_main_loop_run(agent.loop);
+    return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+    g_auto(CkptOptions) options = {0};
+    g_autoptr(CkptConfig) config = NULL;
+    g_autofree char *versions = NULL;
+    g_autoptr(GError) error = NULL;
+
+    ckpt_process_init();
+    if (!ckpt_options_parse(&options, argc, argv, &error)) {
+        g_critical("%s; see vmcheckpointd --help", error->message);
+        return EXIT_USAGE;
+    }
+    if (options.action == CKPT_ACTION_VERSION) {
+        versions = ckpt_options_versions();
+        return puts(versions) < 0 ? EXIT_FAILED : 0;
+    }
+    config = ckpt_config_load(options.config_file, &error);
+    if (!config) {
+        g_critical("%s", error->message);
+        return EXIT_USAGE;
+    }
+    if (options.action == CKPT_ACTION_CHECK_CONFIG)
+        return puts("the configuration is valid") < 0 ? EXIT_FAILED : 0;
+    return run(config);
+}

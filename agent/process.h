@@ -1,0 +1,10 @@
+/* What the agent sets up for its own process: limits, memory, the log. */
+#pragma once
+
+#include <glib.h>
+
+/* Before any thread: logs to the journal if standard error is it, else lines "vmcheckpointd: …" to
+ * standard error; all descriptors the kernel allows; few malloc arenas. */
+void ckpt_process_init(void);
+/* Gives back what starting needed. */
+void ckpt_process_trim(void);
