@@ -269,14 +269,16 @@ typedef struct {
 } List;
 
 /* A filter that is not given compares with nothing: the text of the statement depends only on which
- * filters there are, and how many labels, so that SQLite can choose an index. */
+ * filters there are, and how many labels, so that SQLite can choose an index. Bodies are large, so
+ * only those of the page are read (the `+`: not by walking all of them in order). */
 static char *
 list_sql(const CkptCheckpointQuery *query)
 {
     GString *sql = g_string_new(NULL);
     guint labels = query->labels ? g_hash_table_size(query->labels) : 0;
 
-    g_string_append(sql, "SELECT revision, body FROM (SELECT *");
+    g_string_append(sql, "SELECT revision, body FROM checkpoints WHERE seq IN"
+                         " (SELECT seq FROM (SELECT seq, added_us, id");
     if (query->most_recent)
         g_string_append(sql, ", row_number() OVER (PARTITION BY vm_id"
                              " ORDER BY added_us DESC, id DESC) AS place");
@@ -298,7 +300,8 @@ list_sql(const CkptCheckpointQuery *query)
     g_string_append(sql, ") WHERE TRUE");
     g_string_append(sql, query->most_recent ? " AND place = 1" : "");
     g_string_append(sql, query->after_added_us ? " AND (added_us, id) > (:after, :after_id)" : "");
-    g_string_append(sql, " ORDER BY added_us, id LIMIT :limit");
+    g_string_append(sql, " ORDER BY added_us, id LIMIT :limit)"
+                         " ORDER BY +added_us, id");
     return g_string_free(sql, FALSE);
 }
 G_STATIC_ASSERT(CKPT_STATE_READY == 1);

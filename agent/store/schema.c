@@ -16,6 +16,7 @@ static const char version_1[] =
     " enabled INTEGER NOT NULL, revision INTEGER NOT NULL, body TEXT NOT NULL) STRICT;"
     "CREATE INDEX checkpoints_added ON checkpoints (added_us, id);"
     "CREATE INDEX checkpoints_vm ON checkpoints (vm_id, added_us, id);"
+    "CREATE INDEX checkpoints_vm_state ON checkpoints (vm_id, state);"
     "CREATE INDEX checkpoints_vm_name ON checkpoints (vm_name, added_us, id);"
     "CREATE INDEX checkpoints_name ON checkpoints (name, added_us, id);"
     "CREATE INDEX checkpoints_run ON checkpoints (run_id, added_us, id);"

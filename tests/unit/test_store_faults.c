@@ -1,0 +1,365 @@
+/* What happens to the store from outside: second agents, foreign and broken files, full disks,
+ * kills, and many callers at once. */
+#include "tests/unit/cmocka_all.h"
+#include "tests/unit/model_samples.h"
+#include "tests/unit/store_fixture.h"
+
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static guint
+mode_of(const char *dir, const char *name)
+{
+    g_autofree char *path = g_build_filename(dir, name, NULL);
+    struct stat found;
+
+    assert_int_equal(stat(path, &found), 0);
+    return found.st_mode & 07777;
+}
+
+static void
+assert_not_opened(const char *dir, const char *saying)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptStore) store = ckpt_store_open(dir, &error);
+
+    assert_null(store);
+    assert_true(g_error_matches(error, CKPT_ERROR, CKPT_REASON_STORE_FAILED));
+    if (!strstr(error->message, saying))
+        fail_msg("\"%s\" does not say \"%s\"", error->message, saying);
+}
+
+static void
+files_are_ours_alone(void **state)
+{
+    StoreFixture *fixture = *state;
+    mode_t before = umask(0);
+
+    store_fixture_reopen(fixture);
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    umask(before);
+    assert_int_equal(mode_of(fixture->dir, "vmcheckpoint.db"), 0600);
+    assert_int_equal(mode_of(fixture->dir, "vmcheckpoint.db-wal"), 0600);
+    assert_int_equal(mode_of(fixture->dir, "vmcheckpoint.db-shm"), 0600);
+    assert_int_equal(mode_of(fixture->dir, "vmcheckpoint.lock"), 0600);
+}
+
+static void
+a_folder_open_to_others_is_refused(void **state)
+{
+    StoreFixture *fixture = *state;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    assert_int_equal(chmod(fixture->dir, 0750), 0);
+    assert_not_opened(fixture->dir, "chmod 0700");
+    assert_int_equal(chmod(fixture->dir, 0700), 0);
+    assert_not_opened("/nonexistent", "/nonexistent");
+    if (geteuid() == 0) {
+        assert_int_equal(chown(fixture->dir, 12345, 0), 0);
+        assert_not_opened(fixture->dir, "chown");
+    }
+}
+
+static void
+a_second_agent_is_refused(void **state)
+{
+    StoreFixture *fixture = *state;
+    pid_t pid;
+    int status;
+
+    assert_not_opened(fixture->dir, "another agent");
+    pid = fork();
+    if (pid == 0) {
+        g_autoptr(GError) error = NULL;
+
+        _exit(ckpt_store_open(fixture->dir, &error) ? 1 : 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+/* Runs SQL on the closed store's file. */
+static void
+tamper(StoreFixture *fixture, const char *sql)
+{
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
+    sqlite3 *handle;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    assert_int_equal(sqlite3_open(path, &handle), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(handle, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(handle);
+}
+
+static void
+a_newer_schema_is_refused(void **state)
+{
+    StoreFixture *fixture = *state;
+
+    tamper(fixture, "PRAGMA user_version = 2");
+    assert_not_opened(fixture->dir, "newer agent");
+}
+
+static void
+another_programs_file_is_refused(void **state)
+{
+    StoreFixture *fixture = *state;
+
+    tamper(fixture, "PRAGMA application_id = 7");
+    assert_not_opened(fixture->dir, "another program");
+}
+
+static void
+overwrite(StoreFixture *fixture, long offset, const char *bytes, gsize length)
+{
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
+    FILE *file;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    file = fopen(path, "r+");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, offset, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, length, file), length);
+    fclose(file);
+}
+
+static void
+a_corrupt_file_is_refused_and_left_alone(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autofree char *garbage = g_strnfill(20000, 'x');
+
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    overwrite(fixture, 4096, garbage, 20000);
+    assert_not_opened(fixture->dir, "is corrupt");
+    assert_not_opened(fixture->dir, "set the file");
+    overwrite(fixture, 0, "not a database, not a database", 30);
+    assert_not_opened(fixture->dir, "is corrupt");
+}
+
+/* ---- Many at once ---- */
+
+#define THREADS 8
+#define EACH 40
+
+typedef struct {
+    CkptStore *store;
+    guint number;
+} Writer;
+
+static gpointer
+write_many(gpointer data)
+{
+    const Writer *writer = data;
+
+    for (guint i = 0; i < EACH; i++) {
+        g_autofree char *id = g_strdup_printf("r%u-%u", writer->number, i);
+        g_autoptr(CkptOperation) operation = sample_operation("alice", id), again = NULL;
+        g_autoptr(GError) error = NULL;
+
+        if (!ckpt_store_add_operation(writer->store, operation, &error))
+            return g_strdup(error->message);
+        /* In the same transaction as others' good ones; refused alone. */
+        if (ckpt_store_add_operation(writer->store, operation, NULL))
+            return g_strdup("the same id was taken twice");
+        again = ckpt_store_find_operation(writer->store, "alice", id, &error);
+        if (!again)
+            return g_strdup("what was written is not there");
+    }
+    return NULL;
+}
+
+static void
+commits_of_many_threads_all_count(void **state)
+{
+    StoreFixture *fixture = *state;
+    GThread *threads[THREADS];
+    Writer writers[THREADS];
+    g_autoptr(GPtrArray) found = NULL;
+
+    for (guint i = 0; i < THREADS; i++) {
+        writers[i] = (Writer){fixture->store, i};
+        threads[i] = g_thread_new("writer", write_many, &writers[i]);
+    }
+    for (guint i = 0; i < THREADS; i++) {
+        g_autofree char *wrong = g_thread_join(threads[i]);
+
+        assert_null(wrong);
+    }
+    store_fixture_reopen(fixture);
+    found = ckpt_store_list_operations(fixture->store, &(CkptOperationQuery){0}, NULL);
+    assert_int_equal(found->len, THREADS * EACH);
+}
+
+/* ---- Kills and full disks, in a process of their own ---- */
+
+/* Tells each number that is on disk, until it is killed. The checkpoint and the VM's current one
+ * are changed together. */
+static void
+write_until_killed(const char *dir, int told)
+{
+    CkptStore *store = ckpt_store_open(dir, NULL);
+
+    for (guint64 i = 1; store; i++) {
+        g_autoptr(CkptChange) change = ckpt_change_new();
+        CkptCheckpoint *checkpoint = sample_checkpoint("c1", "v1", 1);
+
+        checkpoint->memory_bytes = i;
+        checkpoint->revision = i;
+        g_ptr_array_add(change->upserts, checkpoint);
+        change->set_current = TRUE;
+        change->current_id = g_strdup_printf("%" G_GUINT64_FORMAT, i);
+        if (!ckpt_store_apply(store, change, "v1", NULL) || write(told, &i, sizeof i) != sizeof i)
+            break;
+    }
+    _exit(1);
+}
+
+static void
+check_after_kill(StoreFixture *fixture, guint64 told)
+{
+    g_autoptr(CkptCheckpoint) checkpoint = NULL;
+    g_autoptr(CkptVmRecord) vm = NULL;
+    g_autofree char *current = NULL;
+
+    fixture->store = ckpt_store_open(fixture->dir, NULL);
+    assert_non_null(fixture->store);
+    checkpoint = ckpt_store_get_checkpoint(fixture->store, "c1", NULL);
+    vm = ckpt_store_get_vm(fixture->store, "v1", NULL);
+    assert_true(checkpoint->memory_bytes >= told && checkpoint->memory_bytes <= told + 1);
+    current = g_strdup_printf("%" G_GUINT64_FORMAT, checkpoint->memory_bytes);
+    assert_string_equal(vm->current_id, current);
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+}
+
+static void
+what_was_answered_survives_kills(void **state)
+{
+    StoreFixture *fixture = *state;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    for (guint round = 0; round < 12; round++) {
+        guint64 told = 0, next;
+        int pipe_fds[2], status;
+        pid_t pid;
+
+        assert_int_equal(pipe(pipe_fds), 0);
+        pid = fork();
+        if (pid == 0)
+            write_until_killed(fixture->dir, pipe_fds[1]);
+        close(pipe_fds[1]);
+        while (told < 5 + 7 * round && read(pipe_fds[0], &next, sizeof next) == sizeof next)
+            told = next;
+        kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+        while (read(pipe_fds[0], &next, sizeof next) == sizeof next)
+            told = next;
+        close(pipe_fds[0]);
+        check_after_kill(fixture, told);
+    }
+}
+
+/* 0 if the store became read-only as promised; else the line that saw it was not. */
+static int
+fill_the_disk(const char *dir)
+{
+    g_autoptr(CkptStore) store = ckpt_store_open(dir, NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptOperation) found = NULL, late = sample_operation("alice", "late");
+    g_autofree char *reason = NULL;
+
+    if (!store)
+        return __LINE__;
+    for (guint i = 0; i < 10000 && !error; i++) {
+        g_autofree char *id = g_strdup_printf("r%u", i);
+        g_autoptr(CkptOperation) operation = sample_operation("alice", id);
+
+        operation->plan = sample_plan();
+        if (!ckpt_store_add_operation(store, operation, &error) && operation->number != 0)
+            return __LINE__;
+    }
+    reason = ckpt_store_read_only_reason(store);
+    if (!g_error_matches(error, CKPT_ERROR, CKPT_REASON_STORE_FAILED) || !reason)
+        return __LINE__;
+    /* Also when there is space again: what is on disk is not known any more. */
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY});
+    if (ckpt_store_add_operation(store, late, NULL))
+        return __LINE__;
+    found = ckpt_store_find_operation(store, "alice", "r0", NULL);
+    return found ? 0 : __LINE__;
+}
+
+static void
+a_full_disk_makes_it_read_only(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autoptr(CkptOperation) first = NULL, late = sample_operation("alice", "late");
+    int status;
+    pid_t pid;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    pid = fork();
+    if (pid == 0) {
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){512 * 1024, RLIM_INFINITY});
+        status = fill_the_disk(fixture->dir);
+        if (status)
+            fprintf(stderr, "line %d\n", status);
+        _exit(status != 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    store_fixture_reopen(fixture);
+    first = ckpt_store_find_operation(fixture->store, "alice", "r0", NULL);
+    assert_non_null(first);
+    assert_null(ckpt_store_read_only_reason(fixture->store));
+    store_add(fixture->store, late);
+}
+
+/* A backup tool that holds the file for a moment is no reason to stop for good. */
+static void
+a_busy_file_fails_the_write_alone(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
+    g_autoptr(CkptOperation) operation = sample_operation("alice", "r1");
+    g_autoptr(GError) error = NULL;
+    sqlite3 *handle;
+
+    assert_int_equal(sqlite3_open(path, &handle), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(handle, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    expect_reason(ckpt_store_add_operation(fixture->store, operation, &error), &error,
+                  CKPT_REASON_STORE_FAILED);
+    sqlite3_close(handle);
+    assert_null(ckpt_store_read_only_reason(fixture->store));
+    store_add(fixture->store, operation);
+}
+
+#define TEST(name)                                                                                 \
+    cmocka_unit_test_setup_teardown(name, store_fixture_setup, store_fixture_teardown)
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(files_are_ours_alone),
+        TEST(a_folder_open_to_others_is_refused),
+        TEST(a_second_agent_is_refused),
+        TEST(a_newer_schema_is_refused),
+        TEST(another_programs_file_is_refused),
+        TEST(a_corrupt_file_is_refused_and_left_alone),
+        TEST(commits_of_many_threads_all_count),
+        TEST(what_was_answered_survives_kills),
+        TEST(a_full_disk_makes_it_read_only),
+        TEST(a_busy_file_fails_the_write_alone),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
