@@ -218,7 +218,7 @@ what_is_not_understood_is_refused_by_name(void **state)
         {"\"removes\":[\"gone\"]", "\"removes\":null", "steps[1].change.removes: must be an arr"},
         {"\"removes\":[\"gone\"]", "\"removes\":{}", "steps[1].change.removes: must be an arr"},
         {"\"name\":\"nightly\"", "\"name\":null", "name: must be a string"},
-        {"\"name\":\"nightly\"", "\"name\":\"\\ud800\"", "name: "},
+        {"\"name\":\"nightly\"", "\"name\":\"\\ud800\"", "is no JSON"},
         {"\"name\":\"nightly\"", "\"name\":\"a\\u0000b\"", "not well formed"},
         {"\"name\":\"nightly\"", "\"name\":\"a\nb\"", "not well formed"},
         {"\"name\":\"nightly\"", "\"name\":'x'", "character"},
