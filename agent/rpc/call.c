@@ -359,7 +359,7 @@ identify(CkptCall *call)
     const grpc_auth_property *pem = grpc_auth_property_iterator_next(&iterator);
     char *address = grpc_call_get_peer(call->core);
 
-    ckpt_peer_from_pem(&call->peer, pem ? pem->value : NULL, pem ? pem->value_length : 0);
+    ckpt_peer_identify(call->server->peers, &call->peer, pem ? pem->value : NULL);
     call->peer.address = g_strdup(address);
     gpr_free(address);
     grpc_auth_context_release(context);

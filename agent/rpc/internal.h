@@ -29,6 +29,7 @@ struct _CkptServer {
     grpc_completion_queue *queue;
     GThread *thread;
     GThreadPool *pool;
+    CkptPeerCache *peers;
     CkptTag shutdown_tag;
 
     GMutex cert_lock; /* guards cert_stamp; gRPC's handshakes take it */

@@ -6,8 +6,23 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <time.h>
 
 #define NAME_MAX_BYTES 1024
+#define PEM_MAX_BYTES (64 * 1024)
+#define CACHE_ENTRIES 256
+
+/* A certificate as it was read; constant. */
+typedef struct {
+    char *identity, *serial, *fingerprint;
+    const char *why;
+    gint64 not_before, not_after; /* seconds since 1970 */
+} Entry;
+
+struct _CkptPeerCache {
+    GMutex lock;         /* guards entries */
+    GHashTable *entries; /* PEM text → Entry */
+};
 
 static char *
 hex(const guint8 *data, gsize size)
@@ -39,12 +54,26 @@ serial_of(X509 *x509)
     return text;
 }
 
-static const char *
-check_dates(X509 *x509)
+/* A date that cannot be read is one that is not in force. */
+static gboolean
+seconds_of(const ASN1_TIME *time, gint64 *seconds)
 {
-    if (X509_cmp_current_time(X509_get0_notBefore(x509)) >= 0)
+    struct tm tm;
+
+    if (ASN1_TIME_to_tm(time, &tm) != 1)
+        return FALSE;
+    *seconds = timegm(&tm);
+    return TRUE;
+}
+
+static const char *
+check_dates(const Entry *entry)
+{
+    gint64 now = g_get_real_time() / G_USEC_PER_SEC;
+
+    if (now < entry->not_before)
         return "the certificate is not valid yet";
-    if (X509_cmp_current_time(X509_get0_notAfter(x509)) <= 0)
+    if (now >= entry->not_after)
         return "the certificate has expired";
     return NULL;
 }
@@ -128,9 +157,7 @@ identity_of(X509 *x509, const char **why)
     char *identity;
     int critical = 0;
 
-    *why = check_dates(x509);
-    if (!*why)
-        *why = check_purpose(x509);
+    *why = check_purpose(x509);
     if (*why)
         return NULL;
     names = X509_get_ext_d2i(x509, NID_subject_alt_name, &critical, NULL);
@@ -145,25 +172,91 @@ identity_of(X509 *x509, const char **why)
     return identity;
 }
 
-void
-ckpt_peer_from_pem(CkptPeer *peer, const char *pem, gsize size)
+static void
+entry_free(gpointer data)
 {
-    BIO *bio = pem && size <= 64 * 1024 ? BIO_new_mem_buf(pem, (int)size) : NULL;
-    X509 *x509 = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
-    const char *why = NULL;
+    Entry *entry = data;
 
-    if (!x509) {
-        peer->why = g_strdup(pem ? "the certificate cannot be decoded"
-                                 : "the caller presented no certificate");
+    g_free(entry->identity);
+    g_free(entry->serial);
+    g_free(entry->fingerprint);
+    g_free(entry);
+}
+
+static Entry *
+entry_new(const char *pem)
+{
+    Entry *entry = g_new0(Entry, 1);
+    gsize size = strlen(pem);
+    BIO *bio = BIO_new_mem_buf(pem, (int)MIN(size, PEM_MAX_BYTES));
+    X509 *x509 = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+
+    if (!x509 || !seconds_of(X509_get0_notBefore(x509), &entry->not_before) ||
+        !seconds_of(X509_get0_notAfter(x509), &entry->not_after)) {
+        entry->why = "the certificate cannot be decoded";
     } else {
-        peer->serial = serial_of(x509);
-        peer->fingerprint = fingerprint_of(x509);
-        peer->identity = identity_of(x509, &why);
-        peer->why = g_strdup(why);
+        entry->serial = serial_of(x509);
+        entry->fingerprint = fingerprint_of(x509);
+        entry->identity = identity_of(x509, &entry->why);
     }
     ERR_clear_error();
     X509_free(x509);
     BIO_free(bio);
+    return entry;
+}
+
+CkptPeerCache *
+ckpt_peer_cache_new(void)
+{
+    CkptPeerCache *cache = g_new0(CkptPeerCache, 1);
+
+    g_mutex_init(&cache->lock);
+    cache->entries = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, entry_free);
+    return cache;
+}
+
+void
+ckpt_peer_cache_free(CkptPeerCache *cache)
+{
+    g_hash_table_unref(cache->entries);
+    g_mutex_clear(&cache->lock);
+    g_free(cache);
+}
+
+/* With the lock. */
+static const Entry *
+find_or_read(CkptPeerCache *cache, const char *pem)
+{
+    Entry *entry = g_hash_table_lookup(cache->entries, pem);
+
+    if (entry)
+        return entry;
+    if (g_hash_table_size(cache->entries) >= CACHE_ENTRIES)
+        g_hash_table_remove_all(cache->entries);
+    entry = entry_new(pem);
+    g_hash_table_insert(cache->entries, g_strdup(pem), entry);
+    return entry;
+}
+
+void
+ckpt_peer_identify(CkptPeerCache *cache, CkptPeer *peer, const char *pem)
+{
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&cache->lock);
+    const Entry *entry;
+    const char *why;
+
+    if (!pem) {
+        peer->why = g_strdup("the caller presented no certificate");
+        return;
+    }
+    entry = find_or_read(cache, pem);
+    why = entry->why ? entry->why : check_dates(entry);
+    peer->serial = g_strdup(entry->serial);
+    peer->fingerprint = g_strdup(entry->fingerprint);
+    if (why)
+        peer->why = g_strdup(why);
+    else
+        peer->identity = g_strdup(entry->identity);
 }
 
 void

@@ -42,6 +42,7 @@ ckpt_server_new(const CkptServerOptions *options, const CkptServiceVtable *vtabl
     g_mutex_init(&server->lock);
     g_mutex_init(&server->cert_lock);
     g_cond_init(&server->changed);
+    server->peers = ckpt_peer_cache_new();
     g_queue_init(&server->calls);
     g_queue_init(&server->bodies);
     server->vtable = vtable;
@@ -422,6 +423,7 @@ ckpt_server_free(CkptServer *server)
         return;
     ckpt_server_stop(server, 0);
     grpc_shutdown();
+    ckpt_peer_cache_free(server->peers);
     g_free(server->cert_stamp);
     g_free(server->listen);
     g_free(server->ca_file);

@@ -305,9 +305,13 @@ make_pem(const San *sans, gsize n_sans, const char *purpose, long not_before, lo
 static void
 check_peer(char *pem, const char *identity, const char *why)
 {
+    CkptPeerCache *cache = ckpt_peer_cache_new();
     CkptPeer peer = {NULL, NULL, NULL, NULL, NULL};
 
-    ckpt_peer_from_pem(&peer, pem, pem ? strlen(pem) : 0);
+    ckpt_peer_identify(cache, &peer, pem);
+    /* The second time it comes from the cache. */
+    ckpt_peer_clear(&peer);
+    ckpt_peer_identify(cache, &peer, pem);
     if (identity) {
         assert_null(peer.why);
         assert_string_equal(peer.identity, identity);
@@ -318,6 +322,7 @@ check_peer(char *pem, const char *identity, const char *why)
         assert_contains(peer.why, why);
     }
     ckpt_peer_clear(&peer);
+    ckpt_peer_cache_free(cache);
     g_free(pem);
 }
 
