@@ -1,0 +1,158 @@
+#include "client/command.h"
+#include "client/find.h"
+#include "client/output.h"
+#include "common/text.h"
+
+#include <stdio.h>
+
+static void
+print_field(const char *label, const char *value)
+{
+    g_autofree char *safe = NULL;
+
+    if (!value || !*value)
+        return;
+    safe = ckpt_text_printable(value, -1, 8192);
+    printf("%-18s %s\n", label, safe);
+}
+
+/* Only the description has lines. */
+static void
+print_lines(const char *label, const char *value)
+{
+    g_auto(GStrv) lines = g_strsplit(value, "\n", -1);
+
+    for (guint i = 0; lines[i]; i++) {
+        g_strdelimit(lines[i], "\t", ' ');
+        print_field(i == 0 ? label : "", lines[i]);
+    }
+}
+
+static void
+print_time(const char *label, const Google__Protobuf__Timestamp *time, gboolean with_age)
+{
+    g_autofree char *text = ckpt_time_cell(time), *age = ckpt_age_cell(time), *value = NULL;
+
+    if (!time)
+        return;
+    value = with_age ? g_strdup_printf("%s UTC, %s ago", text, age)
+                     : g_strdup_printf("%s UTC", text);
+    print_field(label, value);
+}
+
+static void
+print_enum(const char *label, const ProtobufCEnumDescriptor *descriptor, int value)
+{
+    g_autofree char *word = ckpt_enum_word(descriptor, value);
+
+    if (value != 0)
+        print_field(label, word);
+}
+
+static void
+print_duration(const char *label, const Google__Protobuf__Duration *duration)
+{
+    if (duration && (duration->seconds || duration->nanos))
+        printf("%-18s %.3f s\n", label, (double)duration->seconds + duration->nanos / 1e9);
+}
+
+static void
+print_size(const char *label, guint64 bytes)
+{
+    g_autofree char *text = ckpt_size_text(bytes);
+
+    if (bytes)
+        print_field(label, text);
+}
+
+static void
+print_identity(const char *host, const PbCheckpoint *checkpoint)
+{
+    print_field("Checkpoint:", checkpoint->checkpoint_name);
+    print_field("ID:", checkpoint->checkpoint_id);
+    print_field("VM:", checkpoint->vm_name);
+    print_field("VM ID:", checkpoint->vm_id);
+    print_field("Host:", host);
+    print_lines("Description:", checkpoint->description);
+    print_time("Made:", checkpoint->added_time, TRUE);
+    print_field("Made by:", checkpoint->creator);
+    print_enum("Accessibility:", &vmcheckpoint__v1__accessibility__descriptor,
+               (int)checkpoint->accessibility);
+    print_field("Reason:", checkpoint->reason);
+    print_field("Ticket:", checkpoint->ticket);
+    print_field("Run:", checkpoint->run_id);
+    for (gsize i = 0; i < checkpoint->n_labels; i++) {
+        g_autofree char *label = g_strconcat(checkpoint->labels[i]->key, "=",
+                                             checkpoint->labels[i]->value, NULL);
+
+        print_field(i == 0 ? "Labels:" : "", label);
+    }
+}
+
+static void
+print_state(const PbCheckpoint *checkpoint)
+{
+    const ProtobufCEnumDescriptor *consistency = &vmcheckpoint__v1__consistency__descriptor;
+
+    print_field("Enabled:", checkpoint->enabled ? "yes: it can be restored" : "no");
+    print_field("", checkpoint->disabled_reason);
+    if (checkpoint->state != VMCHECKPOINT__V1__CHECKPOINT_STATE__CHECKPOINT_STATE_READY)
+        print_enum("State:", &vmcheckpoint__v1__checkpoint_state__descriptor, (int)checkpoint->state);
+    print_field("Current:", checkpoint->current ? "yes: the VM's present state began here" : "no");
+    print_field("Parent:", checkpoint->parent_checkpoint_id);
+    print_field("Last task:", checkpoint->most_recent_task);
+    print_time("Modified:", checkpoint->modified_time, FALSE);
+    print_time("Expires:", checkpoint->expire_time, FALSE);
+    print_field("Held:", checkpoint->hold);
+    print_enum("Consistency:", consistency, (int)checkpoint->consistency_reached);
+    print_duration("Frozen for:", checkpoint->freeze_duration);
+    print_duration("Paused for:", checkpoint->pause_duration);
+    print_enum("Power state:", &vmcheckpoint__v1__power_state__descriptor,
+               (int)checkpoint->power_state);
+    print_enum("Mechanism:", &vmcheckpoint__v1__mechanism__descriptor, (int)checkpoint->mechanism);
+    print_size("Size:", checkpoint->size_bytes);
+    print_size("Memory:", checkpoint->memory_bytes);
+}
+
+static void
+print_disks(const PbCheckpoint *checkpoint)
+{
+    for (gsize i = 0; i < checkpoint->n_disks; i++) {
+        const Vmcheckpoint__V1__CheckpointDisk *disk = checkpoint->disks[i];
+        g_autofree char *size = ckpt_size_text(disk->allocated_bytes);
+        g_autofree char *text = g_strdup_printf("%s  %s  %s", disk->target, size, disk->sealed_file);
+
+        print_field(i == 0 ? "Disks:" : "", text);
+    }
+}
+
+static CkptExit
+run(CkptClient *client, char **arguments)
+{
+    CkptExit exit = CKPT_EXIT_DONE;
+    g_autoptr(CkptFoundCheckpoint) found = ckpt_find_checkpoint(client, arguments[0], FALSE, &exit);
+
+    if (!found)
+        return exit;
+    if (client->settings->format != CKPT_FORMAT_TABLE) {
+        g_autoptr(CkptList) list = ckpt_list_new(client->settings->format);
+
+        ckpt_list_add(list, found->host->name, found->checkpoint);
+        ckpt_list_print(list);
+        return CKPT_EXIT_DONE;
+    }
+    print_identity(found->host->name, found->checkpoint);
+    print_state(found->checkpoint);
+    print_disks(found->checkpoint);
+    return CKPT_EXIT_DONE;
+}
+
+const CkptCommand ckpt_command_show = {
+    .name = "show",
+    .arguments = "CHECKPOINT",
+    .summary = "shows one checkpoint, given by its ID or as VM/NAME",
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .publishes = TRUE,
+    .run = run,
+};
