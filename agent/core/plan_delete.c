@@ -180,6 +180,7 @@ add_merge_step(CkptPlan *plan, const Merge *merge)
     step->file = g_strdup(merge->overlay->path);
     step->base = g_strdup(merge->disk->sealed_file);
     step->base_format = merge->disk->format;
+    step->leaf = !merge->above && merge->overlay_owner;
     if (merge->above) {
         step->above = g_strdup(merge->above->path);
         step->above_format = CKPT_FORMAT_QCOW2;

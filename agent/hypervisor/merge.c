@@ -173,7 +173,7 @@ define_base(CkptRun *run, const CkptView *view, GError **error)
  * that starts afterwards is met in the next round. To commit a second time does no harm as long as
  * nothing but `file` has been written to since. */
 static gboolean
-commit_offline(CkptRun *run, const CkptView *view, GError **error)
+commit_files(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
     const char *const arguments[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
@@ -181,8 +181,14 @@ commit_offline(CkptRun *run, const CkptView *view, GError **error)
 
     return lies_on_base(step, &bytes, error) && is_free(step->file, error) &&
            is_free(step->base, error) && (!step->above || is_free(step->above, error)) &&
-           ckpt_qemu_img(run, bytes, arguments, error) && ckpt_file_sync(step->base, error) &&
-           (step->above ? rebase_above(run, error) : define_base(run, view, error));
+           ckpt_qemu_img(run, bytes, arguments, error) && ckpt_file_sync(step->base, error);
+}
+
+static gboolean
+commit_offline(CkptRun *run, const CkptView *view, GError **error)
+{
+    return commit_files(run, error) &&
+           (run->step->above ? rebase_above(run, error) : define_base(run, view, error));
 }
 
 static gboolean
@@ -213,9 +219,21 @@ sync_all(const CkptStep *step, GError **error)
            (!step->above || ckpt_file_sync(step->above, error));
 }
 
+/* A sealed file on which nothing lies goes into the one below it. Nothing tells afterwards that it was
+ * done, and nothing need: neither file changes any more, so that once more comes to the same. */
+static gboolean
+merge_leaf(CkptRun *run, GError **error)
+{
+    const CkptStep *step = run->step;
+
+    return commit_files(run, error) && ckpt_file_sync(step->base, error);
+}
+
 static gboolean
 merge(CkptRun *run, GError **error)
 {
+    if (run->step->leaf)
+        return merge_leaf(run, error);
     for (guint round = 0; round < ROUNDS; round++) {
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         Next next = view ? look(view, run->step, error) : NEXT_FAILED;
@@ -250,8 +268,11 @@ ckpt_step_merge(CkptRun *run, GError **error)
 CkptOutcome
 ckpt_step_merge_check(CkptRun *run, GError **error)
 {
-    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    g_autoptr(CkptView) view = NULL;
 
+    if (run->step->leaf)
+        return CKPT_OUTCOME_NOT_DONE;
+    view = ckpt_view_load(run->connection, run->plan->vm_id, error);
     if (!view)
         return CKPT_OUTCOME_UNCLEAR;
     switch (look(view, run->step, error)) {

@@ -191,6 +191,7 @@ static const CkptJsonMember step_members[] = {
     STRING_OR_NULL(CkptStep, file),
     EMBEDDED(CkptStep, id, CkptFileId, &file_id_type),
     KIND(CkptStep, kind, CkptStepKind, CKPT_STEP_CATALOGUE),
+    BOOLEAN(CkptStep, leaf),
     STRING_OR_NULL(CkptStep, like),
     UINT(CkptStep, mode),
     ENUM(CkptStep, power, CkptPower, CKPT_POWER_SUSPENDED),

@@ -26,7 +26,8 @@ typedef enum {
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
                                    `file` is needed by nobody: live where the VM runs on it, else with
                                    qemu-img; overlay `above` (NULL: `file` is the top) then lies on
-                                   `base`; the definition names `base` where it named `file`. May be
+                                   `base`; the definition names `base` where it named `file`. With
+                                   `leaf` nothing lies on `file` and it is no VM's top. May be
                                    done again after any crash. No undo */
     CKPT_STEP_CHECK_CHAIN,      /* each of `disks` has exactly `chain`: by definition, live XML, headers
                                    and locks. No undo */
@@ -74,6 +75,7 @@ typedef struct {
     char *text;
     char *definition, *definition_before; /* secret */
     gboolean autostart, autostart_before;
+    gboolean leaf;
     CkptPower power;
     GPtrArray *disks; /* CkptDiskFile; may be NULL */
     CkptChange *change;

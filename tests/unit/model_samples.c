@@ -118,6 +118,7 @@ sample_step(void)
     step->definition_before = g_strdup("<domain a='1'/>");
     step->autostart = TRUE;
     step->autostart_before = TRUE;
+    step->leaf = TRUE;
     step->power = CKPT_POWER_RUNNING;
     step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
     g_ptr_array_add(step->disks, ckpt_disk_file_new("vda", "/b/top", CKPT_FORMAT_QCOW2, chain));

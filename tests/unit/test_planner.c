@@ -508,6 +508,29 @@ delete_of_a_leaf_removes_its_file_after_its_row(void **state)
 }
 
 static void
+delete_under_a_leaf_merges_files_of_no_present_chain(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    g_autoptr(CkptPlan) made = NULL;
+    CkptDiskFile *disk;
+
+    /* the VM went back to c1: c2 and the safety checkpoint on it are a branch of their own */
+    add_checkpoint(world, "s1", "c2", "/img/web.ckpt-2.qcow2");
+    add_file(world, "/img/web.ckpt-n.qcow2", "/img/web.raw");
+    g_ptr_array_add(world->made, g_strdup("/img/web.ckpt-n.qcow2"));
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/web.ckpt-n.qcow2");
+    set_current(world, "c1");
+    made = plan_ok(world, CKPT_KIND_DELETE, "c2");
+    assert_true(find_step(made, CKPT_STEP_MERGE, 0)->leaf);
+    disk = g_ptr_array_index(find_step(made, CKPT_STEP_CHECK_CHAIN, 0)->disks, 0);
+    assert_string_equal(disk->chain[0], "/img/web.ckpt-n.qcow2");
+    assert_string_equal(
+        ((CkptCheckpointDisk *)ckpt_graph_find(last_change(made)->upserts, "s1")->disks->pdata[0])
+            ->sealed_file,
+        "/img/web.ckpt-1.qcow2");
+}
+
+static void
 delete_of_a_branch_point_is_refused_with_its_branches(void **state) /* hazard A2 */
 {
     g_autoptr(World) world = world_with_line(1);
@@ -629,6 +652,7 @@ main(void)
         cmocka_unit_test(delete_of_the_current_one_merges_the_top_into_its_file),
         cmocka_unit_test(delete_in_the_middle_remaps_the_child_and_seals_again),
         cmocka_unit_test(delete_of_a_leaf_removes_its_file_after_its_row),
+        cmocka_unit_test(delete_under_a_leaf_merges_files_of_no_present_chain),
         cmocka_unit_test(delete_of_a_branch_point_is_refused_with_its_branches),
         cmocka_unit_test(delete_that_would_rebase_branches_is_refused),
         cmocka_unit_test(delete_beside_another_vms_clone_is_refused),
