@@ -193,6 +193,8 @@ add_merge(const CkptPlanInput *input, CkptPlan *plan, const Merge *merge, CkptCh
     const CkptCheckpointDisk *disk = merge->disk;
 
     ckpt_plan_add_unseal(plan, disk->sealed_file, disk->mode_before | 0600);
+    if (merge->overlay_owner) /* qemu-img opens it for writing, though it only reads */
+        ckpt_plan_add_unseal(plan, merge->overlay->path, merge->overlay_owner_disk->mode_before | 0600);
     if (merge->above_owner) /* its header is rewritten to lie on the merged file */
         ckpt_plan_add_unseal(plan, merge->above->path, merge->above_owner_disk->mode_before | 0600);
     add_merge_step(plan, merge);

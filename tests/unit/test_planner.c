@@ -480,7 +480,7 @@ delete_in_the_middle_remaps_the_child_and_seals_again(void **state)
     CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
 
     /* c3's file lies on the merged one: its header is rewritten, and it is identified anew */
-    assert_steps(made, "catalogue unseal unseal merge seal identify seal identify check-chain "
+    assert_steps(made, "catalogue unseal unseal unseal merge seal identify seal identify check-chain "
                        "write-manifest write-manifest catalogue remove-manifest remove-manifest "
                        "remove-file");
     assert_string_equal(merge->above, "/img/web.ckpt-2.qcow2");
