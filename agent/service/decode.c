@@ -78,7 +78,7 @@ refuse(Walk *walk, const char *field, const char *what)
 {
     g_autofree char *path = field_path(walk, field);
 
-    ckpt_error_set(walk->error, CKPT_REASON_INVALID_ARGUMENT, "%s: %s", path, what);
+    ckpt_error_set(walk->error, CKPT_REASON_INVALID_ARGUMENT, "%s %s", path, what);
     ckpt_error_add(walk->error, CKPT_META_FIELD, path);
     return FALSE;
 }

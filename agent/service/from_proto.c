@@ -20,7 +20,7 @@ ckpt_invalid(GError **error, const char *field, const char *format, ...)
     va_start(args, format);
     what = g_strdup_vprintf(format, args);
     va_end(args);
-    ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s: %s", field, what);
+    ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s %s", field, what);
     ckpt_error_add(error, CKPT_META_FIELD, field);
     return FALSE;
 }
@@ -43,7 +43,7 @@ ckpt_take_id(const char *field, const char *value, GError **error)
     }
     id = ckpt_id_parse(value);
     if (!id)
-        ckpt_invalid(error, field, "'%s' is not a UUID", value);
+        ckpt_invalid(error, field, "is no UUID: '%s'", value);
     return id;
 }
 
@@ -106,12 +106,12 @@ ckpt_take_labels(const char *field, PB(Label) *const *labels, gsize n, GError **
     for (gsize i = 0; i < n; i++) {
         if (!is_label_key(labels[i]->key)) {
             ckpt_invalid(error, field,
-                         "key '%s' does not match [a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?",
+                         "has the key '%s', which does not match [a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?",
                          labels[i]->key);
             return NULL;
         }
         if (!g_hash_table_insert(table, g_strdup(labels[i]->key), g_strdup(labels[i]->value))) {
-            ckpt_invalid(error, field, "key '%s' comes twice", labels[i]->key);
+            ckpt_invalid(error, field, "has the key '%s' twice", labels[i]->key);
             return NULL;
         }
     }
@@ -123,7 +123,7 @@ ckpt_take_page_size(guint32 asked, guint *size, GError **error)
 {
     *size = asked ? asked : CKPT_PAGE_SIZE_DEFAULT;
     if (asked > CKPT_PAGE_SIZE_MAX)
-        return ckpt_invalid(error, "page_size", "%u is more than %d", asked, CKPT_PAGE_SIZE_MAX);
+        return ckpt_invalid(error, "page_size", "is %u, more than %d", asked, CKPT_PAGE_SIZE_MAX);
     return TRUE;
 }
 
@@ -239,7 +239,7 @@ take_masked(CkptRequest *request, const PB(Checkpoint) *values, const char *path
         return !values->expire_time || ckpt_take_time("checkpoint.expire_time", values->expire_time,
                                                       &request->expire_us, error);
     } else {
-        return ckpt_invalid(error, "update_mask", "'%s' cannot be updated", path);
+        return ckpt_invalid(error, "update_mask", "names '%s', which cannot be updated", path);
     }
     return TRUE;
 }

@@ -308,7 +308,7 @@ take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) *request, 
     watch->identity = g_strdup(caller->identity);
     watch->until_done = request->until_done;
     if ((request->n_request_ids > 0) == (request->filter != NULL))
-        return ckpt_invalid(error, "request_ids", "exactly one of request_ids and filter is required");
+        return ckpt_invalid(error, "request_ids", "or filter is required, and only one of them");
     if (!take_filter(caller, request->filter, &watch->filter, error))
         return FALSE;
     /* The caller's own string ends with its call; this one with the stream. */
