@@ -152,7 +152,7 @@ take_number(const Setting *setting, gpointer member, const char *value, GError *
 static gboolean
 take_seconds(const Setting *setting, gpointer member, const char *value, GError **error)
 {
-    guint seconds;
+    guint seconds = 0;
 
     if (!take_number(setting, &seconds, value, error))
         return FALSE;
