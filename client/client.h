@@ -1,4 +1,5 @@
-/* What every command works with: settings, fleet, connection, and the way results and errors leave. */
+/* What every command works with: settings, fleet, connection, and the way results and errors leave.
+ */
 #pragma once
 
 #include "client/inventory.h"

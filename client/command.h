@@ -5,11 +5,11 @@
 
 typedef struct {
     const char *name;
-    const char *arguments; /* for the usage line: "VM…" */
-    const char *summary;   /* one line */
-    const char *help;      /* further paragraphs; NULL = none */
-    const GOptionEntry *options; /* NULL = none of its own; texts as FILENAME, which GOption does not
-                                    convert from the locale's encoding */
+    const char *arguments;       /* for the usage line: "VM…" */
+    const char *summary;         /* one line */
+    const char *help;            /* further paragraphs; NULL = none */
+    const GOptionEntry *options; /* NULL = none of its own; texts as FILENAME, which GOption does
+                                    not convert from the locale's encoding */
     int min_arguments, max_arguments; /* max -1 = any number */
     gboolean publishes; /* its results are checkpoints: the published format is possible */
     CkptExit (*run)(CkptClient *client, char **arguments);

@@ -24,7 +24,8 @@ static const GOptionEntry options[] = {
     TEXT("name", &name, "the checkpoint's name; default: the VM's name and the time", "NAME"),
     TEXT("description", &description, "what it is for", "TEXT"),
     {"label", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &labels, "a label; may be repeated", "KEY=VALUE"},
-    TEXT("consistency", &consistency, "crash, application (preferred by default) or memory", "WORD"),
+    TEXT("consistency", &consistency, "crash, application (preferred by default) or memory",
+         "WORD"),
     TEXT("minimum", &minimum, "the least that is accepted; default crash", "WORD"),
     TEXT("run", &run_id, "the run (a patch window) it belongs to: a UUID", "ID"),
     TEXT("reason", &reason, "why it is made", "TEXT"),
@@ -73,9 +74,10 @@ parse_label(const char *text, Vmcheckpoint__V1__Label *label)
     label->key = g_strndup(text, equals ? (gsize)(equals - text) : 0);
     label->value = g_strdup(equals ? equals + 1 : "");
     if (!equals || !is_label_key(label->key))
-        ckpt_report(NULL, NULL,
-                    "--label '%s': expected KEY=VALUE, a key of lower-case letters, digits and . _ / -",
-                    text);
+        ckpt_report(
+            NULL, NULL,
+            "--label '%s': expected KEY=VALUE, a key of lower-case letters, digits and . _ / -",
+            text);
     else if (ckpt_text_check("the label's value", label->value, -1, 255, CKPT_TEXT_LINE, &error))
         return TRUE;
     else
@@ -157,7 +159,8 @@ wish_init(Wish *wish)
     request->reason = reason ? reason : request->reason;
     request->ticket = ticket ? ticket : request->ticket;
     request->run_id = wish->run_id ? wish->run_id : request->run_id;
-    return check_texts() && parse_consistency("--consistency", consistency, &request->consistency) &&
+    return check_texts() &&
+           parse_consistency("--consistency", consistency, &request->consistency) &&
            parse_consistency("--minimum", minimum, &request->minimum_consistency) &&
            wish_take_labels(wish);
 }
@@ -322,8 +325,9 @@ const CkptCommand ckpt_command_create = {
     .name = "create",
     .arguments = "VM…",
     .summary = "checkpoints one or more VMs, each by its name or ID",
-    .help = "VMs that are stored in a library rather than deployed on a host are refused. If any of\n"
-            "several VMs is stored, unknown or ambiguous, nothing at all is created.",
+    .help =
+        "VMs that are stored in a library rather than deployed on a host are refused. If any of\n"
+        "several VMs is stored, unknown or ambiguous, nothing at all is created.",
     .options = options,
     .min_arguments = 1,
     .max_arguments = -1,

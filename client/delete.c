@@ -7,18 +7,19 @@
 
 static gboolean yes;
 
-static const GOptionEntry options[] = {
-    {"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL}, {NULL}};
+static const GOptionEntry options[] = {{"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL},
+                                       {NULL}};
 
 static char *
 question(const CkptFoundCheckpoint *found)
 {
     g_autofree char *what = ckpt_checkpoint_sentence(found->host->name, found->checkpoint);
 
-    return g_strdup_printf("Delete %s"
-                           "The VM can then not be restored to that point any more. Its present state\n"
-                           "and all other checkpoints are kept.\n",
-                           what);
+    return g_strdup_printf(
+        "Delete %s"
+        "The VM can then not be restored to that point any more. Its present state\n"
+        "and all other checkpoints are kept.\n",
+        what);
 }
 
 typedef struct {
@@ -44,8 +45,7 @@ on_deleted(CkptReply *reply, gpointer data)
     ckpt_report(reply->host->name, mutation->vm_name, "deleted");
 }
 
-static CkptExit
-delete(CkptClient *client, const CkptFoundCheckpoint *found)
+static CkptExit delete (CkptClient *client, const CkptFoundCheckpoint *found)
 {
     Vmcheckpoint__V1__DeleteCheckpointRequest request =
         VMCHECKPOINT__V1__DELETE_CHECKPOINT_REQUEST__INIT;
@@ -91,8 +91,9 @@ const CkptCommand ckpt_command_delete = {
     .name = "delete",
     .arguments = "CHECKPOINT",
     .summary = "deletes one checkpoint, given by its ID or as VM/NAME",
-    .help = "The VM's present state and all other checkpoints are kept. On a terminal it asks first;\n"
-            "elsewhere it needs --yes.",
+    .help =
+        "The VM's present state and all other checkpoints are kept. On a terminal it asks first;\n"
+        "elsewhere it needs --yes.",
     .options = options,
     .min_arguments = 1,
     .max_arguments = 1,

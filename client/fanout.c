@@ -3,15 +3,22 @@
 #include <string.h>
 
 #define READ_TIMEOUT_MS 15000
-#define GRACE_MS 5000         /* for the agent's own "still running" to arrive before our deadline */
-#define WAIT_MAX_MS 300000    /* the agent's cap */
-#define WAIT_SHARED_MS 10000  /* when several wait: then one that lost its host is soon tried again */
+#define GRACE_MS 5000      /* for the agent's own "still running" to arrive before our deadline */
+#define WAIT_MAX_MS 300000 /* the agent's cap */
+#define WAIT_SHARED_MS                                                                             \
+    10000 /* when several wait: then one that lost its host is soon tried again */
 #define RETRY_MIN_MS 200
-#define RETRY_LOST_MS 1000    /* after a connection was lost or refused */
+#define RETRY_LOST_MS 1000 /* after a connection was lost or refused */
 
 /* The codes that are looked at; see grpc/status.h, which only common/rpc_client may include. */
-enum { CODE_CANCELLED = 1, CODE_UNKNOWN = 2, CODE_DEADLINE = 4, CODE_EXHAUSTED = 8,
-       CODE_INTERNAL = 13, CODE_UNAVAILABLE = 14 };
+enum {
+    CODE_CANCELLED = 1,
+    CODE_UNKNOWN = 2,
+    CODE_DEADLINE = 4,
+    CODE_EXHAUSTED = 8,
+    CODE_INTERNAL = 13,
+    CODE_UNAVAILABLE = 14
+};
 
 typedef struct {
     CkptFanout *fanout;
@@ -22,15 +29,16 @@ typedef struct {
     const ProtobufCMessageDescriptor *reply_type;
     CkptReplyFunc func;
     gpointer data;
-    gint64 deadline, due; /* monotonic microseconds, of a mutation: when to give up; when to retry */
-    GError *last;         /* why it is being retried */
+    gint64 deadline,
+        due;      /* monotonic microseconds, of a mutation: when to give up; when to retry */
+    GError *last; /* why it is being retried */
     CkptOutcome last_outcome; /* what it ends with if there is no time to */
 } Job;
 
 struct _CkptFanout {
     CkptClient *client;
     guint jobs, mutations; /* that have not ended */
-    GPtrArray *later; /* Jobs to be tried again in the next round */
+    GPtrArray *later;      /* Jobs to be tried again in the next round */
 };
 
 CkptFanout *
@@ -178,8 +186,8 @@ on_read(const CkptRpcStatus *status, GBytes *bytes, gpointer data)
         return;
     }
     job->reply.error = error_of(status);
-    job->reply.unreachable = !status->reason && (status->code == CODE_UNAVAILABLE ||
-                                                 status->code == CODE_DEADLINE);
+    job->reply.unreachable =
+        !status->reason && (status->code == CODE_UNAVAILABLE || status->code == CODE_DEADLINE);
     job_end(job, CKPT_OUTCOME_FAILED);
 }
 
@@ -257,12 +265,14 @@ wait_until_due(CkptFanout *fanout)
     gint64 first = G_MAXINT64, now;
     GPollFD fd;
 
+    if (fanout->later->len == 0)
+        return;
     for (guint i = 0; i < fanout->later->len; i++)
         first = MIN(first, ((Job *)g_ptr_array_index(fanout->later, i))->due);
     now = g_get_monotonic_time();
     if (first <= now || !g_cancellable_make_pollfd(fanout->client->cancellable, &fd))
         return;
-    g_poll(&fd, 1, (int)((first - now) / 1000) + 1);
+    g_poll(&fd, 1, (int)MIN((first - now) / 1000 + 1, 60000));
     g_cancellable_release_fd(fanout->client->cancellable);
 }
 

@@ -22,8 +22,8 @@ ckpt_found_checkpoint_free(CkptFoundCheckpoint *found)
 typedef struct {
     const char *text;
     CkptFoundCheckpoint *found;
-    GString *also;   /* further hosts that have it */
-    guint errors;    /* hosts that could not say */
+    GString *also; /* further hosts that have it */
+    guint errors;  /* hosts that could not say */
 } Search;
 
 static void
@@ -76,7 +76,9 @@ find_by_id(CkptClient *client, GPtrArray *hosts, const char *id, CkptExit *exit)
                     found->host->name, also->str);
     else
         ckpt_report(NULL, NULL, "checkpoint %s was not found on the host%s", id,
-                    search.errors ? "s that answered" : hosts->len == 1 ? "" : "s");
+                    search.errors     ? "s that answered"
+                    : hosts->len == 1 ? ""
+                                      : "s");
     return NULL;
 }
 
@@ -118,9 +120,9 @@ find_named(CkptClient *client, const CkptFoundVm *vm, const char *name, const ch
     else if (answer->items->len > 1)
         report_candidates(text, answer);
     else
-        return find_by_id(client, hosts,
-                          ((const PbCheckpoint *)g_ptr_array_index(answer->items, 0))->checkpoint_id,
-                          exit);
+        return find_by_id(
+            client, hosts,
+            ((const PbCheckpoint *)g_ptr_array_index(answer->items, 0))->checkpoint_id, exit);
     return NULL;
 }
 
@@ -154,10 +156,11 @@ find_by_name(CkptClient *client, const char *text, gboolean for_change, CkptExit
         return NULL;
     }
     if (silent && for_change) {
-        ckpt_report(NULL, NULL,
-                    "'%s' is not enough while a host does not answer (%s), which may have another of "
-                    "that name: give the checkpoint's ID",
-                    text, silent);
+        ckpt_report(
+            NULL, NULL,
+            "'%s' is not enough while a host does not answer (%s), which may have another of "
+            "that name: give the checkpoint's ID",
+            text, silent);
         return NULL;
     }
     return find_named(client, vm, slash + 1, text, exit);

@@ -101,8 +101,8 @@ add_object(JsonArray *array, const Row *row)
 static guint
 print_rows(CkptClient *client, const Row *rows)
 {
-    static const char *const headers[] = {"HOST",    "ADDRESS", "REACHABLE", "AGENT", "LIBVIRT",
-                                          "QEMU",    "MODE",    "ROLE",      "VMS",   NULL};
+    static const char *const headers[] = {"HOST", "ADDRESS", "REACHABLE", "AGENT", "LIBVIRT",
+                                          "QEMU", "MODE",    "ROLE",      "VMS",   NULL};
     gboolean as_table = client->settings->format == CKPT_FORMAT_TABLE;
     g_autoptr(CkptTable) table = as_table ? ckpt_table_new(headers) : NULL;
     g_autoptr(JsonArray) array = json_array_new();

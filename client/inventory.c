@@ -182,8 +182,8 @@ check_complete(const CkptInventory *inventory, const char *file, GError **error)
         const CkptHost *host = g_ptr_array_index(inventory->hosts, i);
 
         if (!host->address) {
-            ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s: [host %s] has no address", file,
-                           host->name);
+            ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s: [host %s] has no address",
+                           file, host->name);
             return FALSE;
         }
     }
@@ -191,8 +191,8 @@ check_complete(const CkptInventory *inventory, const char *file, GError **error)
         const CkptLibraryPlace *place = g_ptr_array_index(inventory->libraries, i);
 
         if (!place->path) {
-            ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s: [library %s] has no path", file,
-                           place->name);
+            ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "%s: [library %s] has no path",
+                           file, place->name);
             return FALSE;
         }
     }

@@ -32,5 +32,5 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptInventory, ckpt_inventory_free)
 
 /* Keeps only the hosts that the list names ("a,b"); one that is host:port and not in the fleet is
  * added under that name. */
-gboolean ckpt_inventory_select(CkptInventory *inventory, const char *list, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_inventory_select(CkptInventory *inventory, const char *list,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

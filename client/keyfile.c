@@ -38,7 +38,8 @@ take_line(Reader *reader, char *line, GError **error)
         return FALSE;
     }
     *equals = '\0';
-    return reader->func(reader->group, g_strchomp(line), g_strchug(equals + 1), reader->data, error);
+    return reader->func(reader->group, g_strchomp(line), g_strchug(equals + 1), reader->data,
+                        error);
 }
 
 static char *

@@ -6,8 +6,9 @@
 
 #define CKPT_KEYFILE_MAX (1024 * 1024) /* bytes */
 
-/* One line. group is NULL before the first; key is NULL on the group's own line. Keys and values have
- * no space around them. Returns FALSE with an error that needs no place: file and line are added. */
+/* One line. group is NULL before the first; key is NULL on the group's own line. Keys and values
+ * have no space around them. Returns FALSE with an error that needs no place: file and line are
+ * added. */
 typedef gboolean (*CkptKeyfileFunc)(const char *group, const char *key, const char *value,
                                     gpointer data, GError **error);
 

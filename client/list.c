@@ -53,8 +53,8 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
     return found;
 }
 
-/* By the IDs of the VMs that have that name now; or, if there is none, by the name that one had when
- * it was captured: a stored or undefined VM's checkpoints can be listed too. */
+/* By the IDs of the VMs that have that name now; or, if there is none, by the name that one had
+ * when it was captured: a stored or undefined VM's checkpoints can be listed too. */
 static gboolean
 list_argument(Listing *listing, const CkptVmArgument *argument)
 {

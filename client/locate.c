@@ -55,8 +55,8 @@ ckpt_vm_text_parse(const char *text, gboolean *is_id, GError **error)
         return NULL;
     if (*text && !strchr(text, '/'))
         return g_strdup(text);
-    ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT,
-                   "'%s' is neither a VM's name nor its ID", text);
+    ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT, "'%s' is neither a VM's name nor its ID",
+                   text);
     return NULL;
 }
 
@@ -110,8 +110,8 @@ add_found(CkptVmArgument *argument, const CkptFoundVm *vm)
     g_ptr_array_add(argument->found, copy);
 }
 
-/* deployed: look only at the deployed VMs of the answers, or only at the stored ones. Deployed wins,
- * so those go first. A library that several hosts share is one place. */
+/* deployed: look only at the deployed VMs of the answers, or only at the stored ones. Deployed
+ * wins, so those go first. A library that several hosts share is one place. */
 static void
 add_answers(CkptVmArgument *argument, GPtrArray *answers, gboolean deployed)
 {
@@ -121,8 +121,8 @@ add_answers(CkptVmArgument *argument, GPtrArray *answers, gboolean deployed)
         for (guint j = 0; j < answer->items->len; j++) {
             const PbVm *vm = g_ptr_array_index(answer->items, j);
             gboolean is_deployed = vm->placement == VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_DEPLOYED;
-            CkptFoundVm found = {answer->host,   vm->vm_id,   vm->vm_name,
-                                 is_deployed,    vm->library, vm->library_file};
+            CkptFoundVm found = {answer->host, vm->vm_id,   vm->vm_name,
+                                 is_deployed,  vm->library, vm->library_file};
 
             if (is_deployed != deployed ||
                 strcmp(argument->vm_id ? vm->vm_id : vm->vm_name, argument->text) != 0)
@@ -158,9 +158,10 @@ ask_hosts(CkptClient *client, CkptLocation *location, gboolean ids)
             filter.vm_names = first;
             filter.n_vm_names = n;
         }
-        g_ptr_array_add(location->queries,
-                        ckpt_query_vms(client, client->inventory->hosts, &filter,
-                                       VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_BASIC));
+        g_ptr_array_add(
+            location->queries,
+            ckpt_query_vms(client, client->inventory->hosts, &filter,
+                           VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_BASIC));
     }
 }
 
@@ -175,8 +176,8 @@ note_silent(CkptLocation *location)
             gboolean known = FALSE;
 
             for (guint k = 0; k < location->answers->len; k++)
-                known = known ||
-                        ((CkptAnswer *)g_ptr_array_index(location->answers, k))->host == answer->host;
+                known = known || ((CkptAnswer *)g_ptr_array_index(location->answers, k))->host ==
+                                     answer->host;
             if (answer->error && !known)
                 g_ptr_array_add(location->answers, answer);
         }
@@ -275,7 +276,8 @@ set_ambiguous(const CkptVmArgument *argument, GError **error)
         if (vm->deployed)
             g_string_append_printf(list, "on host %s", vm->host->name);
         else
-            g_string_append_printf(list, "stored in library %s (%s)", vm->library, vm->library_file);
+            g_string_append_printf(list, "stored in library %s (%s)", vm->library,
+                                   vm->library_file);
     }
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "ambiguous: %s. %s", list->str,
                 argument->vm_id ? "Name the host with --host" : "Use the ID, or --host");
@@ -302,8 +304,7 @@ set_missing(const CkptLocation *location, const CkptVmArgument *argument, GError
 }
 
 const CkptFoundVm *
-ckpt_location_deployed(const CkptLocation *location, const CkptVmArgument *argument,
-                       GError **error)
+ckpt_location_deployed(const CkptLocation *location, const CkptVmArgument *argument, GError **error)
 {
     const CkptFoundVm *deployed = NULL;
     guint n_deployed = 0, n_others = 0;

@@ -1,4 +1,5 @@
-/* Finds the host of each VM, by asking all hosts at once, and tells deployed VMs from stored ones. */
+/* Finds the host of each VM, by asking all hosts at once, and tells deployed VMs from stored ones.
+ */
 #pragma once
 
 #include "client/query.h"
@@ -14,8 +15,9 @@ typedef struct {
 /* One VM as the user named it. */
 typedef struct {
     char *text;
-    char *vm_id;      /* NULL: text is a name */
-    GPtrArray *found; /* CkptFoundVm: the deployed ones, and the stored ones that are not deployed */
+    char *vm_id; /* NULL: text is a name */
+    GPtrArray
+        *found; /* CkptFoundVm: the deployed ones, and the stored ones that are not deployed */
 } CkptVmArgument;
 
 typedef struct {
@@ -27,13 +29,13 @@ typedef struct {
 
 /* The normal form of what the user wrote for a VM: an UUID in lower case, or the name as it is;
  * NULL and a usage error when it can be neither. *is_id tells which. */
-char *ckpt_vm_text_parse(const char *text, gboolean *is_id, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+char *ckpt_vm_text_parse(const char *text, gboolean *is_id,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Hosts that do not answer are in answers; only a text that can name no VM is an error (of usage).
  * strict: a name that a stored VM has too is ambiguous; else only deployed ones are meant. */
-CkptLocation *ckpt_locate(CkptClient *client, char *const *texts, gboolean strict, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+CkptLocation *ckpt_locate(CkptClient *client, char *const *texts, gboolean strict,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_location_free(CkptLocation *location);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptLocation, ckpt_location_free)
 

@@ -4,9 +4,9 @@
 #include <string.h>
 
 static const CkptCommand *const commands[] = {
-    &ckpt_command_create,  &ckpt_command_list,   &ckpt_command_show,
-    &ckpt_command_tree,    &ckpt_command_restore, &ckpt_command_delete,
-    &ckpt_command_vms,     &ckpt_command_hosts,  &ckpt_command_operation,
+    &ckpt_command_create, &ckpt_command_list,    &ckpt_command_show,
+    &ckpt_command_tree,   &ckpt_command_restore, &ckpt_command_delete,
+    &ckpt_command_vms,    &ckpt_command_hosts,   &ckpt_command_operation,
 };
 
 static CkptSettings *settings;
@@ -49,14 +49,14 @@ commands_text(void)
     GString *text = g_string_new("Commands:\n");
 
     for (gsize i = 0; i < G_N_ELEMENTS(commands); i++) {
-        g_autofree char *usage =
-            g_strconcat(commands[i]->name, " ", commands[i]->arguments, NULL);
+        g_autofree char *usage = g_strconcat(commands[i]->name, " ", commands[i]->arguments, NULL);
 
         g_string_append_printf(text, "  %-22s %s\n", usage, commands[i]->summary);
     }
-    g_string_append(text, "\nEach option may also be set by VMCHECKPOINT_FLEET, _HOST, _CA, _CERT, _KEY, "
-                          "_FORMAT, _TIMEOUT, or by\nkey = value below [client] in "
-                          "~/.config/vmcheckpoint/client.conf or /etc/vmcheckpoint/client.conf.\n\n");
+    g_string_append(text,
+                    "\nEach option may also be set by VMCHECKPOINT_FLEET, _HOST, _CA, _CERT, _KEY, "
+                    "_FORMAT, _TIMEOUT, or by\nkey = value below [client] in "
+                    "~/.config/vmcheckpoint/client.conf or /etc/vmcheckpoint/client.conf.\n\n");
     g_string_append(text, exit_text);
     return g_string_free(text, FALSE);
 }
@@ -65,8 +65,8 @@ commands_text(void)
 static GOptionContext *
 context_new(const CkptCommand *command)
 {
-    g_autofree char *usage = command ? g_strconcat(command->name, " ", command->arguments, NULL)
-                                     : g_strdup("COMMAND");
+    g_autofree char *usage =
+        command ? g_strconcat(command->name, " ", command->arguments, NULL) : g_strdup("COMMAND");
     GOptionContext *context = g_option_context_new(usage);
 
     g_option_context_set_help_enabled(context, FALSE);

@@ -20,9 +20,10 @@ void ckpt_mutation_init(CkptMutation *mutation, Vmcheckpoint__V1__RequestOptions
                         const char *verb, const CkptHost *host, const char *vm_name);
 void ckpt_mutation_clear(CkptMutation *mutation);
 
-/* Counts the end and reports one that is not a success; an unknown one with the command that follows
- * it. TRUE if it is done. */
-gboolean ckpt_mutation_ended(const CkptMutation *mutation, const CkptReply *reply, CkptTally *tally);
+/* Counts the end and reports one that is not a success; an unknown one with the command that
+ * follows it. TRUE if it is done. */
+gboolean ckpt_mutation_ended(const CkptMutation *mutation, const CkptReply *reply,
+                             CkptTally *tally);
 void ckpt_warnings_report(const CkptMutation *mutation, char *const *warnings, gsize n);
 
 /* done: "created", for the summary of several. */

@@ -32,8 +32,8 @@ on_operation(CkptReply *reply, gpointer data)
 static void
 print_table(const CkptHost *host, const PbOperation *operation)
 {
-    static const char *const headers[] = {"HOST", "KIND",     "STATE", "VM ID", "CHECKPOINT ID",
-                                          "BEGUN (UTC)", "STEP", NULL};
+    static const char *const headers[] = {"HOST",          "KIND",        "STATE", "VM ID",
+                                          "CHECKPOINT ID", "BEGUN (UTC)", "STEP",  NULL};
     g_autoptr(CkptTable) table = ckpt_table_new(headers);
     g_autofree char *kind =
         ckpt_enum_word(&vmcheckpoint__v1__operation_kind__descriptor, (int)operation->kind);
@@ -42,7 +42,7 @@ print_table(const CkptHost *host, const PbOperation *operation)
     g_autofree char *begun = ckpt_time_cell(operation->create_time);
     g_autofree char *step = g_strdup_printf("%u/%u %s", operation->step, operation->steps_total,
                                             operation->step_description);
-    const char *cells[] = {host->name, kind,  state, operation->vm_id, operation->checkpoint_id,
+    const char *cells[] = {host->name, kind, state, operation->vm_id, operation->checkpoint_id,
                            begun,      step};
     g_autofree char *text = NULL;
 
@@ -67,7 +67,8 @@ show(CkptClient *client, const Search *search)
     if (operation->error) {
         g_autoptr(GError) error = NULL;
 
-        ckpt_error_set(&error, (CkptReason)operation->error->reason, "%s", operation->error->message);
+        ckpt_error_set(&error, (CkptReason)operation->error->reason, "%s",
+                       operation->error->message);
         ckpt_report_error(search->host->name, NULL, error);
     }
     if (operation->state == VMCHECKPOINT__V1__OPERATION_STATE__OPERATION_STATE_SUCCEEDED)
@@ -103,8 +104,10 @@ run(CkptClient *client, char **arguments)
     else if (search.errors)
         ckpt_report(NULL, NULL, "no host that answered has an operation %s of yours", id);
     else
-        ckpt_report(NULL, NULL, "no host has an operation %s of yours: nothing was begun, or it was "
-                                "refused, or it ended more than seven days ago", id);
+        ckpt_report(NULL, NULL,
+                    "no host has an operation %s of yours: nothing was begun, or it was "
+                    "refused, or it ended more than seven days ago",
+                    id);
     pb_free(search.reply);
     return exit;
 }

@@ -47,9 +47,8 @@ ckpt_settings_set(CkptSettings *settings, CkptSetting setting, const char *value
 {
     char *old = settings->values[setting];
 
-    settings->values[setting] = setting == CKPT_SETTING_HOST && old
-                                    ? g_strconcat(old, ",", value, NULL)
-                                    : g_strdup(value);
+    settings->values[setting] =
+        setting == CKPT_SETTING_HOST && old ? g_strconcat(old, ",", value, NULL) : g_strdup(value);
     g_free(old);
 }
 
@@ -67,7 +66,8 @@ take_setting(const char *group, const char *key, const char *value, gpointer dat
         return TRUE;
     if (!key || !group) {
         ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT,
-                       key ? "'%s' stands before [client]" : "unknown group '%s': expected [client]",
+                       key ? "'%s' stands before [client]"
+                           : "unknown group '%s': expected [client]",
                        key ? key : group);
         return FALSE;
     }
@@ -147,9 +147,9 @@ read_timeout(CkptSettings *settings, GError **error)
     number = g_ascii_isdigit(*text) ? g_ascii_strtoull(text, &end, 10) : 0;
     unit = end ? unit_seconds(end) : 0;
     if (number == 0 || unit == 0 || number > TIMEOUT_MAX_S / unit) {
-        ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT,
-                       "'%s' is no timeout: expected seconds, or a number with s, m or h; at most 24h",
-                       text);
+        ckpt_error_set(
+            error, CKPT_REASON_INVALID_ARGUMENT,
+            "'%s' is no timeout: expected seconds, or a number with s, m or h; at most 24h", text);
         return FALSE;
     }
     settings->timeout_ms = (guint)(number * unit * 1000);

@@ -5,7 +5,8 @@
 
 typedef enum {
     CKPT_SETTING_FLEET, /* the fleet file; see inventory.h */
-    CKPT_SETTING_HOST,  /* hosts to ask, by name or host:port, separated by commas; default: the fleet */
+    CKPT_SETTING_HOST,  /* hosts to ask, by name or host:port, separated by commas; default: the
+                           fleet */
     CKPT_SETTING_CA,
     CKPT_SETTING_CERT,
     CKPT_SETTING_KEY,
@@ -22,8 +23,8 @@ typedef struct {
     guint timeout_ms; /* 5 minutes unless set */
 } CkptSettings;
 
-/* "fleet", "host", …: the key in files, the option's name, and in upper case after VMCHECKPOINT_ the
- * variable's. */
+/* "fleet", "host", …: the key in files, the option's name, and in upper case after VMCHECKPOINT_
+ * the variable's. */
 const char *ckpt_setting_name(CkptSetting setting);
 
 CkptSettings *ckpt_settings_new(void);
@@ -34,9 +35,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptSettings, ckpt_settings_free)
 void ckpt_settings_set(CkptSettings *settings, CkptSetting setting, const char *value);
 
 /* Fills what is not set yet: from the environment, then from each file (NULL-terminated) in turn. A
- * file that does not exist is skipped; one that is wrong is an error, with file and line. File names
- * in a file are relative to its folder. Then reads format and timeout. */
-gboolean ckpt_settings_complete(CkptSettings *settings, const char *const *files, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+ * file that does not exist is skipped; one that is wrong is an error, with file and line. File
+ * names in a file are relative to its folder. Then reads format and timeout. */
+gboolean ckpt_settings_complete(CkptSettings *settings, const char *const *files,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* ~/.config/vmcheckpoint/client.conf and /etc/vmcheckpoint/client.conf */
 char **ckpt_settings_files(void);

@@ -85,7 +85,8 @@ ckpt_table_text(const CkptTable *table)
 
         g_string_append(out, cell);
         if (column + 1 < table->columns)
-            g_string_append_printf(out, "%*s", (int)(widths[column] - ckpt_cell_width(cell)) + GAP, "");
+            g_string_append_printf(out, "%*s", (int)(widths[column] - ckpt_cell_width(cell)) + GAP,
+                                   "");
         else
             g_string_append_c(out, '\n');
     }
@@ -97,7 +98,8 @@ ckpt_enum_word(const ProtobufCEnumDescriptor *descriptor, int value)
 {
     const ProtobufCEnumValue *known = protobuf_c_enum_descriptor_get_value(descriptor, value);
     const ProtobufCEnumValue *zero = protobuf_c_enum_descriptor_get_value(descriptor, 0);
-    gsize prefix = zero && g_str_has_suffix(zero->name, "UNSPECIFIED") ? strlen(zero->name) - 11 : 0;
+    gsize prefix =
+        zero && g_str_has_suffix(zero->name, "UNSPECIFIED") ? strlen(zero->name) - 11 : 0;
     char *word;
 
     if (value == 0)
@@ -232,9 +234,8 @@ struct _CkptList {
 CkptList *
 ckpt_list_new(int format)
 {
-    static const char *const headers[] = {"",    "HOST",        "VM",      "CHECKPOINT",
-                                          "ID",  "MADE (UTC)",  "AGE",     "CONSISTENCY",
-                                          "ENABLED", NULL};
+    static const char *const headers[] = {"",           "HOST", "VM",          "CHECKPOINT", "ID",
+                                          "MADE (UTC)", "AGE",  "CONSISTENCY", "ENABLED",    NULL};
     CkptList *list = g_new0(CkptList, 1);
 
     list->format = (CkptFormat)format;

@@ -14,7 +14,8 @@ static gboolean discard, yes;
 
 static const GOptionEntry options[] = {
     {"power", 0, 0, G_OPTION_ARG_FILENAME, &power,
-     "the VM's power state afterwards: as-captured (default), running, paused or shut-off", "STATE"},
+     "the VM's power state afterwards: as-captured (default), running, paused or shut-off",
+     "STATE"},
     {"discard-present-state", 0, 0, G_OPTION_ARG_NONE, &discard,
      "keep no safety checkpoint: what was written since is lost for good", NULL},
     {"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL},
@@ -132,8 +133,9 @@ const CkptCommand ckpt_command_restore = {
     .name = "restore",
     .arguments = "CHECKPOINT",
     .summary = "brings a VM back to a checkpoint, given by its ID or as VM/NAME",
-    .help = "The VM's present state is kept as a safety checkpoint unless --discard-present-state is\n"
-            "given. On a terminal it asks first; elsewhere it needs --yes.",
+    .help =
+        "The VM's present state is kept as a safety checkpoint unless --discard-present-state is\n"
+        "given. On a terminal it asks first; elsewhere it needs --yes.",
     .options = options,
     .min_arguments = 1,
     .max_arguments = 1,

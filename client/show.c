@@ -35,8 +35,8 @@ print_time(const char *label, const Google__Protobuf__Timestamp *time, gboolean 
 
     if (!time)
         return;
-    value = with_age ? g_strdup_printf("%s UTC, %s ago", text, age)
-                     : g_strdup_printf("%s UTC", text);
+    value =
+        with_age ? g_strdup_printf("%s UTC, %s ago", text, age) : g_strdup_printf("%s UTC", text);
     print_field(label, value);
 }
 
@@ -82,8 +82,8 @@ print_identity(const char *host, const PbCheckpoint *checkpoint)
     print_field("Ticket:", checkpoint->ticket);
     print_field("Run:", checkpoint->run_id);
     for (gsize i = 0; i < checkpoint->n_labels; i++) {
-        g_autofree char *label = g_strconcat(checkpoint->labels[i]->key, "=",
-                                             checkpoint->labels[i]->value, NULL);
+        g_autofree char *label =
+            g_strconcat(checkpoint->labels[i]->key, "=", checkpoint->labels[i]->value, NULL);
 
         print_field(i == 0 ? "Labels:" : "", label);
     }
@@ -97,7 +97,8 @@ print_state(const PbCheckpoint *checkpoint)
     print_field("Enabled:", checkpoint->enabled ? "yes: it can be restored" : "no");
     print_field("", checkpoint->disabled_reason);
     if (checkpoint->state != VMCHECKPOINT__V1__CHECKPOINT_STATE__CHECKPOINT_STATE_READY)
-        print_enum("State:", &vmcheckpoint__v1__checkpoint_state__descriptor, (int)checkpoint->state);
+        print_enum("State:", &vmcheckpoint__v1__checkpoint_state__descriptor,
+                   (int)checkpoint->state);
     print_field("Current:", checkpoint->current ? "yes: the VM's present state began here" : "no");
     print_field("Parent:", checkpoint->parent_checkpoint_id);
     print_field("Last task:", checkpoint->most_recent_task);
@@ -120,7 +121,8 @@ print_disks(const PbCheckpoint *checkpoint)
     for (gsize i = 0; i < checkpoint->n_disks; i++) {
         const Vmcheckpoint__V1__CheckpointDisk *disk = checkpoint->disks[i];
         g_autofree char *size = ckpt_size_text(disk->allocated_bytes);
-        g_autofree char *text = g_strdup_printf("%s  %s  %s", disk->target, size, disk->sealed_file);
+        g_autofree char *text =
+            g_strdup_printf("%s  %s  %s", disk->target, size, disk->sealed_file);
 
         print_field(i == 0 ? "Disks:" : "", text);
     }

@@ -16,8 +16,8 @@ typedef struct {
 /* A node that is still to be shown, and what stands before it. */
 typedef struct {
     Node *node;
-    char *prefix;    /* of its own line */
-    char *below;     /* of its descendants' lines */
+    char *prefix; /* of its own line */
+    char *below;  /* of its descendants' lines */
 } Pending;
 
 static void
@@ -53,8 +53,8 @@ append_line(GString *out, const char *prefix, const PbCheckpoint *checkpoint)
     g_autofree char *id = ckpt_text_printable(checkpoint->checkpoint_id, -1, 64);
     g_autofree char *age = ckpt_age_cell(checkpoint->added_time);
 
-    g_string_append_printf(out, "%s%s %s  %s  %s%s\n", prefix, checkpoint->current ? "*" : "o", name,
-                           id, age, checkpoint->enabled ? "" : "  not enabled");
+    g_string_append_printf(out, "%s%s %s  %s  %s%s\n", prefix, checkpoint->current ? "*" : "o",
+                           name, id, age, checkpoint->enabled ? "" : "  not enabled");
 }
 
 /* The last child is pushed first, so that the first is shown first. */

@@ -91,8 +91,8 @@ add_answers(Out *out, GPtrArray *answers)
 static CkptExit
 run(CkptClient *client, char **arguments)
 {
-    static const char *const headers[] = {"HOST",  "VM",          "ID",    "PLACEMENT",
-                                          "POWER", "CHECKPOINTS", "DEPTH", "QUARANTINE", NULL};
+    static const char *const headers[] = {
+        "HOST", "VM", "ID", "PLACEMENT", "POWER", "CHECKPOINTS", "DEPTH", "QUARANTINE", NULL};
     g_autoptr(GHashTable) deployed = g_hash_table_new(g_str_hash, g_str_equal);
     gboolean as_table = client->settings->format == CKPT_FORMAT_TABLE;
     g_autoptr(CkptTable) table = as_table ? ckpt_table_new(headers) : NULL;
@@ -102,9 +102,10 @@ run(CkptClient *client, char **arguments)
     Out out = {table, array, deployed};
     guint errors;
 
-    answers = ckpt_query_vms(client, client->inventory->hosts, NULL,
-                             full ? VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_FULL
-                                  : VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_BASIC);
+    answers =
+        ckpt_query_vms(client, client->inventory->hosts, NULL,
+                       full ? VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_FULL
+                            : VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_BASIC);
     add_answers(&out, answers);
     add_stored(client, &out);
     errors = ckpt_answers_report(answers);
