@@ -11,10 +11,11 @@ refuse_reuse(const char *request_id, GError **error)
     ckpt_error_add(error, CKPT_META_REQUEST, request_id);
 }
 
-/* What is known of the id from earlier: TRUE if it is free (again). FALSE without an error: its stored
- * result is the answer. */
+/* What is known of the id from earlier: TRUE if it is free (again); *failed is then the attempt that
+ * failed, if there was one. FALSE without an error: its stored result is the answer. */
 static gboolean
-check_known(CkptEngine *engine, const CkptRequest *request, const char *digest, GError **error)
+check_known(CkptEngine *engine, const CkptRequest *request, const char *digest,
+            CkptOperation **failed, GError **error)
 {
     g_autoptr(GError) why = NULL;
     g_autoptr(CkptOperation) op =
@@ -26,22 +27,18 @@ check_known(CkptEngine *engine, const CkptRequest *request, const char *digest, 
     }
     if (!op)
         return TRUE;
-    if (op->state == CKPT_OP_CANCELLED && *op->digest == '\0') {
+    if (op->state == CKPT_OP_FAILED) {
+        *failed = g_steal_pointer(&op);
+        return TRUE;
+    }
+    if (op->state == CKPT_OP_CANCELLED && *op->digest == '\0')
         ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED,
                        "request_id %s was cancelled before the request arrived",
                        request->request_id);
-        return FALSE;
-    }
-    if (op->state == CKPT_OP_FAILED)
-        return TRUE;
-    if (!g_str_equal(op->digest, digest)) {
+    else if (!g_str_equal(op->digest, digest))
         refuse_reuse(request->request_id, error);
-        return FALSE;
-    }
-    if (op->state == CKPT_OP_CANCELLED) {
+    else if (op->state == CKPT_OP_CANCELLED)
         ckpt_operation_error(op, error);
-        return FALSE;
-    }
     return FALSE;
 }
 
@@ -102,9 +99,21 @@ is_stopping(CkptEngine *engine, GError **error)
     return TRUE;
 }
 
+/* The new attempt takes the failed one's place in the store, and with it the only plan by which a delete
+ * that has begun can be finished. */
+static void
+inherit(CkptOperation *op, CkptOperation *failed)
+{
+    if (!failed || !ckpt_operation_has_begun_delete(failed))
+        return;
+    op->plan = g_steal_pointer(&failed->plan);
+    op->step_begun = failed->step_begun;
+    op->step_ended = failed->step_ended;
+}
+
 /* Stores the operation under its id; from then on it is the engine's to finish. Takes the request. */
 static gboolean
-admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, GError **error)
+admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, CkptOperation *failed, GError **error)
 {
     g_autoptr(CkptOperation) op = NULL;
 
@@ -114,6 +123,7 @@ admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, GError **error)
         return FALSE;
     }
     op = new_operation(request, live->digest);
+    inherit(op, failed);
     if (!ckpt_store_add_operation(engine->store, op, error))
         return FALSE;
     live->op = g_steal_pointer(&op);
@@ -131,14 +141,15 @@ enqueue(CkptEngine *engine, LiveOp *live)
 static void
 admit_new(CkptEngine *engine, LiveOp *live, CkptRequest *request)
 {
+    g_autoptr(CkptOperation) failed = NULL;
     g_autoptr(GError) error = NULL;
 
-    if (!check_known(engine, request, live->digest, &error)) {
+    if (!check_known(engine, request, live->digest, &failed, &error)) {
         ckpt_request_free(request);
         ckpt_waiters_release(engine, live, error);
         return;
     }
-    if (!admit(engine, live, request, &error)) {
+    if (!admit(engine, live, request, failed, &error)) {
         ckpt_waiters_release(engine, live, error);
         return;
     }
@@ -152,14 +163,15 @@ submit_accepted(CkptEngine *engine, LiveOp *created, CkptRequest *request, CkptO
 {
     g_autofree char *identity = g_strdup(request->identity);
     g_autofree char *request_id = g_strdup(request->request_id);
+    g_autoptr(CkptOperation) failed = NULL;
     g_autoptr(GError) error = NULL;
     gboolean fresh = FALSE;
 
-    if (!created || !(fresh = check_known(engine, request, created->digest, &error))) {
+    if (!created || !(fresh = check_known(engine, request, created->digest, &failed, &error))) {
         ckpt_request_free(request);
         if (created)
             ckpt_waiters_release(engine, created, error);
-    } else if (admit(engine, created, request, &error)) {
+    } else if (admit(engine, created, request, failed, &error)) {
         enqueue(engine, created);
     } else {
         ckpt_waiters_release(engine, created, error);

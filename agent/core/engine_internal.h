@@ -85,6 +85,9 @@ gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error)
 /* The stored end of an operation as an error. */
 void ckpt_operation_error(const CkptOperation *op, GError **error);
 
+/* Its delete was committed: it cannot be undone, only finished, and only by its own plan. */
+gboolean ckpt_operation_has_begun_delete(const CkptOperation *op);
+
 /* What the planner is given, with its owners. */
 typedef struct {
     CkptPlanInput input;

@@ -18,6 +18,13 @@ ckpt_operation_error(const CkptOperation *op, GError **error)
         ckpt_error_add(error, key, value);
 }
 
+gboolean
+ckpt_operation_has_begun_delete(const CkptOperation *op)
+{
+    return op->kind == CKPT_KIND_DELETE && op->plan &&
+           op->step_ended >= (gint)op->plan->decisive;
+}
+
 /* ---- Planning ---- */
 
 /* The delete of this checkpoint has begun earlier and could not be finished: its own plan, from where it
@@ -37,8 +44,7 @@ take_over_delete(CkptEngine *engine, CkptOperation *op, GError **error)
     for (guint i = earlier->len; i > 0; i--) {
         CkptOperation *last = g_ptr_array_index(earlier, i - 1);
 
-        if (last->kind != CKPT_KIND_DELETE || !last->plan ||
-            last->step_ended < (gint)last->plan->decisive)
+        if (!ckpt_operation_has_begun_delete(last))
             continue;
         op->plan = g_steal_pointer(&last->plan);
         op->step_begun = last->step_begun;
@@ -155,6 +161,7 @@ run_update(CkptEngine *engine, CkptOperation *op, GError **error)
     }
     apply_update(row, request);
     g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(row));
+    row->revision++; /* what the store makes of it in the same transaction */
     op->checkpoint = g_steal_pointer(&row);
     op->state = CKPT_OP_SUCCEEDED;
     op->ended_us = g_get_real_time();
@@ -222,7 +229,7 @@ begin(CkptEngine *engine, LiveOp *live, GError **error)
     op->started_us = g_get_real_time();
     if (op->kind == CKPT_KIND_UPDATE)
         return TRUE;
-    if (!ckpt_engine_plan(engine, op, error))
+    if (!op->plan && !ckpt_engine_plan(engine, op, error))
         return FALSE;
     ckpt_set_str(&op->checkpoint_id, op->plan->checkpoint_id);
     op->state = CKPT_OP_RUNNING;
