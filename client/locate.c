@@ -96,11 +96,29 @@ is_deployed_somewhere(const CkptVmArgument *argument, const char *vm_id)
     return FALSE;
 }
 
+/* Queries by ID and by name may both have found it; and a library may be shared by several hosts.
+ */
+static gboolean
+is_found_already(const CkptVmArgument *argument, const CkptFoundVm *vm)
+{
+    for (guint i = 0; i < argument->found->len; i++) {
+        const CkptFoundVm *known = g_ptr_array_index(argument->found, i);
+
+        if (strcmp(known->vm_id, vm->vm_id) == 0 && known->deployed == vm->deployed &&
+            (known->host == vm->host || !vm->deployed))
+            return TRUE;
+    }
+    return FALSE;
+}
+
 static void
 add_found(CkptVmArgument *argument, const CkptFoundVm *vm)
 {
-    CkptFoundVm *copy = g_new0(CkptFoundVm, 1);
+    CkptFoundVm *copy;
 
+    if (is_found_already(argument, vm))
+        return;
+    copy = g_new0(CkptFoundVm, 1);
     copy->host = vm->host;
     copy->vm_id = g_strdup(vm->vm_id);
     copy->vm_name = g_strdup(vm->vm_name);

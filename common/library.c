@@ -51,8 +51,7 @@ ckpt_library_free(CkptLibrary *library)
     g_free(library);
 }
 
-static void
-warn(Reader *reader, const char *file, const char *format, ...) G_GNUC_PRINTF(3, 4);
+static void warn(Reader *reader, const char *file, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
 static void
 warn(Reader *reader, const char *file, const char *format, ...)

@@ -80,8 +80,7 @@ static JsonNode *
 timestamp_to_json(const ProtobufCMessage *message)
 {
     /* 0001-01-01 to 9999-12-31, the range of the type: a stranger's value may be outside. */
-    time_t seconds =
-        (time_t)CLAMP(int64_field(message, "seconds"), -62135596800LL, 253402300799LL);
+    time_t seconds = (time_t)CLAMP(int64_field(message, "seconds"), -62135596800LL, 253402300799LL);
     g_autofree char *fraction = fraction_text(CLAMP(int32_field(message, "nanos"), 0, 999999999));
     struct tm tm;
 
@@ -99,9 +98,8 @@ duration_to_json(const ProtobufCMessage *message)
     g_autofree char *fraction = fraction_text(ABS(nanos));
     guint64 magnitude = seconds < 0 ? 0 - (guint64)seconds : (guint64)seconds;
 
-    return node_take_string(g_strdup_printf("%s%" G_GUINT64_FORMAT "%ss",
-                                            seconds < 0 || nanos < 0 ? "-" : "", magnitude,
-                                            fraction));
+    return node_take_string(g_strdup_printf(
+        "%s%" G_GUINT64_FORMAT "%ss", seconds < 0 || nanos < 0 ? "-" : "", magnitude, fraction));
 }
 
 static JsonNode *
@@ -123,8 +121,7 @@ enum_to_json(const ProtobufCEnumDescriptor *descriptor, int number)
 {
     const ProtobufCEnumValue *value = protobuf_c_enum_descriptor_get_value(descriptor, number);
 
-    return value ? node_string(value->name)
-                 : json_node_init_int(json_node_alloc(), number);
+    return value ? node_string(value->name) : json_node_init_int(json_node_alloc(), number);
 }
 
 static JsonNode *
@@ -279,7 +276,8 @@ list_to_json(const ProtobufCFieldDescriptor *field, const char *first, gsize n,
     JsonNode *node;
 
     for (gsize i = 0; i < n; i++)
-        json_array_add_element(array, value_to_json(field, first + i * value_size(field->type), flags));
+        json_array_add_element(array,
+                               value_to_json(field, first + i * value_size(field->type), flags));
     node = json_node_init_array(json_node_alloc(), array);
     json_array_unref(array); /* the node has a reference of its own */
     return node;
@@ -299,14 +297,14 @@ field_to_json(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *f
 
         if (n == 0 && !(flags & CKPT_PROTO_JSON_ALL_FIELDS))
             return NULL;
-        return map ? map_to_json(*(ProtobufCMessage **const *)p, n, flags)
+        return map ? map_to_json(*(ProtobufCMessage * *const *)p, n, flags)
                    : list_to_json(field, *(char *const *)p, n, flags);
     }
     if (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) {
         if (*(const uint32_t *)(base + field->quantifier_offset) != field->id)
             return NULL;
-    } else if (is_default(field, p) && (field->type == PROTOBUF_C_TYPE_MESSAGE ||
-                                        !(flags & CKPT_PROTO_JSON_ALL_FIELDS))) {
+    } else if (is_default(field, p) &&
+               (field->type == PROTOBUF_C_TYPE_MESSAGE || !(flags & CKPT_PROTO_JSON_ALL_FIELDS))) {
         return NULL;
     }
     return value_to_json(field, p, flags);

@@ -13,8 +13,9 @@ typedef enum {
 
 /* Timestamp, Duration and FieldMask have their special forms; an enum value without a name is its
  * number; bytes that are not UTF-8 become U+FFFD. */
-JsonNode *ckpt_proto_to_json(const ProtobufCMessage *message, CkptProtoJsonFlags flags)
-    G_GNUC_WARN_UNUSED_RESULT;
+JsonNode *ckpt_proto_to_json(const ProtobufCMessage *message,
+                             CkptProtoJsonFlags flags) G_GNUC_WARN_UNUSED_RESULT;
 
-/* JSON text that is safe to print: control characters and bidirectional overrides stand as \uNNNN. */
+/* JSON text that is safe to print: control characters and bidirectional overrides stand as \uNNNN.
+ */
 char *ckpt_json_to_text(JsonNode *node, gboolean pretty);

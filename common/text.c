@@ -17,8 +17,7 @@ is_deceptive(gunichar c)
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-static void
-refuse(GError **error, const char *field, const char *format, ...) G_GNUC_PRINTF(3, 4);
+static void refuse(GError **error, const char *field, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
 static void
 refuse(GError **error, const char *field, const char *format, ...)

@@ -43,7 +43,7 @@ assert_refused(const char *text, const char *words)
 }
 
 #define TWO_HOSTS                                                                                  \
-    "# the fleet\n\n[host a]\naddress = a.example.org:7443\n\n[host b]\n  address=[::1]:7444  \n"    \
+    "# the fleet\n\n[host a]\naddress = a.example.org:7443\n\n[host b]\n  address=[::1]:7444  \n"  \
     "; templates\n[library templates]\npath = /srv/library\n"
 
 static void
@@ -87,13 +87,13 @@ mistakes_are_told_with_file_and_line(void **state)
 static void
 what_is_no_address_is_refused(void **state)
 {
-    static const char *const bad[] = {"a", "a:", ":7443", "a:0", "a:65536", "a:7443x", "a b:1",
-                                      "http://a:1", "a,b:1", "u@a:1"};
+    static const char *const bad[] = {"a",       "a:",    ":7443",      "a:0",   "a:65536",
+                                      "a:7443x", "a b:1", "http://a:1", "a,b:1", "u@a:1"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *text = g_strdup_printf("[host a]\naddress = %s\n", bad[i]);
-        g_autofree char *words = g_strdup_printf(
-            ":2: '%s' is no address: expected host:port or [ipv6]:port", bad[i]);
+        g_autofree char *words =
+            g_strdup_printf(":2: '%s' is no address: expected host:port or [ipv6]:port", bad[i]);
 
         assert_refused(text, words);
     }
@@ -141,12 +141,9 @@ main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T(hosts_and_libraries_are_read),
-        T(mistakes_are_told_with_file_and_line),
-        T(what_is_no_address_is_refused),
-        T(a_missing_file_is_an_error),
-        T(hosts_are_selected_by_name_or_address),
-        T(selecting_an_unknown_host_is_refused),
+        T(hosts_and_libraries_are_read),          T(mistakes_are_told_with_file_and_line),
+        T(what_is_no_address_is_refused),         T(a_missing_file_is_an_error),
+        T(hosts_are_selected_by_name_or_address), T(selecting_an_unknown_host_is_refused),
     };
 #undef T
 

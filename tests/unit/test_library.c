@@ -56,10 +56,10 @@ put(Fixture *fixture, const char *name, const char *contents, gssize size)
 static void
 put_domain(Fixture *fixture, const char *name, const char *id, const char *vm_name)
 {
-    g_autofree char *xml =
-        g_strdup_printf("<!-- by virsh -->\n<domain type='kvm'>\n  <name>%s</name>\n  <uuid>%s</uuid>\n"
-                        "  <metadata><x:name xmlns:x='urn:x'>other</x:name></metadata>\n</domain>\n",
-                        vm_name, id);
+    g_autofree char *xml = g_strdup_printf(
+        "<!-- by virsh -->\n<domain type='kvm'>\n  <name>%s</name>\n  <uuid>%s</uuid>\n"
+        "  <metadata><x:name xmlns:x='urn:x'>other</x:name></metadata>\n</domain>\n",
+        vm_name, id);
 
     put(fixture, name, xml, -1);
 }
@@ -181,8 +181,9 @@ a_missing_folder_is_an_error_of_the_library(void **state)
 
     fixture->library = ckpt_library_read("store", "/nonexistent/library");
     assert_int_equal(ckpt_error_reason(fixture->library->error), CKPT_REASON_FILE_FAILED);
-    assert_string_equal(fixture->library->error->message,
-                        "library store: cannot read /nonexistent/library: No such file or directory");
+    assert_string_equal(
+        fixture->library->error->message,
+        "library store: cannot read /nonexistent/library: No such file or directory");
 }
 
 static void

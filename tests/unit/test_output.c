@@ -157,8 +157,7 @@ tree_shows_orphans_and_circles_once(void **state)
 {
     static const char *const rows[][2] = {{"a", "gone"}, {"b", "c"}, {"c", "b"}, {"d", "d"}};
 
-    assert_tree(rows, G_N_ELEMENTS(rows),
-                "o n  a  -\no n  d  -\no n  b  -\no n  c  -\n");
+    assert_tree(rows, G_N_ELEMENTS(rows), "o n  a  -\no n  d  -\no n  b  -\no n  c  -\n");
 }
 
 static void

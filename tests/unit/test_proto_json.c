@@ -47,9 +47,12 @@ durations_are_seconds(void **state)
         gint64 seconds;
         int nanos;
         const char *json;
-    } times[] = {{0, 0, "\"0s\""},           {1, 500000000, "\"1.500s\""},
-                 {0, 1000, "\"0.000001s\""}, {-1, -1, "\"-1.000000001s\""},
-                 {0, -500000000, "\"-0.500s\""}, {G_MININT64, 0, "\"-9223372036854775808s\""}};
+    } times[] = {{0, 0, "\"0s\""},
+                 {1, 500000000, "\"1.500s\""},
+                 {0, 1000, "\"0.000001s\""},
+                 {-1, -1, "\"-1.000000001s\""},
+                 {0, -500000000, "\"-0.500s\""},
+                 {G_MININT64, 0, "\"-9223372036854775808s\""}};
 
     for (gsize i = 0; i < G_N_ELEMENTS(times); i++) {
         Duration time = GOOGLE__PROTOBUF__DURATION__INIT;
@@ -158,7 +161,10 @@ text_is_safe_to_print(void **state)
 {
     Vmcheckpoint__V1__PlanStep step = VMCHECKPOINT__V1__PLAN_STEP__INIT;
 
-    step.name = (char *)"a\x1b[2J\x7f" "\u202e" "\xc2\x9b" "b\xff";
+    step.name = (char *)"a\x1b[2J\x7f"
+                        "\u202e"
+                        "\xc2\x9b"
+                        "b\xff";
     assert_json(&step.base, 0, "{\"name\":\"a\\u001b[2J\\u007f\\u202e\\u009bb\uFFFD\"}");
 }
 

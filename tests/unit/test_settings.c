@@ -19,7 +19,8 @@ set_up(void **state)
 static int
 tear_down(void **state)
 {
-    static const char *const variables[] = {"FLEET", "HOST", "CA", "CERT", "KEY", "FORMAT", "TIMEOUT"};
+    static const char *const variables[] = {"FLEET", "HOST",   "CA",     "CERT",
+                                            "KEY",   "FORMAT", "TIMEOUT"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(variables); i++) {
         g_autofree char *name = g_strconcat("VMCHECKPOINT_", variables[i], NULL);
@@ -131,9 +132,10 @@ timeouts_have_units(void **state)
     static const struct {
         const char *text;
         guint ms; /* 0: refused */
-    } timeouts[] = {{"90", 90000}, {"90s", 90000}, {"5m", 300000}, {"1h", 3600000}, {"24h", 86400000},
-                    {"25h", 0},    {"0", 0},       {"-1", 0},      {"5d", 0},       {"", 0},
-                    {"1.5m", 0},   {"99999999999999999999h", 0}};
+    } timeouts[] = {{"90", 90000},   {"90s", 90000},    {"5m", 300000},
+                    {"1h", 3600000}, {"24h", 86400000}, {"25h", 0},
+                    {"0", 0},        {"-1", 0},         {"5d", 0},
+                    {"", 0},         {"1.5m", 0},       {"99999999999999999999h", 0}};
 
     for (gsize i = 0; i < G_N_ELEMENTS(timeouts); i++) {
         g_autoptr(CkptSettings) settings = ckpt_settings_new();

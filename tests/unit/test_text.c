@@ -35,9 +35,22 @@ check_counts_bytes(void **state)
 static void
 check_refuses_what_hides(void **state)
 {
-    static const char *const bad[] = {"a\nb", "a\tb", "a\rb", "a\x1b[2Jb", "a\x7f" "b", "a\xc2\x85" "b",
-                                      "a\xc2\x9b" "b", "a\u2028b", "a\u2029b", "a\u202eb", "a\u202ab",
-                                      "a\u2066b", "a\u2069b"};
+    static const char *const bad[] = {"a\nb",
+                                      "a\tb",
+                                      "a\rb",
+                                      "a\x1b[2Jb",
+                                      "a\x7f"
+                                      "b",
+                                      "a\xc2\x85"
+                                      "b",
+                                      "a\xc2\x9b"
+                                      "b",
+                                      "a\u2028b",
+                                      "a\u2029b",
+                                      "a\u202eb",
+                                      "a\u202ab",
+                                      "a\u2066b",
+                                      "a\u2069b"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++)
         assert_check(bad[i], -1, 100, CKPT_TEXT_LINE, "control character");
@@ -174,13 +187,21 @@ fractions_and_zones_are_read(void **state)
 static void
 what_is_no_time_is_refused(void **state)
 {
-    static const char *const bad[] = {
-        "",                        "1970-01-01",           "1970-01-01T00:00:00",
-        "1970-01-01 00:00:00Z",    "1970-02-30T00:00:00Z", "2001-02-29T00:00:00Z",
-        "1970-13-01T00:00:00Z",    "1970-01-01T24:00:00Z", "1970-01-01T00:60:00Z",
-        "1970-01-01T00:00:00.Z",   "1970-01-01T00:00:00Zx", "1970-1-1T00:00:00Z",
-        "1970-01-01T00:00:00+0200", "0000-01-01T00:00:00Z",
-        "1970-01-01T00:00:00.1234567890Z"};
+    static const char *const bad[] = {"",
+                                      "1970-01-01",
+                                      "1970-01-01T00:00:00",
+                                      "1970-01-01 00:00:00Z",
+                                      "1970-02-30T00:00:00Z",
+                                      "2001-02-29T00:00:00Z",
+                                      "1970-13-01T00:00:00Z",
+                                      "1970-01-01T24:00:00Z",
+                                      "1970-01-01T00:60:00Z",
+                                      "1970-01-01T00:00:00.Z",
+                                      "1970-01-01T00:00:00Zx",
+                                      "1970-1-1T00:00:00Z",
+                                      "1970-01-01T00:00:00+0200",
+                                      "0000-01-01T00:00:00Z",
+                                      "1970-01-01T00:00:00.1234567890Z"};
     gint64 us;
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++)
@@ -193,7 +214,7 @@ ages_are_for_people(void **state)
     static const struct {
         gint64 seconds;
         const char *age;
-    } ages[] = {{-5, "0 seconds"}, {0, "0 seconds"},   {1, "1 second"},   {59, "59 seconds"},
+    } ages[] = {{-5, "0 seconds"}, {0, "0 seconds"},     {1, "1 second"},  {59, "59 seconds"},
                 {60, "1 minute"},  {3599, "59 minutes"}, {3600, "1 hour"}, {86399, "23 hours"},
                 {86400, "1 day"},  {200000, "2 days"}};
 
@@ -210,9 +231,14 @@ sizes_are_for_people(void **state)
     static const struct {
         guint64 bytes;
         const char *text;
-    } sizes[] = {{0, "0 B"},           {1023, "1023 B"},        {1024, "1.0 KiB"},
-                 {1536, "1.5 KiB"},    {1048575, "1.0 MiB"},    {1610612736, "1.5 GiB"},
-                 {1ULL << 40, "1.0 TiB"}, {G_MAXUINT64, "16.0 EiB"}};
+    } sizes[] = {{0, "0 B"},
+                 {1023, "1023 B"},
+                 {1024, "1.0 KiB"},
+                 {1536, "1.5 KiB"},
+                 {1048575, "1.0 MiB"},
+                 {1610612736, "1.5 GiB"},
+                 {1ULL << 40, "1.0 TiB"},
+                 {G_MAXUINT64, "16.0 EiB"}};
 
     for (gsize i = 0; i < G_N_ELEMENTS(sizes); i++) {
         g_autofree char *text = ckpt_size_text(sizes[i].bytes);
