@@ -233,7 +233,6 @@ static gboolean
 take_library(CkptConfig *config, const char *group, const char *key, const char *value, GError **error)
 {
     static const Setting setting = {.key = "path"};
-    g_autofree char *path = NULL;
 
     if (!g_str_equal(key, "path"))
         return bad(error, "unknown key '%s' in [%s]", key, group);

@@ -14,7 +14,7 @@ static const char *const features[] = {
 static gboolean
 give_host(CkptService *service, PB(GetAgentInfoResponse) *reply, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&service->host_lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&service->host_lock);
     CkptDriver *driver = ckpt_engine_driver(service->engine);
 
     if (!service->host && !driver->host_info(driver, &service->host, error))

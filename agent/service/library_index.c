@@ -54,7 +54,7 @@ ckpt_library_index_free(CkptLibraryIndex *index)
 GPtrArray *
 ckpt_library_index_read(CkptLibraryIndex *index, gint64 max_age_us)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&index->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&index->lock);
     gint64 now = g_get_monotonic_time();
 
     if (!index->libraries || now - index->read_us >= max_age_us) {

@@ -326,7 +326,7 @@ on_event(guint64 number, const CkptOperation *operation, guint64 done, guint64 t
 static gboolean
 enter(CkptWatches *watches, CkptStream *stream, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watches->lock);
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&watches->lock);
 
     if (watches->stopped || watches->streams->len >= watches->max_streams) {
         ckpt_error_set(error, CKPT_REASON_QUEUE_FULL, "%s",
