@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define BURST 20
-#define WINDOW_US (10 * G_USEC_PER_SEC)
+#define WINDOW_US G_GINT64_CONSTANT(10000000)
 
 static GLogLevelFlags error_level;
 

@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PEM_FILE_MAX (1024 * 1024)
+#define PEM_FILE_MAX 1048576
 
 static const char configuration[] = "# Written at each start: TLS 1.3 only, no session tickets.\n"
                                     "openssl_conf = openssl_init\n"

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define QUEUE_MESSAGES 256
-#define QUEUE_BYTES (1024 * 1024)
+#define QUEUE_BYTES 1048576
 
 static void
 call_destroy(CkptCall *call)

@@ -9,7 +9,7 @@
 #include <time.h>
 
 #define NAME_MAX_BYTES 1024
-#define PEM_MAX_BYTES (64 * 1024)
+#define PEM_MAX_BYTES 65536
 #define CACHE_ENTRIES 256
 
 /* A certificate as it was read; constant. */

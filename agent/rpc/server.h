@@ -7,8 +7,8 @@
 
 #include <gio/gio.h>
 
-#define CKPT_RPC_MESSAGE_MAX                                                                       \
-    (64 * 1024) /* bytes of a request; a larger one is RESOURCE_EXHAUSTED */
+/* Bytes of a request; a larger one is MESSAGE_TOO_LARGE. */
+#define CKPT_RPC_MESSAGE_MAX 65536
 
 /* Who is calling, verified by TLS. Never from anything the caller says. */
 typedef struct {

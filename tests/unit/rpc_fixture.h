@@ -5,6 +5,14 @@
 #include "common/rpc_client.h"
 #include "tests/unit/cmocka_all.h"
 
+#include <string.h>
+
+#define assert_contains(text, part)                                                                \
+    do {                                                                                           \
+        if (!strstr(text, part))                                                                   \
+            fail_msg("'%s' does not contain '%s'", text, part);                                    \
+    } while (0)
+
 /* What the test service was asked, seen and told. */
 typedef struct {
     CkptServer *server;

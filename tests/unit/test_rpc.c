@@ -282,19 +282,26 @@ a_waiting_call_holds_no_thread(void **state)
 }
 
 static void
+count_refused(const CkptRpcStatus *status, GBytes *reply, gpointer data)
+{
+    if (g_strcmp0(status->reason, "QUEUE_FULL") == 0 && status->retry_ms > 0)
+        ++*(guint *)data;
+}
+
+static void
 calls_above_the_limit_are_refused_with_a_delay(void **state)
 {
     Fixture *fixture = fixture_new(&(CkptServerOptions){.max_calls = 1});
     g_autoptr(CkptRpcClient) client = fixture_client("jane");
     g_autoptr(GBytes) request = g_bytes_new_static("", 0);
     CkptRpcChannel *channel = ckpt_rpc_client_channel(client, fixture->address);
-    guint answers = 0;
+    guint refused = 0;
 
     for (int i = 0; i < 3; i++)
-        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, 1000, count_answer,
-                             &answers);
+        ckpt_rpc_client_call(client, channel, METHOD("Hold"), request, 1000, count_refused,
+                             &refused);
     ckpt_rpc_client_run(client, NULL);
-    assert_int_equal(answers, 3);
+    assert_int_equal(refused, 2);
     assert_int_equal(fixture->held, 1);
     fixture_free(fixture);
 }
