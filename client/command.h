@@ -5,7 +5,7 @@
 
 typedef struct {
     const char *name;
-    const char *arguments;       /* for the usage line: "VM…" */
+    const char *arguments;       /* for the usage line: "VM..." */
     const char *summary;         /* one line */
     const char *help;            /* further paragraphs; NULL = none */
     const GOptionEntry *options; /* NULL = none of its own; texts as FILENAME, which GOption does

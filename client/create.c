@@ -323,7 +323,7 @@ run(CkptClient *client, char **arguments)
 
 const CkptCommand ckpt_command_create = {
     .name = "create",
-    .arguments = "VM…",
+    .arguments = "VM...",
     .summary = "checkpoints one or more VMs, each by its name or ID",
     .help =
         "VMs that are stored in a library rather than deployed on a host are refused. If any of\n"

@@ -123,7 +123,7 @@ run(CkptClient *client, char **arguments)
 
 const CkptCommand ckpt_command_list = {
     .name = "list",
-    .arguments = "[VM…]",
+    .arguments = "[VM...]",
     .summary = "lists checkpoints, of all VMs or of those named; * marks where a VM is",
     .options = options,
     .max_arguments = -1,

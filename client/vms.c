@@ -121,7 +121,7 @@ run(CkptClient *client, char **arguments)
 const CkptCommand ckpt_command_vms = {
     .name = "vms",
     .arguments = "",
-    .summary = "lists VMs: where they are, deployed or stored, and how many checkpoints they have",
+    .summary = "lists VMs, deployed or stored, and how many checkpoints they have",
     .options = options,
     .run = run,
 };
