@@ -3,11 +3,13 @@
 #include "common/error.h"
 #include "tests/unit/rpc_fixture.h"
 
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define VM_1 "11111111-1111-4111-8111-111111111111"
 #define VM_2 "22222222-2222-4222-8222-222222222222"
@@ -230,6 +232,56 @@ delete_point(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__DeleteCheckpo
         answer(call, &response.base);
 }
 
+static void
+restore(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__RestoreCheckpointRequest *request)
+{
+    Vmcheckpoint__V1__RestoreCheckpointResponse response =
+        VMCHECKPOINT__V1__RESTORE_CHECKPOINT_RESPONSE__INIT;
+    PbCheckpoint restored, safety;
+
+    if (!begin_mutation(straw, call, request->options, request->etag))
+        return;
+    if (request->power_state !=
+        VMCHECKPOINT__V1__RESTORE_POWER_STATE__RESTORE_POWER_STATE_SHUT_OFF) {
+        refuse(call, CKPT_REASON_INTERNAL, 0);
+        return;
+    }
+    fill_point(&restored, &straw->points[0]);
+    fill_point(&safety, &straw->points[1]);
+    response.checkpoint = &restored;
+    response.safety_checkpoint = request->discard_present_state ? NULL : &safety;
+    answer(call, &response.base);
+}
+
+static void
+get_info(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__GetAgentInfoRequest *request)
+{
+    Vmcheckpoint__V1__GetAgentInfoResponse response =
+        VMCHECKPOINT__V1__GET_AGENT_INFO_RESPONSE__INIT;
+
+    response.agent_version = (char *)"9.8.7";
+    response.mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_WRITE;
+    response.caller_role = (char *)"operator";
+    answer(call, &response.base);
+}
+
+static void
+get_operation(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__GetOperationRequest *request)
+{
+    Vmcheckpoint__V1__GetOperationResponse response =
+        VMCHECKPOINT__V1__GET_OPERATION_RESPONSE__INIT;
+    PbOperation operation = VMCHECKPOINT__V1__OPERATION__INIT;
+
+    if (straw != &world.b || strcmp(request->request_id, POINT_1) != 0) {
+        refuse(call, CKPT_REASON_OPERATION_NOT_FOUND, 0);
+        return;
+    }
+    operation.request_id = request->request_id;
+    operation.state = VMCHECKPOINT__V1__OPERATION_STATE__OPERATION_STATE_RUNNING;
+    response.operation = &operation;
+    answer(call, &response.base);
+}
+
 static const struct {
     const char *method;
     const ProtobufCMessageDescriptor *request;
@@ -245,6 +297,9 @@ static const struct {
     M("CheckpointService", "GetCheckpoint", get_checkpoint_request, get_point),
     M("CheckpointService", "CreateCheckpoint", create_checkpoint_request, create),
     M("CheckpointService", "DeleteCheckpoint", delete_checkpoint_request, delete_point),
+    M("CheckpointService", "RestoreCheckpoint", restore_checkpoint_request, restore),
+    M("AgentService", "GetAgentInfo", get_agent_info_request, get_info),
+    M("OperationService", "GetOperation", get_operation_request, get_operation),
 #undef M
 };
 
@@ -364,8 +419,9 @@ tear_down(void **state)
     return 0;
 }
 
+/* terminal: the slave's end of one, for standard input and error; -1: pipes. */
 static GSubprocess *
-start(const char *arguments)
+start_on(const char *arguments, int terminal)
 {
     g_autofree char *ca = fixture_file("ca.pem"), *cert = fixture_file("jane.pem");
     g_autofree char *key = fixture_file("jane-key.pem");
@@ -373,17 +429,28 @@ start(const char *arguments)
                                             CKPT_CLIENT, world.fleet, ca, cert, key, arguments);
     g_auto(GStrv) argv = NULL;
     g_autoptr(GError) error = NULL;
+    GSubprocessFlags errors = terminal < 0 ? G_SUBPROCESS_FLAGS_STDERR_PIPE : 0;
     g_autoptr(GSubprocessLauncher) launcher =
-        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
+        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | errors);
     GSubprocess *process;
 
     g_subprocess_launcher_setenv(launcher, "XDG_CONFIG_HOME", fixture_dir(), TRUE);
+    if (terminal >= 0) {
+        g_subprocess_launcher_take_stdin_fd(launcher, dup(terminal));
+        g_subprocess_launcher_take_stderr_fd(launcher, terminal);
+    }
     if (!g_shell_parse_argv(line, NULL, &argv, &error))
         fail_msg("%s", error->message);
     process = g_subprocess_launcher_spawnv(launcher, (const char *const *)argv, &error);
     if (!process)
         fail_msg("%s", error->message);
     return process;
+}
+
+static GSubprocess *
+start(const char *arguments)
+{
+    return start_on(arguments, -1);
 }
 
 static void
@@ -575,6 +642,43 @@ delete_sends_the_etag_that_was_read(void **state)
     assert_string_equal(world.a.etag, "etag-1");
 }
 
+/* Runs it on a terminal where somebody types the answer; returns what the terminal shows. */
+static char *
+run_on_terminal(const char *arguments, const char *typed)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    char shown[4096] = "";
+    GSubprocess *process;
+    gssize size;
+
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    assert_int_equal(write(master, typed, strlen(typed)), strlen(typed));
+    process = start_on(arguments, open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC));
+    finish(process);
+    size = read(master, shown, sizeof shown - 1);
+    assert_true(size > 0);
+    close(master);
+    return g_strdup(shown);
+}
+
+static void
+delete_asks_on_a_terminal(void **state)
+{
+    g_autofree char *shown = run_on_terminal("delete web-01/one", "n\n");
+
+    assert_int_equal(world.status, 1);
+    assert_int_equal(world.a.mutations, 0);
+    assert_says(shown, "Delete checkpoint 'one'");
+    assert_says(shown, POINT_1);
+    assert_says(shown, "of VM web-01 (" VM_1 ") on host a?");
+    assert_says(shown, "all other checkpoints are kept");
+    assert_says(shown, "nothing was done");
+    g_free(g_steal_pointer(&shown));
+    shown = run_on_terminal("delete web-01/one", "yes\n");
+    assert_int_equal(world.status, 0);
+    assert_int_equal(world.a.mutations, 1);
+}
+
 static void
 an_ambiguous_checkpoint_name_lists_the_candidates(void **state)
 {
@@ -595,6 +699,62 @@ a_name_is_not_enough_while_a_host_does_not_answer(void **state)
     assert_run("delete " POINT_1 " --yes", 0);
     assert_int_equal(world.a.mutations, 1);
     assert_run("list web-01", 3);
+}
+
+static void
+restore_tells_the_safety_checkpoint(void **state)
+{
+    assert_run("restore --yes web-01/one --power shut-off", 0);
+    assert_string_equal(world.a.etag, "etag-1");
+    assert_says(world.errors, "restored; the state it had is checkpoint " POINT_2);
+    assert_run("restore " POINT_1 " --yes --power shut-off --discard-present-state --format json",
+               0);
+    assert_null(strstr(world.output, POINT_2));
+    assert_run("restore " POINT_1 " --yes --power off", 2);
+}
+
+static void
+hosts_shows_the_unreachable_too(void **state)
+{
+    assert_run("hosts", 0);
+    assert_says(world.output, "9.8.7");
+    assert_says(world.output, "read-write  operator  2");
+    straw_stop(&world.b);
+    assert_run("hosts --format json", 3);
+    assert_says(world.output, "\"reachable\" : false");
+    straw_stop(&world.a);
+    assert_run("hosts", 1);
+}
+
+static void
+vms_shows_a_deployed_vm_as_deployed_only(void **state)
+{
+    assert_run("vms", 0);
+    assert_says(world.output, "stored shelf");
+    assert_says(world.output, "a     web-01  " VM_1 "  deployed");
+    assert_null(strstr(world.output, "b     web-01"));
+}
+
+static void
+an_operation_is_found_on_its_host(void **state)
+{
+    assert_run("operation {" POINT_1 "}", 4);
+    assert_says(world.output, "running");
+    assert_run("operation " POINT_2, 1);
+    assert_says(world.errors, "no host has an operation " POINT_2);
+    assert_run("operation x", 2);
+}
+
+static void
+tree_and_show_find_the_vm(void **state)
+{
+    assert_run("tree web-01", 0);
+    assert_says(world.output, "web-01 (" VM_1 ") on host a\no one  " POINT_1);
+    assert_run("tree twin", 1);
+    assert_run("show web-01/one", 0);
+    assert_says(world.output, "Enabled:           yes");
+    assert_run("show web-01/none", 1);
+    assert_run("show " VM_1, 1);
 }
 
 static void
@@ -637,8 +797,14 @@ main(void)
         T(lists_have_all_pages),
         T(delete_needs_yes_away_from_a_terminal),
         T(delete_sends_the_etag_that_was_read),
+        T(delete_asks_on_a_terminal),
         T(an_ambiguous_checkpoint_name_lists_the_candidates),
         T(a_name_is_not_enough_while_a_host_does_not_answer),
+        T(restore_tells_the_safety_checkpoint),
+        T(hosts_shows_the_unreachable_too),
+        T(vms_shows_a_deployed_vm_as_deployed_only),
+        T(an_operation_is_found_on_its_host),
+        T(tree_and_show_find_the_vm),
         T(mistakes_are_told_before_anything_is_sent),
     };
 #undef T
