@@ -25,8 +25,7 @@ struct _Setting {
 };
 
 /* Without position; that is put before it where the line is known. */
-static gboolean
-bad(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static gboolean bad(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 static gboolean
 bad(GError **error, const char *format, ...)
@@ -78,7 +77,8 @@ take_listen(const Setting *setting, gpointer member, const char *value, GError *
         address = g_inet_address_new_from_string(host);
     if (!address || (g_inet_address_get_family(address) == G_SOCKET_FAMILY_IPV6) != six ||
         !g_ascii_string_to_unsigned(colon + 1, 10, 0, 65535, &port, NULL))
-        return bad(error, "%s: '%s' is not ADDRESS:PORT, as in 192.0.2.1:7443 or [2001:db8::1]:7443",
+        return bad(error,
+                   "%s: '%s' is not ADDRESS:PORT, as in 192.0.2.1:7443 or [2001:db8::1]:7443",
                    setting->key, value);
     set_text(member, value);
     return TRUE;
@@ -223,14 +223,16 @@ take_rule(CkptConfig *config, const char *identity, const char *value, GError **
     CkptRole role = ckpt_role_parse(value);
 
     if (role == CKPT_ROLE_NONE)
-        return bad(error, "'%s' is not a role: viewer, operator or admin (an identity with '=' in it "
-                          "cannot be written here)",
+        return bad(error,
+                   "'%s' is not a role: viewer, operator or admin (an identity with '=' in it "
+                   "cannot be written here)",
                    value);
     return ckpt_access_add(config->access, identity, role, error);
 }
 
 static gboolean
-take_library(CkptConfig *config, const char *group, const char *key, const char *value, GError **error)
+take_library(CkptConfig *config, const char *group, const char *key, const char *value,
+             GError **error)
 {
     static const Setting setting = {.key = "path"};
 
@@ -250,10 +252,10 @@ check_group(const char *group, GError **error)
     if (g_str_equal(group, "access") || find_setting(group, NULL))
         return TRUE;
     if (g_str_has_prefix(group, LIBRARY_PREFIX))
-        return group[strlen(LIBRARY_PREFIX)] ||
-               bad(error, "a library's group is [library NAME]");
-    return bad(error, "unknown group [%s]: there are [agent], [tls], [access], [limits] and "
-                      "[library NAME]",
+        return group[strlen(LIBRARY_PREFIX)] || bad(error, "a library's group is [library NAME]");
+    return bad(error,
+               "unknown group [%s]: there are [agent], [tls], [access], [limits] and "
+               "[library NAME]",
                group);
 }
 
@@ -350,7 +352,8 @@ read_text(const char *file, GError **error)
         ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s", local->message);
         return NULL;
     }
-    if (size > FILE_MAX_BYTES || strlen(text) != size || !g_utf8_validate(text, (gssize)size, NULL)) {
+    if (size > FILE_MAX_BYTES || strlen(text) != size ||
+        !g_utf8_validate(text, (gssize)size, NULL)) {
         bad(error, "%s:1: is not a text file", file);
         return NULL;
     }

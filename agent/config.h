@@ -1,5 +1,5 @@
-/* The agent's configuration file: groups and keys as GKeyFile has them, every one known and checked,
- * every error with file and line. */
+/* The agent's configuration file: groups and keys as GKeyFile has them, every one known and
+ * checked, every error with file and line. */
 #pragma once
 
 #include "agent/core/access.h"

@@ -49,7 +49,8 @@ refuse(const char *file, guint number, const char *what, GError **error)
 
 /* *group: the one the line stands in; replaced by a header. */
 static gboolean
-scan_line(GPtrArray *lines, const char *file, char *line, guint number, char **group, GError **error)
+scan_line(GPtrArray *lines, const char *file, char *line, guint number, char **group,
+          GError **error)
 {
     gsize size = strlen(line);
     char *equals;

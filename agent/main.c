@@ -129,8 +129,8 @@ start(Agent *agent, GError **error)
 static void
 announce(const Agent *agent, const CkptConfig *config)
 {
-    g_autofree char *host = g_strndup(config->listen, (gsize)(strrchr(config->listen, ':') -
-                                                              config->listen));
+    g_autofree char *host =
+        g_strndup(config->listen, (gsize)(strrchr(config->listen, ':') - config->listen));
     guint64 watchdog_us;
 
     if (ckpt_access_size(config->access) == 0)

@@ -32,7 +32,8 @@ ckpt_options_parse(CkptOptions *options, int argc, char **argv, GError **error)
     if (!g_option_context_parse(context, &argc, &argv, error))
         return FALSE;
     if (argc > 1) {
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "unexpected argument '%s'", argv[1]);
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "unexpected argument '%s'",
+                    argv[1]);
         return FALSE;
     }
     if (!options->config_file)
@@ -61,8 +62,9 @@ ckpt_options_versions(void)
     unsigned long libvirt = 0;
 
     (void)virGetVersion(&libvirt, NULL, NULL);
-    return g_strdup_printf("vmcheckpointd %s\nlibvirt %lu.%lu.%lu\ngRPC core %s\nSQLite %s\nGLib %u.%u.%u",
-                           CKPT_VERSION, libvirt / 1000000, libvirt / 1000 % 1000, libvirt % 1000,
-                           grpc_version_string(), sqlite3_libversion(), glib_major_version,
-                           glib_minor_version, glib_micro_version);
+    return g_strdup_printf(
+        "vmcheckpointd %s\nlibvirt %lu.%lu.%lu\ngRPC core %s\nSQLite %s\nGLib %u.%u.%u",
+        CKPT_VERSION, libvirt / 1000000, libvirt / 1000 % 1000, libvirt % 1000,
+        grpc_version_string(), sqlite3_libversion(), glib_major_version, glib_minor_version,
+        glib_micro_version);
 }

@@ -11,8 +11,8 @@ typedef struct {
 } CkptOptions;
 
 /* --help prints and exits. */
-gboolean ckpt_options_parse(CkptOptions *options, int argc, char **argv, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_options_parse(CkptOptions *options, int argc, char **argv,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_options_clear(CkptOptions *options);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CkptOptions, ckpt_options_clear)
 /* The versions of the agent and of the libraries it runs with. (transfer full) */

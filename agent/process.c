@@ -36,8 +36,7 @@ log_writer(GLogLevelFlags level, const GLogField *fields, gsize n_fields, gpoint
 {
     if (g_log_writer_default_would_drop(level, G_LOG_DOMAIN))
         return G_LOG_WRITER_HANDLED;
-    if (to_journal &&
-        g_log_writer_journald(level, fields, n_fields, NULL) == G_LOG_WRITER_HANDLED)
+    if (to_journal && g_log_writer_journald(level, fields, n_fields, NULL) == G_LOG_WRITER_HANDLED)
         return G_LOG_WRITER_HANDLED;
     return write_line(level, fields, n_fields);
 }

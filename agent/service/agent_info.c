@@ -4,15 +4,26 @@
 
 /* What this agent implements; a caller asks for a name before it relies on it. */
 static const char *const features[] = {
-    "create",         "get",         "list",    "update", "restore", "delete",
-    "watch",          "cancel",      "validate-only", "labels", "runs", "consistency-crash",
-    "consistency-application", "library",
+    "create",
+    "get",
+    "list",
+    "update",
+    "restore",
+    "delete",
+    "watch",
+    "cancel",
+    "validate-only",
+    "labels",
+    "runs",
+    "consistency-crash",
+    "consistency-application",
+    "library",
 };
 
 /* The host as it was when the hypervisor first answered: it does not change while the agent runs.
  * FALSE: it has never answered. */
 static gboolean
-give_host(CkptService *service, PB(GetAgentInfoResponse) *reply, GError **error)
+give_host(CkptService *service, PB(GetAgentInfoResponse) * reply, GError **error)
 {
     g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&service->host_lock);
     CkptDriver *driver = ckpt_engine_driver(service->engine);
@@ -27,8 +38,7 @@ give_host(CkptService *service, PB(GetAgentInfoResponse) *reply, GError **error)
     return TRUE;
 }
 
-static PB(AgentLimits) *
-give_limits(const CkptLimits *limits)
+static PB(AgentLimits) * give_limits(const CkptLimits *limits)
 {
     PB(AgentLimits) *message = ckpt_message_new(&vmcheckpoint__v1__agent_limits__descriptor);
 
@@ -43,7 +53,7 @@ give_limits(const CkptLimits *limits)
 }
 
 static void
-give_libraries(CkptService *service, PB(GetAgentInfoResponse) *reply)
+give_libraries(CkptService *service, PB(GetAgentInfoResponse) * reply)
 {
     g_autoptr(GPtrArray) libraries =
         ckpt_library_index_read(service->libraries, LIBRARY_MAX_AGE_US);
@@ -64,7 +74,7 @@ give_libraries(CkptService *service, PB(GetAgentInfoResponse) *reply)
 }
 
 static void
-give_mode(CkptService *service, PB(GetAgentInfoResponse) *reply, const GError *hypervisor)
+give_mode(CkptService *service, PB(GetAgentInfoResponse) * reply, const GError *hypervisor)
 {
     g_autofree char *read_only = ckpt_engine_read_only_reason(service->engine);
     const char *why = read_only ? read_only : hypervisor ? hypervisor->message : NULL;

@@ -9,7 +9,7 @@ ckpt_get_checkpoint(const CkptCaller *caller, const ProtobufCMessage *base, GErr
     const PB(GetCheckpointRequest) *request = (const void *)base;
     g_autofree char *id = ckpt_take_id("checkpoint_id", request->checkpoint_id, error);
     g_autoptr(CkptCheckpointInfo) info = NULL;
-    PB(GetCheckpointResponse) *reply;
+    PB(GetCheckpointResponse) * reply;
 
     if (!id)
         return NULL;
@@ -23,7 +23,7 @@ ckpt_get_checkpoint(const CkptCaller *caller, const ProtobufCMessage *base, GErr
 
 /* Everything of the request that a page token is bound to. */
 static GBytes *
-bound_of(const PB(ListCheckpointsRequest) *request)
+bound_of(const PB(ListCheckpointsRequest) * request)
 {
     PB(ListCheckpointsRequest) bound = *request;
 
@@ -55,7 +55,7 @@ or_null(const char *text)
 }
 
 static gboolean
-take_filter(const PB(CheckpointFilter) *filter, Query *out, GError **error)
+take_filter(const PB(CheckpointFilter) * filter, Query *out, GError **error)
 {
     CkptCheckpointQuery *query = &out->query;
 
@@ -103,7 +103,7 @@ take_position(const char *position, Query *query)
 
 /* Adds entries while the reply stays below its limit. Returns how many it took. */
 static guint
-add_page(PB(ListCheckpointsResponse) *reply, GPtrArray *infos, guint max, PB(CheckpointView) view)
+add_page(PB(ListCheckpointsResponse) * reply, GPtrArray *infos, guint max, PB(CheckpointView) view)
 {
     gsize bytes = 0;
     guint n = 0;
@@ -124,35 +124,35 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     const PB(ListCheckpointsRequest) *request = (const void *)base;
     const CkptPageKey *key = caller->service->page_key;
     const char *method = ckpt_call_method(caller->call);
-    PB(CheckpointView) view = request->view ? request->view
-                                            : VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_BASIC;
+    PB(CheckpointView)
+    view = request->view ? request->view : VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_BASIC;
     g_autoptr(GBytes) bound = bound_of(request);
     g_auto(Query) query = {0};
     g_autofree char *position = NULL;
     g_autoptr(GPtrArray) infos = NULL;
-    PB(ListCheckpointsResponse) *reply;
+    PB(ListCheckpointsResponse) * reply;
     guint size, n;
 
     if (!ckpt_take_page_size(request->page_size, &size, error) ||
         !take_filter(request->filter, &query, error))
         return NULL;
-    position = ckpt_page_token_open(key, method, caller->identity, bound, request->page_token, error);
+    position =
+        ckpt_page_token_open(key, method, caller->identity, bound, request->page_token, error);
     if (!position)
         return NULL;
     take_position(position, &query);
     query.query.limit = size + 1; /* one more tells whether there is a next page */
-    infos = ckpt_engine_list_checkpoints(caller->service->engine, &query.query,
-                                         view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL,
-                                         error);
+    infos = ckpt_engine_list_checkpoints(
+        caller->service->engine, &query.query,
+        view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL, error);
     if (!infos)
         return NULL;
     reply = ckpt_message_new(&vmcheckpoint__v1__list_checkpoints_response__descriptor);
     n = add_page(reply, infos, size, view);
     if (n > 0 && n < infos->len) {
         const CkptCheckpointInfo *last = g_ptr_array_index(infos, n - 1);
-        g_autofree char *next =
-            g_strdup_printf("%" G_GINT64_FORMAT " %s", last->checkpoint->added_us,
-                            last->checkpoint->id);
+        g_autofree char *next = g_strdup_printf("%" G_GINT64_FORMAT " %s",
+                                                last->checkpoint->added_us, last->checkpoint->id);
 
         reply->next_page_token = ckpt_page_token_new(key, method, caller->identity, bound, next);
     }
@@ -160,8 +160,7 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
 }
 
 /* The stored result as it was, with what only the catalogue of now can tell. */
-static PB(Checkpoint) *
-give_result(CkptService *service, const CkptCheckpoint *checkpoint)
+static PB(Checkpoint) * give_result(CkptService *service, const CkptCheckpoint *checkpoint)
 {
     g_autoptr(CkptCheckpointInfo) now = NULL;
     CkptCheckpointInfo info = {0};
@@ -189,9 +188,8 @@ has_result(const CkptOperation *operation, gboolean validate_only)
 static char **
 give_warnings(const CkptOperation *operation, gboolean validate_only, gsize *n)
 {
-    return ckpt_give_strings(validate_only && operation->plan ? operation->plan->warnings
-                                                              : operation->warnings,
-                             n);
+    return ckpt_give_strings(
+        validate_only && operation->plan ? operation->plan->warnings : operation->warnings, n);
 }
 
 ProtobufCMessage *

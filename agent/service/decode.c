@@ -4,9 +4,9 @@
 
 #include <string.h>
 
-#define DEPTH_MAX 8       /* the API nests 4 deep */
-#define STRING_MAX 1024   /* bytes, unless the table below says otherwise */
-#define REPEATED_MAX 500  /* entries, likewise */
+#define DEPTH_MAX 8      /* the API nests 4 deep */
+#define STRING_MAX 1024  /* bytes, unless the table below says otherwise */
+#define REPEATED_MAX 500 /* entries, likewise */
 
 /* Limits that the proto states, by field name: it uses one name for one thing. */
 static const struct {
@@ -14,14 +14,22 @@ static const struct {
     gsize max;
     CkptTextKind kind;
 } string_limits[] = {
-    {"checkpoint_name", 255, CKPT_TEXT_LINE}, {"description", 4096, CKPT_TEXT_PARAGRAPHS},
-    {"reason", 1024, CKPT_TEXT_LINE},         {"ticket", 255, CKPT_TEXT_LINE},
-    {"hold", 255, CKPT_TEXT_LINE},            {"key", 63, CKPT_TEXT_LINE},
-    {"value", 255, CKPT_TEXT_LINE},           {"vm_name", 255, CKPT_TEXT_LINE},
-    {"vm_names", 255, CKPT_TEXT_LINE},        {"vm_id", 64, CKPT_TEXT_LINE},
-    {"vm_ids", 64, CKPT_TEXT_LINE},           {"checkpoint_id", 64, CKPT_TEXT_LINE},
-    {"request_id", 64, CKPT_TEXT_LINE},       {"request_ids", 64, CKPT_TEXT_LINE},
-    {"run_id", 64, CKPT_TEXT_LINE},           {"etag", 64, CKPT_TEXT_LINE},
+    {"checkpoint_name", 255, CKPT_TEXT_LINE},
+    {"description", 4096, CKPT_TEXT_PARAGRAPHS},
+    {"reason", 1024, CKPT_TEXT_LINE},
+    {"ticket", 255, CKPT_TEXT_LINE},
+    {"hold", 255, CKPT_TEXT_LINE},
+    {"key", 63, CKPT_TEXT_LINE},
+    {"value", 255, CKPT_TEXT_LINE},
+    {"vm_name", 255, CKPT_TEXT_LINE},
+    {"vm_names", 255, CKPT_TEXT_LINE},
+    {"vm_id", 64, CKPT_TEXT_LINE},
+    {"vm_ids", 64, CKPT_TEXT_LINE},
+    {"checkpoint_id", 64, CKPT_TEXT_LINE},
+    {"request_id", 64, CKPT_TEXT_LINE},
+    {"request_ids", 64, CKPT_TEXT_LINE},
+    {"run_id", 64, CKPT_TEXT_LINE},
+    {"etag", 64, CKPT_TEXT_LINE},
 };
 static const struct {
     const char *field;
@@ -34,14 +42,15 @@ typedef struct {
 
 typedef struct {
     CkptDecodeMode mode;
-    GString *path; /* of the message being walked: "options", "checkpoint.labels[3]"; "" at the top */
+    GString
+        *path; /* of the message being walked: "options", "checkpoint.labels[3]"; "" at the top */
     GError **error;
 } Walk;
 
 enum { WIRE_VARINT = 0, WIRE_64BIT = 1, WIRE_BYTES = 2, WIRE_32BIT = 5 };
 
-static gboolean
-walk_message(Walk *walk, const ProtobufCMessageDescriptor *type, Reader reader, guint depth);
+static gboolean walk_message(Walk *walk, const ProtobufCMessageDescriptor *type, Reader reader,
+                             guint depth);
 
 static gboolean
 read_varint(Reader *reader, guint64 *value)
@@ -88,7 +97,8 @@ malformed(Walk *walk)
 {
     const char *path = walk->path->len ? walk->path->str : "the request";
 
-    ckpt_error_set(walk->error, CKPT_REASON_INVALID_ARGUMENT, "%s is not a well-formed message", path);
+    ckpt_error_set(walk->error, CKPT_REASON_INVALID_ARGUMENT, "%s is not a well-formed message",
+                   path);
     if (walk->path->len)
         ckpt_error_add(walk->error, CKPT_META_FIELD, path);
     return FALSE;
@@ -97,9 +107,8 @@ malformed(Walk *walk)
 static gboolean
 refuse_unknown_field(Walk *walk, const ProtobufCMessageDescriptor *type, guint64 number)
 {
-    g_autofree char *name =
-        g_strdup_printf("%s (%" G_GUINT64_FORMAT ")",
-                        walk->path->len ? walk->path->str : type->short_name, number);
+    g_autofree char *name = g_strdup_printf(
+        "%s (%" G_GUINT64_FORMAT ")", walk->path->len ? walk->path->str : type->short_name, number);
 
     ckpt_error_set(walk->error, CKPT_REASON_UNKNOWN_FIELD,
                    "%s: this agent does not know the field with this number", name);
@@ -115,8 +124,8 @@ check_enum(Walk *walk, const ProtobufCFieldDescriptor *field, guint64 value)
     if (protobuf_c_enum_descriptor_get_value(field->descriptor, (int)(gint32)value))
         return TRUE;
     path = field_path(walk, field->name);
-    ckpt_error_set(walk->error, CKPT_REASON_UNKNOWN_FIELD, "%s: this agent does not know the value %d",
-                   path, (int)(gint32)value);
+    ckpt_error_set(walk->error, CKPT_REASON_UNKNOWN_FIELD,
+                   "%s: this agent does not know the value %d", path, (int)(gint32)value);
     ckpt_error_add(walk->error, CKPT_META_FIELD, path);
     return FALSE;
 }
@@ -225,7 +234,8 @@ walk_packed(Walk *walk, const ProtobufCFieldDescriptor *field, Reader inner, gui
 }
 
 static gboolean
-walk_bytes(Walk *walk, const ProtobufCFieldDescriptor *field, Reader *reader, guint *count, guint depth)
+walk_bytes(Walk *walk, const ProtobufCFieldDescriptor *field, Reader *reader, guint *count,
+           guint depth)
 {
     gboolean repeated = field->label == PROTOBUF_C_LABEL_REPEATED;
     Reader inner;

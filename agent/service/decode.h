@@ -8,12 +8,13 @@
 
 typedef enum {
     CKPT_DECODE_LENIENT, /* unknown fields are passed over: reads that must work between versions */
-    CKPT_DECODE_STRICT   /* unknown fields are UNKNOWN_FIELD: whatever changes or selects something */
+    CKPT_DECODE_STRICT /* unknown fields are UNKNOWN_FIELD: whatever changes or selects something */
 } CkptDecodeMode;
 
 /* Checks the bytes, then unpacks them. What protobuf-c would let pass is refused: strings that are
- * not UTF-8 or have a NUL (it would cut them there), control characters, enum values without a name,
- * too long strings and lists. INVALID_ARGUMENT, or UNKNOWN_FIELD, with metadata "field". Free the
- * result with protobuf_c_message_free_unpacked(). */
-ProtobufCMessage *ckpt_decode(const ProtobufCMessageDescriptor *type, const guint8 *data, gsize size,
-                              CkptDecodeMode mode, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * not UTF-8 or have a NUL (it would cut them there), control characters, enum values without a
+ * name, too long strings and lists. INVALID_ARGUMENT, or UNKNOWN_FIELD, with metadata "field". Free
+ * the result with protobuf_c_message_free_unpacked(). */
+ProtobufCMessage *ckpt_decode(const ProtobufCMessageDescriptor *type, const guint8 *data,
+                              gsize size, CkptDecodeMode mode,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;

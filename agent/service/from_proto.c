@@ -66,7 +66,8 @@ ckpt_take_duration(const char *field, const Google__Protobuf__Duration *value, g
 }
 
 gboolean
-ckpt_take_time(const char *field, const Google__Protobuf__Timestamp *value, gint64 *us, GError **error)
+ckpt_take_time(const char *field, const Google__Protobuf__Timestamp *value, gint64 *us,
+               GError **error)
 {
     if (value->seconds < TIME_MIN_S || value->seconds > TIME_MAX_S || value->nanos < 0 ||
         value->nanos > 999999999)
@@ -90,7 +91,8 @@ is_label_key(const char *key)
 {
     gsize size = strlen(key);
 
-    if (size == 0 || size > LABEL_KEY_MAX || !is_label_char(key[0]) || !is_label_char(key[size - 1]))
+    if (size == 0 || size > LABEL_KEY_MAX || !is_label_char(key[0]) ||
+        !is_label_char(key[size - 1]))
         return FALSE;
     for (gsize i = 1; i + 1 < size; i++)
         if (!is_label_char(key[i]) && !strchr("._/-", key[i]))
@@ -105,9 +107,10 @@ ckpt_take_labels(const char *field, PB(Label) *const *labels, gsize n, GError **
 
     for (gsize i = 0; i < n; i++) {
         if (!is_label_key(labels[i]->key)) {
-            ckpt_invalid(error, field,
-                         "has the key '%s', which does not match [a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?",
-                         labels[i]->key);
+            ckpt_invalid(
+                error, field,
+                "has the key '%s', which does not match [a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?",
+                labels[i]->key);
             return NULL;
         }
         if (!g_hash_table_insert(table, g_strdup(labels[i]->key), g_strdup(labels[i]->value))) {
@@ -128,7 +131,7 @@ ckpt_take_page_size(guint32 asked, guint *size, GError **error)
 }
 
 static gboolean
-take_options(const PB(RequestOptions) *options, CkptRequest *request, GError **error)
+take_options(const PB(RequestOptions) * options, CkptRequest *request, GError **error)
 {
     if (!options)
         return ckpt_invalid(error, "options.request_id", "is required");
@@ -170,10 +173,10 @@ take_etag(const char *etag)
 
 /* model/types.h says that the values are the proto's; test_proto_enums holds it to that. */
 static gboolean
-take_consistency(const PB(CreateCheckpointRequest) *message, CkptRequest *request, GError **error)
+take_consistency(const PB(CreateCheckpointRequest) * message, CkptRequest *request, GError **error)
 {
-    request->asked = message->consistency ? (CkptConsistency)message->consistency
-                                          : CKPT_CONSISTENCY_APPLICATION;
+    request->asked =
+        message->consistency ? (CkptConsistency)message->consistency : CKPT_CONSISTENCY_APPLICATION;
     request->minimum = message->minimum_consistency ? (CkptConsistency)message->minimum_consistency
                                                     : CKPT_CONSISTENCY_CRASH;
     if (request->minimum > request->asked)
@@ -215,7 +218,7 @@ ckpt_take_create(const ProtobufCMessage *base, GError **error)
 
 /* One path of the mask. */
 static gboolean
-take_masked(CkptRequest *request, const PB(Checkpoint) *values, const char *path, GError **error)
+take_masked(CkptRequest *request, const PB(Checkpoint) * values, const char *path, GError **error)
 {
     if (g_str_equal(path, "checkpoint_name")) {
         if (*values->checkpoint_name == '\0')
@@ -307,9 +310,8 @@ ckpt_take_restore(const ProtobufCMessage *base, GError **error)
     if (!request->checkpoint_id)
         return NULL;
     if (*message->expected_current_checkpoint_id) {
-        request->expected_current_checkpoint_id =
-            ckpt_take_id("expected_current_checkpoint_id", message->expected_current_checkpoint_id,
-                         error);
+        request->expected_current_checkpoint_id = ckpt_take_id(
+            "expected_current_checkpoint_id", message->expected_current_checkpoint_id, error);
         if (!request->expected_current_checkpoint_id)
             return NULL;
     }

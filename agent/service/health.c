@@ -15,7 +15,8 @@ is_service(const char *name)
     gsize size = strlen(name);
 
     for (guint i = 0; i < ckpt_n_methods; i++)
-        if (strncmp(ckpt_methods[i].name + 1, name, size) == 0 && ckpt_methods[i].name[1 + size] == '/')
+        if (strncmp(ckpt_methods[i].name + 1, name, size) == 0 &&
+            ckpt_methods[i].name[1 + size] == '/')
             return TRUE;
     return FALSE;
 }

@@ -20,10 +20,12 @@
 /* protoc-c's names are long and the same in every line. */
 #define PB(type) Vmcheckpoint__V1__##type
 
-#define CKPT_REPLY_MAX (3584 * 1024) /* bytes: pages end before the clients' default limit of 4 MiB */
+#define CKPT_REPLY_MAX                                                                             \
+    (3584 * 1024) /* bytes: pages end before the clients' default limit of 4 MiB */
 #define CKPT_PAGE_SIZE_DEFAULT 100
 #define CKPT_PAGE_SIZE_MAX 500
-#define CKPT_STREAM_AGE_S (9 * 60)   /* below the connection's age limit, so that a stream ends in order */
+#define CKPT_STREAM_AGE_S                                                                          \
+    (9 * 60) /* below the connection's age limit, so that a stream ends in order */
 
 typedef struct _CkptMethod CkptMethod;
 
@@ -58,11 +60,12 @@ struct _CkptService {
     CkptLibraryIndex *libraries;
     CkptPageKey *page_key;
     CkptWatches *watches;
-    GThreadPool *finishers; /* encode replies, which need a look at the catalogue; idle threads end */
+    GThreadPool
+        *finishers; /* encode replies, which need a look at the catalogue; idle threads end */
     gint64 started_us;
     CkptHostInfo *host; /* under host_lock; NULL until the hypervisor answered once */
     GMutex host_lock;
-    gint stopping;      /* atomic */
+    gint stopping; /* atomic */
 };
 
 /* ---- Messages; all that a message owns is g_malloc'ed ---- */
@@ -89,7 +92,6 @@ gboolean ckpt_cancel_operation(const CkptCaller *, const ProtobufCMessage *, GEr
 ProtobufCMessage *ckpt_cancel_reply(CkptService *, const CkptOperation *, gboolean);
 void ckpt_mutation_finish(gpointer data, gpointer service); /* the finishers' function */
 
-
 /* ---- from_proto.c: checks and normal forms ---- */
 
 /* A required UUID; NULL and INVALID_ARGUMENT naming the field otherwise. */
@@ -108,19 +110,20 @@ CkptRequest *ckpt_take_update(const ProtobufCMessage *message, GError **error);
 CkptRequest *ckpt_take_restore(const ProtobufCMessage *message, GError **error);
 CkptRequest *ckpt_take_delete(const ProtobufCMessage *message, GError **error);
 /* FALSE and INVALID_ARGUMENT naming the field. */
-gboolean ckpt_invalid(GError **error, const char *field, const char *format, ...) G_GNUC_PRINTF(3, 4);
+gboolean ckpt_invalid(GError **error, const char *field, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
 
 /* ---- to_proto.c ---- */
 
-Google__Protobuf__Timestamp *ckpt_give_time(gint64 us);       /* NULL for 0 */
+Google__Protobuf__Timestamp *ckpt_give_time(gint64 us); /* NULL for 0 */
 Google__Protobuf__Duration *ckpt_give_duration(gint64 us);
-char **ckpt_give_strings(GPtrArray *strings, gsize *n);       /* NULL gives none */
+char **ckpt_give_strings(GPtrArray *strings, gsize *n); /* NULL gives none */
 /* info may lack depth and sizes; view BASIC leaves disks and sizes out. */
-PB(Checkpoint) *ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view);
-PB(Operation) *ckpt_give_operation(const CkptOperation *operation, guint64 bytes_done,
-                                   guint64 bytes_total);
-PB(PlanStep) **ckpt_give_plan(const CkptPlan *plan, gsize *n);
-PB(Ability) *ckpt_give_ability(const CkptAbility *ability);
+PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view);
+PB(Operation) *
+    ckpt_give_operation(const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total);
+PB(PlanStep) * *ckpt_give_plan(const CkptPlan *plan, gsize *n);
+PB(Ability) * ckpt_give_ability(const CkptAbility *ability);
 
 /* ---- One file per service ---- */
 
@@ -130,7 +133,8 @@ ProtobufCMessage *ckpt_create_reply(CkptService *, const CkptOperation *, gboole
 ProtobufCMessage *ckpt_update_reply(CkptService *, const CkptOperation *, gboolean);
 ProtobufCMessage *ckpt_restore_reply(CkptService *, const CkptOperation *, gboolean);
 ProtobufCMessage *ckpt_delete_reply(CkptService *, const CkptOperation *, gboolean);
-ProtobufCMessage *ckpt_list_virtual_machines(const CkptCaller *, const ProtobufCMessage *, GError **);
+ProtobufCMessage *ckpt_list_virtual_machines(const CkptCaller *, const ProtobufCMessage *,
+                                             GError **);
 ProtobufCMessage *ckpt_get_virtual_machine(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_get_operation(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_list_operations(const CkptCaller *, const ProtobufCMessage *, GError **);

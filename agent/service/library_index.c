@@ -6,7 +6,7 @@ struct _CkptLibraryIndex {
     GPtrArray *places; /* constant */
     GMutex lock;       /* guards the rest; held while the folders are read, so they are read once */
     GPtrArray *libraries;
-    gint64 read_us;    /* monotonic */
+    gint64 read_us; /* monotonic */
 };
 
 CkptLibraryPlace *

@@ -1,5 +1,5 @@
-/* The way of mutations and cancels: handed to the engine, waited for without a thread, answered from
- * a worker because the reply needs a look at the catalogue. */
+/* The way of mutations and cancels: handed to the engine, waited for without a thread, answered
+ * from a worker because the reply needs a look at the catalogue. */
 #include "agent/service/internal.h"
 
 #define CANCEL_WAIT_US (30 * G_USEC_PER_SEC)
@@ -14,9 +14,9 @@ typedef struct {
     CkptCall *call;
     const CkptMethod *method;
     gboolean validate_only;
-    char *vm_id;      /* create's, for the look into the libraries; or NULL */
+    char *vm_id; /* create's, for the look into the libraries; or NULL */
     char *request_id;
-    guint64 ticket;   /* read by the cancel only, which is told of after it is known */
+    guint64 ticket;           /* read by the cancel only, which is told of after it is known */
     CkptOperation *operation; /* of the outcome: this, or error; a cancel's may be neither */
     GError *error;
 } Waiter;
@@ -34,8 +34,8 @@ waiter_unref(Waiter *waiter)
     g_free(waiter);
 }
 
-/* The engine knows deployed VMs only. One that a library has deserves the better answer; asked here,
- * after the refusal, so that a VM that is deployed as well never gets this far. */
+/* The engine knows deployed VMs only. One that a library has deserves the better answer; asked
+ * here, after the refusal, so that a VM that is deployed as well never gets this far. */
 static void
 look_into_libraries(Waiter *waiter)
 {

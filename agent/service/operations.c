@@ -18,7 +18,7 @@ ckpt_get_operation(const CkptCaller *caller, const ProtobufCMessage *base, GErro
     const char *identity = *request->identity ? request->identity : caller->identity;
     g_autofree char *id = ckpt_take_id("request_id", request->request_id, error);
     g_autoptr(CkptOperation) operation = NULL;
-    PB(GetOperationResponse) *reply;
+    PB(GetOperationResponse) * reply;
 
     if (!id)
         return NULL;
@@ -39,7 +39,7 @@ ckpt_get_operation(const CkptCaller *caller, const ProtobufCMessage *base, GErro
 /* ---- Filters ---- */
 
 typedef struct {
-    const char *identity; /* NULL = everybody's */
+    const char *identity;        /* NULL = everybody's */
     char *vm_id, *checkpoint_id; /* "" = any */
     guint states;
 } Filter;
@@ -53,12 +53,11 @@ filter_clear(Filter *filter)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Filter, filter_clear)
 
 static gboolean
-take_filter(const CkptCaller *caller, const PB(OperationFilter) *message, Filter *filter,
+take_filter(const CkptCaller *caller, const PB(OperationFilter) * message, Filter *filter,
             GError **error)
 {
     filter->identity = caller->role >= CKPT_ROLE_ADMIN ? NULL : caller->identity;
-    filter->vm_id =
-        ckpt_take_optional_id("filter.vm_id", message ? message->vm_id : "", error);
+    filter->vm_id = ckpt_take_optional_id("filter.vm_id", message ? message->vm_id : "", error);
     if (!filter->vm_id)
         return FALSE;
     filter->checkpoint_id =
@@ -102,7 +101,7 @@ filter_matches(const Filter *filter, const CkptOperation *operation)
 /* ---- ListOperations ---- */
 
 static GBytes *
-bound_of(const PB(ListOperationsRequest) *request)
+bound_of(const PB(ListOperationsRequest) * request)
 {
     PB(ListOperationsRequest) bound = *request;
 
@@ -111,9 +110,9 @@ bound_of(const PB(ListOperationsRequest) *request)
     return ckpt_message_pack(&bound.base);
 }
 
-/* Listed ones come without their plans; the few that run are read again, for the step they are at. */
-static PB(Operation) *
-give_listed(CkptEngine *engine, const CkptOperation *operation)
+/* Listed ones come without their plans; the few that run are read again, for the step they are at.
+ */
+static PB(Operation) * give_listed(CkptEngine *engine, const CkptOperation *operation)
 {
     g_autoptr(CkptOperation) running = NULL;
 
@@ -124,7 +123,7 @@ give_listed(CkptEngine *engine, const CkptOperation *operation)
 }
 
 static guint
-add_page(PB(ListOperationsResponse) *reply, CkptEngine *engine, GPtrArray *operations, guint size)
+add_page(PB(ListOperationsResponse) * reply, CkptEngine *engine, GPtrArray *operations, guint size)
 {
     gsize bytes = 0;
     guint n = 0;
@@ -150,13 +149,14 @@ ckpt_list_operations(const CkptCaller *caller, const ProtobufCMessage *base, GEr
     g_autofree char *position = NULL;
     g_autoptr(GPtrArray) operations = NULL;
     CkptOperationQuery query;
-    PB(ListOperationsResponse) *reply;
+    PB(ListOperationsResponse) * reply;
     guint size, n;
 
     if (!ckpt_take_page_size(request->page_size, &size, error) ||
         !take_filter(caller, request->filter, &filter, error))
         return NULL;
-    position = ckpt_page_token_open(key, method, caller->identity, bound, request->page_token, error);
+    position =
+        ckpt_page_token_open(key, method, caller->identity, bound, request->page_token, error);
     if (!position)
         return NULL;
     query = query_of(&filter);
@@ -257,7 +257,7 @@ static const CkptStreamType watch_type = {
 
 /* The present state of what is watched. NULL and an error, or the operations. */
 static GPtrArray *
-present_by_ids(CkptEngine *engine, const char *identity, const PB(WatchOperationsRequest) *request,
+present_by_ids(CkptEngine *engine, const char *identity, const PB(WatchOperationsRequest) * request,
                GError **error)
 {
     g_autoptr(GPtrArray) operations =
@@ -302,7 +302,7 @@ present_by_filter(CkptEngine *engine, const Filter *filter, GError **error)
 }
 
 static gboolean
-take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) *request, Watch *watch,
+take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) * request, Watch *watch,
            GError **error)
 {
     watch->identity = g_strdup(caller->identity);
@@ -330,7 +330,8 @@ take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) *request, 
 
 /* quiet: the caller has seen all of it, only the ends count. */
 static void
-push_present(CkptStream *stream, Watch *watch, GPtrArray *operations, guint64 number, gboolean quiet)
+push_present(CkptStream *stream, Watch *watch, GPtrArray *operations, guint64 number,
+             gboolean quiet)
 {
     ckpt_stream_lock(stream);
     for (guint i = 0; i < operations->len; i++) {
@@ -363,8 +364,8 @@ ckpt_watch_operations(const CkptCaller *caller, const ProtobufCMessage *base, GE
         watch_free(watch);
         return FALSE;
     }
-    /* In this order nothing is lost: what happens after the number is an event, what happened before
-     * it is in the present state. */
+    /* In this order nothing is lost: what happens after the number is an event, what happened
+     * before it is in the present state. */
     number = ckpt_engine_last_event(engine);
     stream = ckpt_stream_new(caller->service->watches, caller->call, &watch_type, watch,
                              CKPT_STREAM_AGE_S * 1000, error);

@@ -82,8 +82,8 @@ macs_equal(const guint8 *a, const guint8 *b)
 }
 
 char *
-ckpt_page_token_open(const CkptPageKey *key, const char *method, const char *identity, GBytes *bound,
-                     const char *token, GError **error)
+ckpt_page_token_open(const CkptPageKey *key, const char *method, const char *identity,
+                     GBytes *bound, const char *token, GError **error)
 {
     g_autofree guchar *bytes = NULL;
     g_autofree char *position = NULL;

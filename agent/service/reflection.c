@@ -160,7 +160,8 @@ static void
 fail(Response *reply, int code, const char *message)
 {
     reply->message_response_case = REPLY(ERROR_RESPONSE);
-    reply->error_response = ckpt_message_new(&grpc__reflection__v1alpha__error_response__descriptor);
+    reply->error_response =
+        ckpt_message_new(&grpc__reflection__v1alpha__error_response__descriptor);
     reply->error_response->error_code = code;
     reply->error_response->error_message = g_strdup(message);
 }

@@ -98,14 +98,14 @@ ckpt_audit(CkptCall *call, const char *request_id, const GError *error)
     g_autofree char *outcome = ckpt_text_printable(error ? error->message : "done", -1, 1024);
     const char *reason = error ? ckpt_reason_name(ckpt_error_reason(error)) : "OK";
 
-    g_log_structured(G_LOG_DOMAIN, G_LOG_LEVEL_MESSAGE, "VMCHECKPOINT_IDENTITY",
-                     peer->identity ? peer->identity : "", "VMCHECKPOINT_SERIAL",
-                     peer->serial ? peer->serial : "", "VMCHECKPOINT_METHOD", ckpt_call_method(call),
-                     "VMCHECKPOINT_REQUEST_ID", request_id ? request_id : "", "VMCHECKPOINT_REASON",
-                     reason, "MESSAGE", "%s by %s from %s, request %s: %s%s%s",
-                     ckpt_call_method(call), peer->identity ? peer->identity : "nobody",
-                     peer->address ? peer->address : "nowhere", request_id ? request_id : "-", reason,
-                     error ? ": " : "", error ? outcome : "");
+    g_log_structured(
+        G_LOG_DOMAIN, G_LOG_LEVEL_MESSAGE, "VMCHECKPOINT_IDENTITY",
+        peer->identity ? peer->identity : "", "VMCHECKPOINT_SERIAL",
+        peer->serial ? peer->serial : "", "VMCHECKPOINT_METHOD", ckpt_call_method(call),
+        "VMCHECKPOINT_REQUEST_ID", request_id ? request_id : "", "VMCHECKPOINT_REASON", reason,
+        "MESSAGE", "%s by %s from %s, request %s: %s%s%s", ckpt_call_method(call),
+        peer->identity ? peer->identity : "nobody", peer->address ? peer->address : "nowhere",
+        request_id ? request_id : "-", reason, error ? ": " : "", error ? outcome : "");
 }
 
 static void

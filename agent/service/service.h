@@ -9,11 +9,11 @@
 typedef struct _CkptService CkptService;
 
 typedef struct {
-    const CkptAccess *access;   /* borrowed; must outlive the service */
+    const CkptAccess *access; /* borrowed; must outlive the service */
     const char *agent_version;
     const char *grpc_version;
-    GPtrArray *libraries;       /* CkptLibraryPlace; borrowed for the call */
-    guint max_streams;          /* watches at once; 0 = 128 */
+    GPtrArray *libraries; /* CkptLibraryPlace; borrowed for the call */
+    guint max_streams;    /* watches at once; 0 = 128 */
 } CkptServiceOptions;
 
 /* A library as the configuration names it. */
@@ -27,7 +27,8 @@ void ckpt_library_place_free(CkptLibraryPlace *place);
 CkptService *ckpt_service_new(CkptEngine *engine, const CkptServiceOptions *options);
 /* What the transport calls; its `service` is the CkptService. */
 const CkptServiceVtable *ckpt_service_vtable(void);
-/* Ends streams in order, with the number to resume from. Calls that come later are still answered. */
+/* Ends streams in order, with the number to resume from. Calls that come later are still answered.
+ */
 void ckpt_service_stop(CkptService *service);
 /* After the transport was stopped: no call is left. */
 void ckpt_service_free(CkptService *service);

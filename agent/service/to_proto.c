@@ -45,7 +45,8 @@ ckpt_give_time(gint64 us)
 Google__Protobuf__Duration *
 ckpt_give_duration(gint64 us)
 {
-    Google__Protobuf__Duration *duration = ckpt_message_new(&google__protobuf__duration__descriptor);
+    Google__Protobuf__Duration *duration =
+        ckpt_message_new(&google__protobuf__duration__descriptor);
 
     duration->seconds = us / G_USEC_PER_SEC;
     duration->nanos = (gint32)(us % G_USEC_PER_SEC) * 1000;
@@ -83,7 +84,7 @@ compare_labels(gconstpointer a, gconstpointer b)
 }
 
 static void
-give_labels(GHashTable *table, PB(Checkpoint) *message)
+give_labels(GHashTable *table, PB(Checkpoint) * message)
 {
     GHashTableIter iter;
     gpointer key, value;
@@ -104,8 +105,7 @@ give_labels(GHashTable *table, PB(Checkpoint) *message)
     qsort(message->labels, n, sizeof *message->labels, compare_labels);
 }
 
-static PB(CheckpointDisk) *
-give_disk(const CkptCheckpointDisk *disk, guint64 allocated)
+static PB(CheckpointDisk) * give_disk(const CkptCheckpointDisk *disk, guint64 allocated)
 {
     PB(CheckpointDisk) *message = ckpt_message_new(&vmcheckpoint__v1__checkpoint_disk__descriptor);
 
@@ -119,7 +119,7 @@ give_disk(const CkptCheckpointDisk *disk, guint64 allocated)
 }
 
 static void
-give_disks(const CkptCheckpointInfo *info, PB(Checkpoint) *message, gboolean full)
+give_disks(const CkptCheckpointInfo *info, PB(Checkpoint) * message, gboolean full)
 {
     GPtrArray *disks = info->checkpoint->disks;
 
@@ -143,7 +143,7 @@ give_disks(const CkptCheckpointInfo *info, PB(Checkpoint) *message, gboolean ful
 
 /* The published data of the contract: fields 1 to 13. */
 static void
-give_published(const CkptCheckpoint *checkpoint, PB(Checkpoint) *message)
+give_published(const CkptCheckpoint *checkpoint, PB(Checkpoint) * message)
 {
     gboolean whole = !checkpoint->disabled_reason || *checkpoint->disabled_reason == '\0';
 
@@ -165,8 +165,7 @@ give_published(const CkptCheckpoint *checkpoint, PB(Checkpoint) *message)
         message->disabled_reason = text("its delete has begun");
 }
 
-PB(Checkpoint) *
-ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view)
+PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view)
 {
     const CkptCheckpoint *checkpoint = info->checkpoint;
     gboolean full = view != VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_BASIC;
@@ -197,8 +196,7 @@ ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view)
     return message;
 }
 
-static PB(OperationError) *
-give_operation_error(const CkptOperation *operation)
+static PB(OperationError) * give_operation_error(const CkptOperation *operation)
 {
     PB(OperationError) *message = ckpt_message_new(&vmcheckpoint__v1__operation_error__descriptor);
     GHashTableIter iter;
@@ -231,7 +229,7 @@ has_ended(CkptOpState state)
 }
 
 static void
-give_progress(const CkptOperation *operation, PB(Operation) *message)
+give_progress(const CkptOperation *operation, PB(Operation) * message)
 {
     const CkptPlan *plan = operation->plan;
 
@@ -239,8 +237,8 @@ give_progress(const CkptOperation *operation, PB(Operation) *message)
         return;
     message->steps_total = plan->steps->len;
     message->step = (guint32)(operation->step_begun + 1);
-    message->past_no_return = plan->no_return && !operation->undoing &&
-                              operation->step_begun >= (gint)plan->decisive;
+    message->past_no_return =
+        plan->no_return && !operation->undoing && operation->step_begun >= (gint)plan->decisive;
     if (operation->step_begun >= 0 && (guint)operation->step_begun < plan->steps->len) {
         message->step_description =
             ckpt_step_describe(g_ptr_array_index(plan->steps, (guint)operation->step_begun));
@@ -248,7 +246,7 @@ give_progress(const CkptOperation *operation, PB(Operation) *message)
 }
 
 PB(Operation) *
-ckpt_give_operation(const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total)
+    ckpt_give_operation(const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total)
 {
     PB(Operation) *message = ckpt_message_new(&vmcheckpoint__v1__operation__descriptor);
 
@@ -289,10 +287,9 @@ files_of(const CkptStep *step)
     return files;
 }
 
-PB(PlanStep) **
-ckpt_give_plan(const CkptPlan *plan, gsize *n)
+PB(PlanStep) * *ckpt_give_plan(const CkptPlan *plan, gsize *n)
 {
-    PB(PlanStep) **steps;
+    PB(PlanStep) * *steps;
 
     *n = plan ? plan->steps->len : 0;
     if (*n == 0)
@@ -310,8 +307,7 @@ ckpt_give_plan(const CkptPlan *plan, gsize *n)
     return steps;
 }
 
-PB(Ability) *
-ckpt_give_ability(const CkptAbility *ability)
+PB(Ability) * ckpt_give_ability(const CkptAbility *ability)
 {
     PB(Ability) *message = ckpt_message_new(&vmcheckpoint__v1__ability__descriptor);
 

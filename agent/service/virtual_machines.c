@@ -9,7 +9,7 @@
 #define FULL VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_FULL
 
 static void
-give_drives(const CkptVm *vm, PB(VirtualMachine) *message)
+give_drives(const CkptVm *vm, PB(VirtualMachine) * message)
 {
     if (vm->disks->len == 0)
         return;
@@ -20,8 +20,7 @@ give_drives(const CkptVm *vm, PB(VirtualMachine) *message)
             g_strdup(((CkptDisk *)g_ptr_array_index(vm->disks, i))->target);
 }
 
-static PB(VirtualMachine) *
-give_deployed(const CkptVmInfo *info, gboolean full)
+static PB(VirtualMachine) * give_deployed(const CkptVmInfo *info, gboolean full)
 {
     PB(VirtualMachine) *message = ckpt_message_new(&vmcheckpoint__v1__virtual_machine__descriptor);
 
@@ -44,8 +43,7 @@ give_deployed(const CkptVmInfo *info, gboolean full)
     return message;
 }
 
-static PB(VirtualMachine) *
-give_stored(const CkptStoredVm *vm)
+static PB(VirtualMachine) * give_stored(const CkptStoredVm *vm)
 {
     PB(VirtualMachine) *message = ckpt_message_new(&vmcheckpoint__v1__virtual_machine__descriptor);
 
@@ -93,7 +91,7 @@ filter_clear(Filter *filter)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Filter, filter_clear)
 
 static gboolean
-take_filter(const PB(VirtualMachineFilter) *message, Filter *filter, GError **error)
+take_filter(const PB(VirtualMachineFilter) * message, Filter *filter, GError **error)
 {
     if (!message)
         return TRUE;
@@ -200,7 +198,7 @@ find_position(GArray *entries, const char *position)
 }
 
 static void
-add_warnings(PB(ListVirtualMachinesResponse) *reply, GPtrArray *libraries)
+add_warnings(PB(ListVirtualMachinesResponse) * reply, GPtrArray *libraries)
 {
     g_autoptr(GPtrArray) warnings = g_ptr_array_new_with_free_func(g_free);
 
@@ -216,8 +214,7 @@ add_warnings(PB(ListVirtualMachinesResponse) *reply, GPtrArray *libraries)
     reply->warnings = ckpt_give_strings(warnings, &reply->n_warnings);
 }
 
-static PB(VirtualMachine) *
-give_entry(CkptEngine *engine, const Entry *entry, gboolean full)
+static PB(VirtualMachine) * give_entry(CkptEngine *engine, const Entry *entry, gboolean full)
 {
     g_autoptr(CkptVmInfo) info = NULL;
 
@@ -230,7 +227,7 @@ give_entry(CkptEngine *engine, const Entry *entry, gboolean full)
 }
 
 static GBytes *
-bound_of(const PB(ListVirtualMachinesRequest) *request)
+bound_of(const PB(ListVirtualMachinesRequest) * request)
 {
     PB(ListVirtualMachinesRequest) bound = *request;
 
@@ -240,7 +237,7 @@ bound_of(const PB(ListVirtualMachinesRequest) *request)
 }
 
 static guint
-add_page(PB(ListVirtualMachinesResponse) *reply, CkptEngine *engine, GArray *entries, guint first,
+add_page(PB(ListVirtualMachinesResponse) * reply, CkptEngine *engine, GArray *entries, guint first,
          guint size, gboolean full)
 {
     gsize bytes = 0;
@@ -269,7 +266,7 @@ ckpt_list_virtual_machines(const CkptCaller *caller, const ProtobufCMessage *bas
     g_autoptr(GPtrArray) infos = NULL;
     g_autoptr(GPtrArray) libraries = NULL;
     g_autoptr(GArray) entries = NULL;
-    PB(ListVirtualMachinesResponse) *reply;
+    PB(ListVirtualMachinesResponse) * reply;
     guint size, next;
 
     if (!ckpt_take_page_size(request->page_size, &size, error) ||
@@ -322,7 +319,7 @@ ckpt_get_virtual_machine(const CkptCaller *caller, const ProtobufCMessage *base,
     g_autoptr(GPtrArray) libraries = NULL;
     g_autoptr(GError) local = NULL;
     const CkptStoredVm *stored;
-    PB(GetVirtualMachineResponse) *reply;
+    PB(GetVirtualMachineResponse) * reply;
 
     if (!id)
         return NULL;
@@ -338,6 +335,7 @@ ckpt_get_virtual_machine(const CkptCaller *caller, const ProtobufCMessage *base,
         return NULL;
     }
     reply = ckpt_message_new(&vmcheckpoint__v1__get_virtual_machine_response__descriptor);
-    reply->virtual_machine = info ? give_deployed(info, request->view != BASIC) : give_stored(stored);
+    reply->virtual_machine =
+        info ? give_deployed(info, request->view != BASIC) : give_stored(stored);
     return &reply->base;
 }

@@ -2,18 +2,19 @@
 
 #include "common/error.h"
 
-#define PENDING_MAX 8192                   /* messages */
+#define PENDING_MAX 8192 /* messages */
 #define PENDING_BYTES_MAX (4 * 1024 * 1024)
 #define RETRY_MS 50 /* the transport's queue was full: its drain has no event */
 #define TICK_S 5
 
-/* Order of locks: CkptWatches.lock, then CkptStream.lock; the transport's calls are made with no more
- * than the stream's. ckpt_call_finish() with neither, since it waits for a running on_cancel(). */
+/* Order of locks: CkptWatches.lock, then CkptStream.lock; the transport's calls are made with no
+ * more than the stream's. ckpt_call_finish() with neither, since it waits for a running
+ * on_cancel(). */
 struct _CkptWatches {
     CkptEngine *engine;
     guint max_streams;
     guint watch;
-    GMutex lock; /* guards the rest */
+    GMutex lock;        /* guards the rest */
     GPtrArray *streams; /* CkptStream, each a reference */
     gboolean stopped;
 };
@@ -31,12 +32,12 @@ struct _CkptStream {
     gpointer data;
     GMutex lock; /* guards the rest */
     gboolean begun, ended;
-    gboolean closing;      /* ends OK once nothing is pending */
-    gboolean overrun;      /* too much is pending */
+    gboolean closing; /* ends OK once nothing is pending */
+    gboolean overrun; /* too much is pending */
     guint64 last_sent;
-    GQueue pending;        /* Message */
+    GQueue pending; /* Message */
     gsize pending_bytes;
-    GQueue early;          /* Message: events before it had begun */
+    GQueue early; /* Message: events before it had begun */
     gboolean in_event;
     GSource *age, *tick, *retry;
 };
@@ -242,7 +243,8 @@ ckpt_stream_push(CkptStream *stream, guint64 number, GBytes *bytes)
     message = g_new(Message, 1);
     message->number = number;
     message->bytes = g_bytes_ref(bytes);
-    g_queue_push_tail(stream->in_event && !stream->begun ? &stream->early : &stream->pending, message);
+    g_queue_push_tail(stream->in_event && !stream->begun ? &stream->early : &stream->pending,
+                      message);
 }
 
 void
@@ -285,7 +287,8 @@ ckpt_stream_close(CkptStream *stream)
 }
 
 static void
-tell(CkptStream *stream, guint64 number, const CkptOperation *operation, guint64 done, guint64 total)
+tell(CkptStream *stream, guint64 number, const CkptOperation *operation, guint64 done,
+     guint64 total)
 {
     gboolean begun;
 

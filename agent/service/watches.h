@@ -13,21 +13,24 @@ CkptWatches *ckpt_watches_new(CkptEngine *engine, guint max_streams);
 void ckpt_watches_stop(CkptWatches *watches);
 void ckpt_watches_free(CkptWatches *watches);
 
-/* What a stream is told. event, tick and farewell are called with the stream's lock held and may only
- * push and close. */
+/* What a stream is told. event, tick and farewell are called with the stream's lock held and may
+ * only push and close. */
 typedef struct {
-    /* An event of the engine; NULL: not told. Also before ckpt_stream_begin(), which sorts it in. */
+    /* An event of the engine; NULL: not told. Also before ckpt_stream_begin(), which sorts it in.
+     */
     void (*event)(CkptStream *stream, guint64 number, const CkptOperation *operation,
                   guint64 bytes_done, guint64 bytes_total, gpointer data);
     /* Every 5 s; NULL: not needed. */
     void (*tick)(CkptStream *stream, gpointer data);
-    /* It ends by itself: a last message to be sent, or NULL. last: the number of the last event sent. */
+    /* It ends by itself: a last message to be sent, or NULL. last: the number of the last event
+     * sent. */
     GBytes *(*farewell)(guint64 last, gpointer data);
     GDestroyNotify free;
 } CkptStreamType;
 
-/* Takes the call over: from now on the stream ends it, at the latest after age_ms, or when the caller
- * is gone or the agent stops. On FALSE (QUEUE_FULL) the call is untouched and data is freed. */
+/* Takes the call over: from now on the stream ends it, at the latest after age_ms, or when the
+ * caller is gone or the agent stops. On FALSE (QUEUE_FULL) the call is untouched and data is freed.
+ */
 CkptStream *ckpt_stream_new(CkptWatches *watches, CkptCall *call, const CkptStreamType *type,
                             gpointer data, guint age_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_stream_unref(CkptStream *stream);

@@ -24,7 +24,8 @@ a_certificate_without_a_name_is_unauthenticated(void **state)
     g_autoptr(CkptAccess) access = ckpt_access_new();
     g_autoptr(GError) error = NULL;
 
-    assert_false(ckpt_access_check(access, NULL, "it has two names", CKPT_ROLE_VIEWER, "x", &error));
+    assert_false(
+        ckpt_access_check(access, NULL, "it has two names", CKPT_ROLE_VIEWER, "x", &error));
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_UNAUTHENTICATED);
     assert_string_equal(error->message, "it has two names");
 }
@@ -63,8 +64,9 @@ identities_match_exactly(void **state)
 static void
 what_could_never_match_is_refused(void **state)
 {
-    static const char *const bad[] = {"", "ops", "dns:", "dns:*.example.org", "spiffe://example.org/*",
-                                      "spiffe:", ":x", "1:x", "spiffe://a b", "dns:a/b"};
+    static const char *const bad[] = {
+        "",        "ops", "dns:", "dns:*.example.org", "spiffe://example.org/*",
+        "spiffe:", ":x",  "1:x",  "spiffe://a b",      "dns:a/b"};
     g_autoptr(CkptAccess) access = ckpt_access_new();
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {

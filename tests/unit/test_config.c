@@ -129,7 +129,8 @@ everything_that_is_set_counts(void **state)
 
     if (error)
         fail_msg("%s", error->message);
-    assert_int_equal(ckpt_access_role(config->access, "spiffe://example.org/ops/a"), CKPT_ROLE_ADMIN);
+    assert_int_equal(ckpt_access_role(config->access, "spiffe://example.org/ops/a"),
+                     CKPT_ROLE_ADMIN);
     assert_int_equal(ckpt_access_role(config->access, "dns:ops.example.org"), CKPT_ROLE_VIEWER);
     place = g_ptr_array_index(config->libraries, 0);
     assert_string_equal(place->name, "main store");
@@ -183,9 +184,10 @@ what_is_missing_is_named(void **state)
 static void
 addresses_are_literal_and_have_a_port(void **state)
 {
-    static const char *const bad[] = {"7443",         ":7443",       "localhost:7443", "127.0.0.1",
-                                      "127.0.0.1:x",  "::1:7443",    "[127.0.0.1]:1",  "[::1]",
-                                      "127.0.0.1:-1", "1.2.3.4:65536", ""};
+    static const char *const bad[] = {
+        "7443",     ":7443",         "localhost:7443", "127.0.0.1",    "127.0.0.1:x",
+        "::1:7443", "[127.0.0.1]:1", "[::1]",          "127.0.0.1:-1", "1.2.3.4:65536",
+        ""};
     static const char *const good[] = {"0.0.0.0:7443", "[::]:7443", "[2001:db8::1]:0"};
     Fixture *fixture = *state;
 

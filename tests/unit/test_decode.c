@@ -46,7 +46,8 @@ put_number(GByteArray *out, guint field, guint64 value)
 }
 
 static ProtobufCMessage *
-decode(const ProtobufCMessageDescriptor *type, GByteArray *bytes, CkptDecodeMode mode, GError **error)
+decode(const ProtobufCMessageDescriptor *type, GByteArray *bytes, CkptDecodeMode mode,
+       GError **error)
 {
     /* A copy of exactly this size, so that the sanitizer sees a read beyond it. */
     g_autofree guint8 *data = g_memdup2(bytes->data, bytes->len);
@@ -89,7 +90,8 @@ an_empty_request_is_a_message(void **state)
     g_autoptr(GByteArray) bytes = g_byte_array_new();
 
     assert_accepted(CREATE, bytes, CKPT_DECODE_STRICT);
-    assert_accepted(&vmcheckpoint__v1__get_agent_info_request__descriptor, bytes, CKPT_DECODE_LENIENT);
+    assert_accepted(&vmcheckpoint__v1__get_agent_info_request__descriptor, bytes,
+                    CKPT_DECODE_LENIENT);
 }
 
 static void
@@ -165,7 +167,8 @@ a_nul_in_a_string_is_refused(void **state)
 static void
 invalid_utf8_and_control_characters_are_refused(void **state)
 {
-    static const char *const bad[] = {"\xff", "\xc0\x80", "\xed\xa0\x80", "a\nb", "\x1b[2J", "\xe2\x80\xae"};
+    static const char *const bad[] = {"\xff", "\xc0\x80", "\xed\xa0\x80",
+                                      "a\nb", "\x1b[2J",  "\xe2\x80\xae"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autoptr(GByteArray) bytes = g_byte_array_new();
@@ -258,7 +261,8 @@ make_noise(GRand *random, GByteArray *out)
         guint8 byte = (guint8)g_rand_int_range(random, 0, 256);
 
         if (shaped && i % 3 == 0)
-            byte = (guint8)(g_rand_int_range(random, 1, 13) << 3 | (g_rand_boolean(random) ? 2 : 0));
+            byte =
+                (guint8)(g_rand_int_range(random, 1, 13) << 3 | (g_rand_boolean(random) ? 2 : 0));
         else if (shaped && i % 3 == 1)
             byte = (guint8)g_rand_int_range(random, 0, 12);
         g_byte_array_append(out, &byte, 1);

@@ -70,8 +70,7 @@ assert_enum(const ProtobufCEnumDescriptor *type, const Value *values, guint n, c
 static void
 the_models_values_are_the_protos(void **state)
 {
-    ASSERT_ENUM(accessibility, "ACCESSIBILITY",
-                {"ACCESSIBILITY_PUBLIC", CKPT_ACCESSIBILITY_PUBLIC},
+    ASSERT_ENUM(accessibility, "ACCESSIBILITY", {"ACCESSIBILITY_PUBLIC", CKPT_ACCESSIBILITY_PUBLIC},
                 {"ACCESSIBILITY_INTERNAL", CKPT_ACCESSIBILITY_INTERNAL});
     ASSERT_ENUM(consistency, "CONSISTENCY", {"CONSISTENCY_CRASH", CKPT_CONSISTENCY_CRASH},
                 {"CONSISTENCY_APPLICATION", CKPT_CONSISTENCY_APPLICATION},
