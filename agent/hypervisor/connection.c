@@ -137,17 +137,19 @@ open_connection(const char *uri, GError **error)
 virConnectPtr
 ckpt_connection_get(CkptConnection *connection, GError **error)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&connection->lock);
+    virConnectPtr conn;
 
+    g_mutex_lock(&connection->lock);
     /* Asked of the local end only, so this does not wait for libvirtd. */
     if (connection->conn && virConnectIsAlive(connection->conn) != 1)
         g_clear_pointer(&connection->conn, virConnectClose);
     if (!connection->conn)
         connection->conn = open_connection(connection->uri, error);
-    if (!connection->conn)
-        return NULL;
-    virConnectRef(connection->conn);
-    return connection->conn;
+    conn = connection->conn;
+    if (conn)
+        virConnectRef(conn);
+    g_mutex_unlock(&connection->lock);
+    return conn;
 }
 
 virDomainPtr

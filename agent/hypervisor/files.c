@@ -70,6 +70,25 @@ ckpt_file_sync_folder(const char *path, GError **error)
 }
 
 gboolean
+ckpt_file_mark(const char *path, GError **error)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0)
+        return ckpt_file_error(error, "make", path);
+    close(fd);
+    return ckpt_file_sync_folder(path, error);
+}
+
+gboolean
+ckpt_file_unmark(const char *path, GError **error)
+{
+    if (unlink(path) < 0 && errno != ENOENT)
+        return ckpt_file_error(error, "remove", path);
+    return ckpt_file_sync_folder(path, error);
+}
+
+gboolean
 ckpt_file_chmod(const char *path, guint mode, GError **error)
 {
     int fd = open_file(path, error);

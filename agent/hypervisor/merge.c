@@ -14,7 +14,8 @@ typedef enum {
     NEXT_LIVE_TOP,    /* the running VM writes to `file` */
     NEXT_LIVE_MIDDLE, /* the running VM has `file` in its chain, under `above` */
     NEXT_COMMIT,      /* nobody has `file` open, and something lies on it */
-    NEXT_DEFINE       /* merged; only the definition still names `file` */
+    NEXT_DEFINE       /* merged; only the definition still names `file`, as the top or in the chain
+                         that libvirt told there */
 } Next;
 
 static gint
@@ -56,6 +57,14 @@ next_above(const CkptStep *step, GError **error)
     return next;
 }
 
+static Next
+next_merged(const CkptStep *step, const CkptView *view)
+{
+    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, step->target);
+
+    return position(defined, step->file) >= 0 ? NEXT_DEFINE : NEXT_DONE;
+}
+
 /* The running VM has base in its chain, but no longer `file`: QEMU is past the merge. Never once
  * more, base has newer data than `file` by now (hazard A26). */
 static Next
@@ -64,14 +73,15 @@ next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
     if (step->above) {
         Next next = next_above(step, error);
 
+        if (next == NEXT_DONE)
+            return next_merged(step, view);
         return next == NEXT_COMMIT
                    ? fail(error, step, "the running VM reads the lower file through another one")
                    : next;
     }
     if (base != 0)
         return fail(error, step, "the running VM reads the lower file through another one");
-    return g_strcmp0(ckpt_view_source(view, step->target), step->file) == 0 ? NEXT_DEFINE
-                                                                            : NEXT_DONE;
+    return next_merged(step, view);
 }
 
 static Next
@@ -101,8 +111,11 @@ look(const CkptView *view, const CkptStep *step, GError **error)
 
     if (live && (position(live, step->file) >= 0 || position(live, step->base) >= 0))
         return next_live(step, live, view, error);
-    if (step->above)
-        return next_above(step, error);
+    if (step->above) {
+        Next next = next_above(step, error);
+
+        return next == NEXT_DONE ? next_merged(step, view) : next;
+    }
     if (g_strcmp0(defined, step->base) == 0)
         return NEXT_DONE;
     if (g_strcmp0(defined, step->file) != 0)
@@ -156,16 +169,22 @@ rebase_above(CkptRun *run, GError **error)
     return ckpt_qemu_img(run, 0, arguments, error) && ckpt_file_sync(step->above, error);
 }
 
+/* Without the chain that libvirt keeps in definitions: it would start the VM on that one, not on the
+ * headers' (hazard A3). */
 static gboolean
-define_base(CkptRun *run, const CkptView *view, GError **error)
+define_merged(CkptRun *run, const CkptView *view, GError **error)
 {
     const CkptStep *step = run->step;
+    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, step->target);
+    gboolean top = g_strcmp0(defined->source, step->file) == 0;
     g_autoptr(GPtrArray) disks =
         g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
 
-    if (g_strcmp0(ckpt_view_source(view, step->target), step->file) != 0)
-        return TRUE;
-    g_ptr_array_add(disks, ckpt_disk_file_new(step->target, step->base, step->base_format, NULL));
+    g_ptr_array_add(disks,
+                    ckpt_disk_file_new(step->target, top ? step->base : defined->source,
+                                       top ? step->base_format
+                                           : ckpt_format_from_name(defined->format),
+                                       NULL));
     return ckpt_define_disks(run, view, disks, error);
 }
 
@@ -188,7 +207,7 @@ static gboolean
 commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
     return commit_files(run, error) &&
-           (run->step->above ? rebase_above(run, error) : define_base(run, view, error));
+           (run->step->above ? rebase_above(run, error) : define_merged(run, view, error));
 }
 
 static gboolean
@@ -206,7 +225,7 @@ do_next(CkptRun *run, CkptView *view, Next next, GError **error)
     case NEXT_COMMIT:
         return commit_offline(run, view, error);
     case NEXT_DEFINE:
-        return define_base(run, view, error);
+        return define_merged(run, view, error);
     }
     return FALSE;
 }

@@ -3,10 +3,6 @@
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #define POLL_MIN_US (20 * 1000)
 #define POLL_MAX_US (200 * 1000)
 #define RESUME_ATTEMPTS 3
@@ -21,18 +17,6 @@ static char *
 mark_path(const CkptStep *step)
 {
     return g_strconcat(step->base, ".vmckpt-paused", NULL);
-}
-
-static gboolean
-set_mark(const CkptStep *step, GError **error)
-{
-    g_autofree char *path = mark_path(step);
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-
-    if (fd < 0)
-        return ckpt_file_error(error, "make", path);
-    close(fd);
-    return ckpt_file_sync_folder(path, error);
 }
 
 static gboolean
@@ -67,19 +51,17 @@ ckpt_merge_resume(CkptRun *run, GError **error)
 
     if (!g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
-    if (!resume(run, error))
-        return FALSE;
-    if (unlink(path) < 0 && errno != ENOENT)
-        return ckpt_file_error(error, "remove", path);
-    return ckpt_file_sync_folder(path, error);
+    return resume(run, error) && ckpt_file_unmark(path, error);
 }
 
 static gboolean
 suspend(CkptRun *run, virDomainPtr domain, GError **error)
 {
+    g_autofree char *mark = mark_path(run->step);
+
     if (is_paused(domain))
         return TRUE; /* by its owner, or by us before a crash: the mark tells which */
-    if (!set_mark(run->step, error))
+    if (!ckpt_file_mark(mark, error))
         return FALSE;
     if (virDomainSuspend(domain) == 0)
         return TRUE;

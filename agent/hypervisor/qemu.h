@@ -82,6 +82,9 @@ gboolean ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arg
 gboolean ckpt_file_sync(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_sync_folder(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_chmod(const char *path, guint mode, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* An empty file that outlives a crash of ours and of the host; and its removal. */
+gboolean ckpt_file_mark(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_file_unmark(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* FILE_FAILED with errno's words, and the file in the metadata; FALSE. */
 gboolean ckpt_file_error(GError **error, const char *what, const char *path);
 gboolean ckpt_step_make_overlay(CkptRun *run, GError **error);

@@ -233,37 +233,56 @@ unseal_for(const CkptPlan *plan, const char *file, GError **error)
     return TRUE;
 }
 
-static gboolean
-undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
+/* Beside the overlay while its merge back is under way, so that it is known, after a crash too, that
+ * what it holds is in the file below. */
+static char *
+mark_path(const CkptDiskFile *disk)
 {
-    g_autoptr(GError) fault = NULL;
-    CkptLayer *overlay = NULL;
-    CkptStep *merge = NULL;
-    CkptRun merging = *run;
-    gboolean done;
+    return g_strconcat(disk->file, ".vmckpt-undo", NULL);
+}
 
-    if (g_strcmp0(ckpt_view_source(view, disk->target), disk->file) != 0 &&
-        g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) != 0)
-        return TRUE;
-    overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, &fault);
-    if (fault || !overlay->backing) {
-        ckpt_layer_free(overlay);
-        if (fault)
-            g_propagate_error(error, g_steal_pointer(&fault));
-        else
-            ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
-        return FALSE;
-    }
-    merge = ckpt_step_new(CKPT_STEP_MERGE);
+static gboolean
+merge_back(CkptRun *run, const CkptDiskFile *disk, GError **error)
+{
+    g_autofree char *mark = mark_path(disk);
+    g_autoptr(GError) fault = NULL;
+    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, &fault);
+    CkptStep *merge = ckpt_step_new(CKPT_STEP_MERGE);
+    CkptRun merging = *run;
+    gboolean done = FALSE;
+
     merge->target = g_strdup(disk->target);
     merge->file = g_strdup(disk->file);
     merge->base = g_strdup(overlay->backing);
     merge->base_format = overlay->backing_format;
     merging.step = merge;
-    done = unseal_for(run->plan, merge->base, error) && ckpt_step_merge(&merging, error);
     ckpt_layer_free(overlay);
+    if (fault)
+        g_propagate_error(error, g_steal_pointer(&fault));
+    else if (!merge->base)
+        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
+    else
+        done = ckpt_file_mark(mark, error) && unseal_for(run->plan, merge->base, error) &&
+               ckpt_step_merge(&merging, error);
     ckpt_step_free(merge);
     return done;
+}
+
+static gboolean
+undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
+{
+    g_autofree char *mark = mark_path(disk);
+    CkptStep removed = {.kind = CKPT_STEP_REMOVE_FILE, .file = disk->file};
+    CkptRun removal = *run;
+
+    if ((g_strcmp0(ckpt_view_source(view, disk->target), disk->file) == 0 ||
+         g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) == 0) &&
+        !merge_back(run, disk, error))
+        return FALSE;
+    if (!g_file_test(mark, G_FILE_TEST_EXISTS))
+        return TRUE;
+    removal.step = &removed;
+    return ckpt_step_remove_file(&removal, error) && ckpt_file_unmark(mark, error);
 }
 
 gboolean

@@ -1,0 +1,159 @@
+/* One VM as the driver sees it, with what forbids operating on it. */
+#include "agent/hypervisor/sim/sim.h"
+
+static CkptLayer *
+look(CkptSim *sim, const char *path, CkptFormat format)
+{
+    CkptSimFile *file = ckpt_sim_find(sim, path);
+    CkptLayer *layer = g_new0(CkptLayer, 1);
+
+    layer->path = g_strdup(path);
+    layer->exists = file != NULL;
+    if (!file)
+        return layer;
+    layer->format = format;
+    layer->virtual_size = (guint64)file->cells * CKPT_SIM_CELL;
+    layer->id = ckpt_sim_file_id(file);
+    layer->allocated = layer->id.size;
+    layer->fs_available = sim->free_bytes;
+    layer->mode = file->mode;
+    layer->backing = g_strdup(file->backing);
+    layer->backing_format = file->backing_format;
+    ckpt_sim_locks(sim, file, &layer->read_locked, &layer->write_locked);
+    return layer;
+}
+
+static void
+add_chain(CkptSim *sim, CkptVm *vm, const char *path, CkptFormat format, GPtrArray *chain)
+{
+    while (path) {
+        CkptLayer *layer = ckpt_vm_find_file(vm, path);
+
+        if (!layer) {
+            layer = look(sim, path, format);
+            ckpt_vm_add_file(vm, layer);
+        }
+        if (chain)
+            g_ptr_array_add(chain, layer);
+        path = layer->backing;
+        format = layer->backing_format;
+    }
+}
+
+static gboolean
+chains_differ(const CkptDisk *disk)
+{
+    guint i;
+
+    for (i = 0; disk->live_chain[i] && i < disk->chain->len; i++)
+        if (!g_str_equal(disk->live_chain[i], ((CkptLayer *)disk->chain->pdata[i])->path))
+            return TRUE;
+    return disk->live_chain[i] || i < disk->chain->len;
+}
+
+static void
+find_obstacles(CkptVm *vm, const CkptDisk *disk, gboolean active)
+{
+    for (guint i = 0; i < disk->chain->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(disk->chain, i);
+
+        if (!layer->exists)
+            ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_FILE_MISSING, disk->target, layer->path,
+                                 "%s of disk %s is missing", layer->path, disk->target);
+        else if (i > 0 && layer->write_locked)
+            ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, layer->path,
+                                 "%s is open for writing below disk %s", layer->path, disk->target);
+        else if (i == 0 && !active && (layer->read_locked || layer->write_locked))
+            ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, disk->target, layer->path,
+                                 "%s is in use", layer->path);
+    }
+    if (!active)
+        return;
+    if (!disk->live_source)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, disk->source,
+                             "disk %s is not attached to the running VM", disk->target);
+    else if (!g_str_equal(disk->live_source, disk->source))
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, disk->source,
+                             "the VM runs on %s, but its definition names %s", disk->live_source,
+                             disk->source);
+    else if (chains_differ(disk))
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, disk->source,
+                             "the headers below %s are not what QEMU has open", disk->source);
+}
+
+static char **
+live_paths(const CkptSimLive *live)
+{
+    g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
+
+    for (guint i = 0; i < live->chain->len; i++) {
+        CkptSimFile *file = g_ptr_array_index(live->chain, i);
+
+        g_strv_builder_add(builder, file->path ? file->path : "(unlinked)");
+    }
+    return g_strv_builder_end(builder);
+}
+
+static void
+add_disk(CkptSim *sim, const CkptSimVm *from, CkptVm *vm, const CkptSimDisk *defined)
+{
+    CkptSimLive *live = ckpt_sim_find_live(from, defined->target);
+    CkptDisk *disk = g_new0(CkptDisk, 1);
+
+    disk->target = g_strdup(defined->target);
+    disk->source = g_strdup(defined->source);
+    disk->format = defined->format;
+    disk->chain = g_ptr_array_new();
+    if (live) {
+        disk->live_chain = live_paths(live);
+        disk->live_source = g_strdup(disk->live_chain[0]);
+    }
+    g_ptr_array_add(vm->disks, disk);
+    add_chain(sim, vm, disk->live_source ? disk->live_source : disk->source, defined->format,
+              disk->chain);
+    find_obstacles(vm, disk, from->live != NULL);
+}
+
+static void
+add_users(CkptSim *sim, CkptVm *vm, const CkptSimVm *other)
+{
+    for (guint i = 0; i < other->definition->disks->len; i++) {
+        CkptSimDisk *disk = g_ptr_array_index(other->definition->disks, i);
+        g_autofree char *user = g_strdup_printf("VM %s, disk %s", other->name, disk->target);
+        const char *path = disk->source;
+
+        while (path) {
+            CkptSimFile *file = ckpt_sim_find(sim, path);
+
+            if (ckpt_vm_find_file(vm, path))
+                ckpt_vm_add_user(vm, path, path == disk->source, user);
+            path = file ? file->backing : NULL;
+        }
+    }
+}
+
+CkptVm *
+ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const char *const *files)
+{
+    CkptVm *vm = ckpt_vm_new();
+
+    ckpt_set_str(&vm->id, from->id);
+    ckpt_set_str(&vm->name, from->name);
+    vm->power = from->power;
+    vm->persistent = TRUE;
+    vm->autostart = from->autostart;
+    vm->definition = ckpt_sim_definition_text(from->definition);
+    vm->live_definition = from->live ? ckpt_sim_definition_text(from->live) : NULL;
+    for (guint i = 0; i < from->definition->disks->len; i++)
+        add_disk(sim, from, vm, g_ptr_array_index(from->definition->disks, i));
+    for (; files && *files; files++) {
+        CkptSimFile *file = ckpt_sim_find(sim, *files);
+
+        add_chain(sim, vm, *files, file ? file->format : 0, NULL);
+    }
+    for (guint i = 0; i < sim->vms->len; i++)
+        if (g_ptr_array_index(sim->vms, i) != from)
+            add_users(sim, vm, g_ptr_array_index(sim->vms, i));
+    vm->checkpoint.available = vm->live.available = vm->obstacles->len == 0;
+    return vm;
+}

@@ -1,0 +1,141 @@
+/* A hypervisor in memory, for tests: VMs, their definitions, image files with contents, QEMU's locks.
+ * It does what the real one does where it matters for the planner and the executor: a sealed file is
+ * not opened for writing, a merge alters the file below cell by cell, a VM that was started keeps its
+ * files open under whatever name. Every change passes a hook that may cut it off there.
+ *
+ * Threads: `lock` guards everything; it is recursive, so that a hook may act on the world. */
+#pragma once
+
+#include "agent/hypervisor/hypervisor.h"
+
+#define CKPT_SIM_CELLS 10          /* the largest disk has so many */
+#define CKPT_SIM_CELL (1u << 20)   /* bytes */
+
+/* An inode. It outlives its name as long as a running VM has it open. */
+typedef struct {
+    gatomicrefcount refs;
+    guint64 inode;                 /* grows: tells which of two files is younger */
+    char *path;                    /* NULL = unlinked */
+    CkptFormat format;
+    guint cells;                   /* virtual size */
+    gboolean set[CKPT_SIM_CELLS];  /* FALSE = a hole: the file below shows through */
+    guint32 data[CKPT_SIM_CELLS];
+    char *backing;                 /* as its header says; NULL = none */
+    CkptFormat backing_format;
+    guint mode;
+    gint64 mtime;
+    gboolean agent_made;
+} CkptSimFile;
+
+typedef struct {
+    char *target;
+    char *source;
+    CkptFormat format;
+} CkptSimDisk;
+
+typedef struct {
+    guint memory;                  /* stands for the hardware configuration */
+    GPtrArray *disks;              /* CkptSimDisk */
+} CkptSimDefinition;
+
+/* A disk of a running VM: what QEMU has open. */
+typedef struct {
+    char *target;
+    GPtrArray *chain;              /* CkptSimFile, referenced, top first */
+} CkptSimLive;
+
+typedef struct {
+    char *id, *name;
+    CkptPower power;
+    gboolean autostart;
+    CkptSimDefinition *definition; /* persistent */
+    CkptSimDefinition *live;       /* NULL while off */
+    GPtrArray *live_disks;         /* CkptSimLive; NULL while off */
+    gboolean suspended;            /* the agent paused it for a pivot, and says so in a mark */
+} CkptSimVm;
+
+typedef struct _CkptSim CkptSim;
+
+typedef enum {
+    CKPT_SIM_ASKED,                /* inspect, settle, host_info, step_check are about to answer */
+    CKPT_SIM_BEGUN,                /* a step, or its undo, is about to change something */
+    CKPT_SIM_CHANGED               /* it has just changed one thing, which is now in effect */
+} CkptSimMoment;
+
+/* FALSE, with an error: the call ends here with it. step is NULL for what is no step. */
+typedef gboolean (*CkptSimHook)(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan,
+                                const CkptStep *step, gpointer data, GError **error);
+
+struct _CkptSim {
+    CkptDriver base;
+    GRecMutex lock;
+    GHashTable *files;             /* path (the file's own) → CkptSimFile */
+    GHashTable *manifests;         /* path of the sealed file → ID of the checkpoint */
+    GPtrArray *vms;                /* CkptSimVm */
+    gint64 clock;                  /* ns; grows with every write */
+    guint64 last_inode;
+    guint64 free_bytes;            /* of the one file system */
+    CkptSimHook hook;
+    gpointer hook_data;
+    GPtrArray *crimes;             /* char *: what must never happen and did */
+};
+
+CkptSim *ckpt_sim_new(void);
+CkptDriver *ckpt_sim_driver(CkptSim *sim); /* borrowed; its free() frees the sim */
+
+/* ---- Files (files.c) ---- */
+CkptSimFile *ckpt_sim_find(CkptSim *sim, const char *path); /* NULL if none */
+/* backing NULL: a root of so many cells. Else as large as the backing file when cells is 0. */
+CkptSimFile *ckpt_sim_add_file(CkptSim *sim, const char *path, CkptFormat format, guint cells,
+                               const char *backing, guint mode);
+CkptSimFile *ckpt_sim_file_ref(CkptSimFile *file);
+void ckpt_sim_file_unref(CkptSimFile *file);
+void ckpt_sim_rename(CkptSim *sim, CkptSimFile *file, const char *path); /* NULL = unlink */
+/* Files from this one down as headers say, referenced; NULL if one is missing. */
+GPtrArray *ckpt_sim_chain(CkptSim *sim, const char *path);
+/* What a reader of chain[from] sees in a cell. */
+guint32 ckpt_sim_read_cell(GPtrArray *chain, guint from, guint cell);
+void ckpt_sim_write_cell(CkptSim *sim, CkptSimFile *file, guint cell, guint32 value);
+/* Growing shows zeros, also where a file below is longer. */
+void ckpt_sim_resize(CkptSim *sim, GPtrArray *chain, guint cells);
+CkptFileId ckpt_sim_file_id(const CkptSimFile *file);
+void ckpt_sim_locks(CkptSim *sim, const CkptSimFile *file, gboolean *read, gboolean *write);
+void ckpt_sim_crime(CkptSim *sim, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* ---- VMs (vms.c) ---- */
+CkptSimVm *ckpt_sim_add_vm(CkptSim *sim, const char *id, const char *name);
+CkptSimVm *ckpt_sim_find_vm(CkptSim *sim, const char *id);
+CkptSimDefinition *ckpt_sim_definition_new(void);
+CkptSimDefinition *ckpt_sim_definition_copy(const CkptSimDefinition *definition);
+void ckpt_sim_definition_free(CkptSimDefinition *definition);
+char *ckpt_sim_definition_text(const CkptSimDefinition *definition);
+CkptSimDefinition *ckpt_sim_definition_parse(const char *text);
+CkptSimDisk *ckpt_sim_definition_find(const CkptSimDefinition *definition, const char *target);
+void ckpt_sim_definition_set(CkptSimDefinition *definition, const char *target, const char *source,
+                             CkptFormat format);
+void ckpt_sim_definition_remove(CkptSimDefinition *definition, const char *target);
+CkptSimLive *ckpt_sim_find_live(const CkptSimVm *vm, const char *target);
+/* Opens every chain as QEMU does: refused for a missing, sealed or locked file. */
+gboolean ckpt_sim_start(CkptSim *sim, CkptSimVm *vm, CkptPower power, GError **error);
+void ckpt_sim_stop(CkptSim *sim, CkptSimVm *vm);
+/* Hot-plug: as if the disk had been there when it started. */
+gboolean ckpt_sim_attach(CkptSim *sim, CkptSimVm *vm, const char *target, const char *source,
+                         CkptFormat format, GError **error);
+void ckpt_sim_detach(CkptSim *sim, CkptSimVm *vm, const char *target);
+/* The chain that a disk of the VM is read through, now or at its next start, referenced; NULL if it
+ * cannot be read. */
+GPtrArray *ckpt_sim_disk_chain(CkptSim *sim, const CkptSimVm *vm, const char *target);
+
+/* ---- Inside the driver ---- */
+typedef struct {
+    CkptSim *sim;
+    const CkptPlan *plan;
+    CkptStep *step;
+} CkptSimRun;
+CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const char *const *files);
+gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);
+/* Unlinks it; a crime if somebody needs it. */
+void ckpt_sim_unlink(CkptSim *sim, CkptSimFile *file);
