@@ -80,11 +80,30 @@ on_watchdog(gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
+/* Whether a trim is due; atomic. */
+static int trim_due;
+
 static gboolean
 on_trim(gpointer data)
 {
+    g_atomic_int_set(&trim_due, 0);
     ckpt_process_trim();
     return G_SOURCE_REMOVE;
+}
+
+/* Once after a burst of work, so that an idle agent has no timer. */
+static void
+trim_later(void)
+{
+    if (g_atomic_int_compare_and_exchange(&trim_due, 0, 1))
+        g_timeout_add_seconds(TRIM_AFTER_S, on_trim, NULL);
+}
+
+static void
+on_operation(guint64 number, const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total,
+             gpointer data)
+{
+    trim_later();
 }
 
 static gboolean
@@ -140,7 +159,8 @@ announce(const Agent *agent, const CkptConfig *config)
     /* Told by the main loop, so a loop that hangs is noticed. */
     if (sd_watchdog_enabled(0, &watchdog_us) > 0)
         g_timeout_add((guint)(watchdog_us / 2000), on_watchdog, NULL);
-    g_timeout_add_seconds(TRIM_AFTER_S, on_trim, NULL);
+    ckpt_engine_watch(agent->engine, on_operation, NULL);
+    trim_later();
 }
 
 /* GLib's signal sources, not a blocked mask with a signalfd: children would inherit the mask, and a

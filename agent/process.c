@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -66,8 +67,46 @@ ckpt_process_init(void)
     (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 }
 
+/* A line that begins a mapping in /proc/self/maps: "start-end perms offset dev inode path". Only code
+ * of a file is wanted: it is never written to, so that dropping it loses nothing. */
+static gboolean
+parse_code_mapping(const char *line, gpointer *start, gsize *size)
+{
+    guint64 from, to;
+    char permissions[5];
+
+    if (sscanf(line, "%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x %4s", &from, &to,
+               permissions) != 3 ||
+        !g_str_equal(permissions, "r-xp") || !strchr(line, '/'))
+        return FALSE;
+    *start = GSIZE_TO_POINTER(from);
+    *size = to - from;
+    return TRUE;
+}
+
+/* Unmaps library code that starting, or an operation, has run through once. The kernel's page cache
+ * keeps it; what is run again is mapped again. */
+static void
+forget_code(void)
+{
+    g_autofree char *maps = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    if (!g_file_get_contents("/proc/self/maps", &maps, NULL, NULL))
+        return;
+    lines = g_strsplit(maps, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        gpointer start;
+        gsize size;
+
+        if (parse_code_mapping(*line, &start, &size))
+            (void)madvise(start, size, MADV_DONTNEED);
+    }
+}
+
 void
 ckpt_process_trim(void)
 {
+    forget_code();
     (void)malloc_trim(0);
 }

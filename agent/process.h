@@ -6,5 +6,5 @@
 /* Before any thread: logs to the journal if standard error is it, else lines "vmcheckpointd: …" to
  * standard error; all descriptors the kernel allows; few malloc arenas. */
 void ckpt_process_init(void);
-/* Gives back what starting needed. */
+/* Gives back memory that is not needed while the agent is idle. */
 void ckpt_process_trim(void);
