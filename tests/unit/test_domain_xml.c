@@ -1,0 +1,251 @@
+#include "agent/hypervisor/domain_xml.h"
+#include "tests/unit/cmocka_all.h"
+
+#include <string.h>
+
+#define UUID "0a0a0a0a-0000-4000-8000-000000000001"
+
+static const char definition[] =
+    "<domain type='kvm' id='7'>\n"
+    "  <name>old &amp; worn</name>\n"
+    "  <uuid>11111111-0000-4000-8000-000000000001</uuid>\n"
+    "  <metadata><x:a xmlns:x='urn:x' note='kept'/></metadata>\n"
+    "  <os><type>hvm</type></os>\n"
+    "  <devices>\n"
+    "    <disk type='file' device='disk'>\n"
+    "      <driver name='qemu' type='qcow2' cache='none' discard='unmap'/>\n"
+    "      <source file='/i/a.qcow2' index='3'><seclabel model='dac' relabel='no'/></source>\n"
+    "      <backingStore type='file' index='4'><format type='raw'/><source file='/i/b &amp; c.raw'/>\n"
+    "        <backingStore/></backingStore>\n"
+    "      <mirror type='file' file='/i/m' job='active-commit' ready='yes'>\n"
+    "        <source file='/i/m'/></mirror>\n"
+    "      <target dev='vda' bus='virtio'/><serial>S1</serial>\n"
+    "    </disk>\n"
+    "    <disk type='network' device='disk'>\n"
+    "      <driver name='qemu' type='raw'/><source protocol='rbd' name='p/v'><host name='h'/></source>\n"
+    "      <target dev='vdb'/><shareable/>\n"
+    "    </disk>\n"
+    "    <disk type='file' device='cdrom'><source file='/nonexistent/cd.iso'/><target dev='sda'/></disk>\n"
+    "    <disk type='file'><source file='/i/ro.raw'/><target dev='vdc'/><readonly/></disk>\n"
+    "    <disk type='file' device='floppy'><target dev='fda'/></disk>\n"
+    "    <graphics type='vnc' passwd='secret'/>\n"
+    "  </devices>\n"
+    "</domain>\n";
+
+static CkptXmlDomain *
+parse(const char *xml)
+{
+    g_autoptr(GError) error = NULL;
+    CkptXmlDomain *domain = ckpt_xml_domain_parse(xml, &error);
+
+    if (!domain)
+        fail_msg("%s", error->message);
+    return domain;
+}
+
+static void
+parse_reads_disks(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain = parse(definition);
+    CkptXmlDisk *vda = ckpt_xml_domain_find(domain, "vda");
+    CkptXmlDisk *vdb = ckpt_xml_domain_find(domain, "vdb");
+
+    assert_string_equal(domain->name, "old & worn");
+    assert_int_equal(domain->disks->len, 5);
+    assert_false(domain->nvram);
+    assert_false(domain->tpm);
+    assert_string_equal(vda->source, "/i/a.qcow2");
+    assert_string_equal(vda->format, "qcow2");
+    assert_true(vda->has_chain);
+    assert_int_equal(g_strv_length(vda->chain), 2);
+    assert_string_equal(vda->chain[1], "/i/b & c.raw");
+    assert_string_equal(vda->mirror, "/i/m");
+    assert_string_equal(vda->mirror_job, "active-commit");
+    assert_true(vda->mirror_ready);
+    assert_string_equal(vdb->type, "network");
+    assert_null(vdb->source);
+    assert_true(vdb->shareable);
+    assert_false(vdb->has_chain);
+    assert_null(ckpt_xml_domain_find(domain, "vdz"));
+}
+
+static void
+only_writable_disks_are_captured(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain = parse(definition);
+    static const struct {
+        const char *target;
+        gboolean captured;
+    } cases[] = {{"vda", TRUE}, {"vdb", TRUE}, {"sda", FALSE}, {"vdc", FALSE}, {"fda", FALSE}};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(cases); i++)
+        assert_int_equal(ckpt_xml_disk_is_captured(ckpt_xml_domain_find(domain, cases[i].target)),
+                         cases[i].captured);
+}
+
+static void
+parse_finds_what_cannot_be_captured(void **state)
+{
+    static const struct {
+        const char *xml;
+        gboolean nvram, tpm;
+    } cases[] = {
+        {"<domain><os firmware='efi'/></domain>", TRUE, FALSE},
+        {"<domain><os firmware='bios'/></domain>", FALSE, FALSE},
+        {"<domain><os><loader type='pflash'>/x</loader></os></domain>", TRUE, FALSE},
+        {"<domain><os><loader type='rom'>/x</loader></os></domain>", FALSE, FALSE},
+        {"<domain><os><nvram>/x</nvram></os></domain>", TRUE, FALSE},
+        {"<domain><devices><tpm model='tpm-crb'/></devices></domain>", FALSE, TRUE},
+    };
+
+    for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(CkptXmlDomain) domain = parse(cases[i].xml);
+
+        assert_int_equal(domain->nvram, cases[i].nvram);
+        assert_int_equal(domain->tpm, cases[i].tpm);
+    }
+}
+
+static void
+parse_tells_encryption_slices_and_the_end_of_a_chain(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain = parse(
+        "<domain><devices><disk type='file'><source file='/a'><encryption format='luks'/></source>"
+        "<backingStore/><target dev='a'/></disk><disk type='file'><source file='/b'><slices><slice/>"
+        "</slices></source><backingStore type='network'><source protocol='nbd'/></backingStore>"
+        "<target dev='b'/></disk></devices></domain>");
+    CkptXmlDisk *a = ckpt_xml_domain_find(domain, "a");
+    CkptXmlDisk *b = ckpt_xml_domain_find(domain, "b");
+
+    assert_true(a->encrypted);
+    assert_true(a->has_chain);
+    assert_int_equal(g_strv_length(a->chain), 1);
+    assert_true(b->sliced);
+    assert_string_equal(b->chain[1], "network:");
+}
+
+static void
+what_is_no_domain_is_refused(void **state)
+{
+    static const char *const bad[] = {"", "<domain>", "<network/>", "domain", "<domain/><domain/>"};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_autoptr(GError) error = NULL;
+
+        assert_null(ckpt_xml_domain_parse(bad[i], &error));
+        assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VALIDATION_FAILED);
+    }
+}
+
+/* "Billion laughs" and a file of the host's: neither is expanded. */
+static void
+entities_are_not_expanded(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain =
+        ckpt_xml_domain_parse("<!DOCTYPE domain [<!ENTITY f SYSTEM 'file:///etc/passwd'>]>"
+                              "<domain><name>a&f;b</name></domain>",
+                              NULL);
+
+    if (domain)
+        assert_null(strstr(domain->name, "root"));
+}
+
+static GPtrArray *
+files(const char *target, const char *file, CkptFormat format)
+{
+    GPtrArray *disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+
+    g_ptr_array_add(disks, ckpt_disk_file_new(target, file, format, NULL));
+    return disks;
+}
+
+static void
+rewrite_changes_the_disk_and_nothing_else(void **state)
+{
+    g_autoptr(GPtrArray) disks = files("vda", "/i/new <&> '.qcow2", CKPT_FORMAT_QCOW2);
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "new & shiny", disks, NULL);
+    g_autoptr(CkptXmlDomain) domain = parse(xml);
+    CkptXmlDisk *vda = ckpt_xml_domain_find(domain, "vda");
+    static const char *const kept[] = {"cache=\"none\"", "discard=\"unmap\"", "<serial>S1</serial>",
+                                       "<seclabel model=\"dac\"", "note=\"kept\"",
+                                       "passwd=\"secret\"", "protocol=\"rbd\"", "/i/ro.raw"};
+
+    assert_string_equal(domain->name, "new & shiny");
+    assert_string_equal(domain->uuid, UUID);
+    assert_string_equal(vda->source, "/i/new <&> '.qcow2");
+    assert_false(vda->has_chain);
+    assert_null(vda->mirror);
+    assert_null(strstr(xml, "id=\"7\""));
+    assert_null(strstr(xml, "index="));
+    for (gsize i = 0; i < G_N_ELEMENTS(kept); i++)
+        if (!strstr(xml, kept[i]))
+            fail_msg("lost: %s", kept[i]);
+}
+
+static void
+rewrite_makes_a_file_of_another_type(void **state)
+{
+    g_autoptr(GPtrArray) disks = files("vdb", "/i/n.raw", CKPT_FORMAT_RAW);
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", disks, NULL);
+    g_autoptr(CkptXmlDomain) domain = parse(xml);
+    CkptXmlDisk *vdb = ckpt_xml_domain_find(domain, "vdb");
+
+    assert_string_equal(vdb->type, "file");
+    assert_string_equal(vdb->source, "/i/n.raw");
+    assert_null(strstr(xml, "rbd"));
+}
+
+static void
+rewrite_ejects_missing_media(void **state)
+{
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", NULL, NULL);
+    g_autoptr(CkptXmlDomain) domain = parse(xml);
+
+    assert_null(ckpt_xml_domain_find(domain, "sda")->source);
+    assert_string_equal(ckpt_xml_domain_find(domain, "vdc")->source, "/i/ro.raw");
+}
+
+static void
+rewrite_refuses_a_disk_that_is_not_there(void **state)
+{
+    g_autoptr(GPtrArray) disks = files("vdz", "/i/n", CKPT_FORMAT_QCOW2);
+    g_autoptr(GError) error = NULL;
+
+    assert_null(ckpt_xml_rewrite(definition, UUID, "n", disks, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VALIDATION_FAILED);
+    assert_null(strstr(error->message, "secret"));
+}
+
+static void
+snapshot_names_every_disk(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain = parse(definition);
+    g_autoptr(GPtrArray) disks = files("vda", "/i/o'&.qcow2", CKPT_FORMAT_QCOW2);
+    g_autofree char *xml = ckpt_xml_snapshot(domain, "vmcheckpoint-x", disks);
+
+    assert_non_null(strstr(xml, "<disk name=\"vda\" snapshot=\"external\" type=\"file\">"));
+    assert_non_null(strstr(xml, "<source file=\"/i/o'&amp;.qcow2\"/>"));
+    assert_non_null(strstr(xml, "<disk name=\"vdb\" snapshot=\"no\"/>"));
+    assert_non_null(strstr(xml, "<disk name=\"sda\" snapshot=\"no\"/>"));
+    assert_non_null(strstr(xml, "<disk name=\"fda\" snapshot=\"no\"/>"));
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parse_reads_disks),
+        cmocka_unit_test(only_writable_disks_are_captured),
+        cmocka_unit_test(parse_finds_what_cannot_be_captured),
+        cmocka_unit_test(parse_tells_encryption_slices_and_the_end_of_a_chain),
+        cmocka_unit_test(what_is_no_domain_is_refused),
+        cmocka_unit_test(entities_are_not_expanded),
+        cmocka_unit_test(rewrite_changes_the_disk_and_nothing_else),
+        cmocka_unit_test(rewrite_makes_a_file_of_another_type),
+        cmocka_unit_test(rewrite_ejects_missing_media),
+        cmocka_unit_test(rewrite_refuses_a_disk_that_is_not_there),
+        cmocka_unit_test(snapshot_names_every_disk),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
