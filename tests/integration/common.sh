@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# What the integration groups share: one or several real hosts, calls of their agents, and questions
+# to guests and files. Each group is a bash script that begins with
+#   . "$(dirname "$0")/common.sh"
+# and ends with "finish". VMCKPT_BUILD names the build folder; default build/dev.
+
+# shellcheck source=tests/support/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../support/lib.sh"
+integration=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export VMCKPT_BUILD=${VMCKPT_BUILD:-$integration/../../build/dev}
+VMCKPT_BUILD=$(cd "$VMCKPT_BUILD" && pwd) || exit 2
+export LC_ALL=C.UTF-8
+
+agent() { "$support/agent" "$@"; }
+
+# cli DIR... -- ARGUMENTS: the client. When several hosts are given it finds the host itself.
+cli() { "$support/agent" cli "$@"; }
+
+# call DIR METHOD [TEXT]: a raw call. The reply (or the refusal) is in $reply, and so on stdout.
+reply=''
+call() {
+	local status=0
+	reply=$("$support/agent" call "$@") || status=$?
+	return $status
+}
+
+# got FILTER: jq -r on the last reply.
+got() { jq -r "$1" <<<"$reply"; }
+
+new_id() { cat /proc/sys/kernel/random/uuid; }
+
+# on DIR VIRSH-COMMAND...
+on() {
+	local dir=$1
+	shift
+	virsh -q -c "$("$support/hypervisor" uri "$dir")" "$@"
+}
+
+vm_id() { on "$1" domuuid "$2" | tr -d '\n'; }
+
+# host NAME [AGENT-OPTIONS...]: a hypervisor and its agent in $base/NAME.
+host() {
+	local name=$1
+	shift
+	hypervisor start "$name" "$base/$name" >/dev/null
+	agent start "$base/$name" "$name" "$@"
+}
+
+# create DIR VM-ID [TEXT]: prints the new checkpoint's ID; what was replied is lost.
+# The same with restore DIR CHECKPOINT [TEXT] and remove DIR CHECKPOINT [TEXT].
+create() {
+	call "$1" CreateCheckpoint "options{request_id:'$(new_id)'} vm_id:'$2' ${3-}" ||
+		{ echo "$reply" >&2; return 1; }
+	got .checkpoint.checkpointId
+}
+restore() {
+	call "$1" RestoreCheckpoint "options{request_id:'$(new_id)'} checkpoint_id:'$2' ${3-}" ||
+		{ echo "$reply" >&2; return 1; }
+	got '.safetyCheckpoint.checkpointId // ""'
+}
+remove() {
+	call "$1" DeleteCheckpoint "options{request_id:'$(new_id)'} checkpoint_id:'$2' ${3-}" ||
+		{ echo "$reply" >&2; return 1; }
+}
+
+# refused NAME REASON WORD COMMAND...: passes if the call fails with that reason and its message has
+# the word.
+refused() {
+	local name=$1 reason=$2 word=$3 reply=''
+	shift 3
+	if "$@" >/dev/null 2>&1; then
+		fail "$name" "it was accepted: ${reply:0:300}"
+	elif [ "$(got .reason 2>/dev/null)" != "$reason" ]; then
+		fail "$name" "wanted $reason, got: ${reply:0:400}"
+	elif ! grep -qiF -- "$word" <<<"$reply"; then
+		fail "$name" "the message does not say \"$word\": ${reply:0:400}"
+	else
+		pass "$name"
+	fi
+}
+
+# cli_says NAME STATUS WORD COMMAND...: the client's exit status and a word it prints.
+cli_says() {
+	local name=$1 wanted=$2 word=$3 out status=0
+	shift 3
+	out=$("$@" 2>&1 </dev/null) || status=$?
+	if [ $status != "$wanted" ]; then
+		fail "$name" "exit status $status, wanted $wanted: ${out:0:400}"
+	elif ! grep -qiF -- "$word" <<<"$out"; then
+		fail "$name" "it does not say \"$word\": ${out:0:400}"
+	else
+		pass "$name"
+	fi
+}
+
+# world DIR [VM]: everything that a refusal must leave alone, as text: files with mode, owner, size,
+# times and contents, definitions, and the catalogue.
+world() {
+	local dir=$1 name
+	find "$dir/images" -type f -printf '%p %m %u %s %T@\n' | sort
+	find "$dir/images" -type f -size -64M -print0 | sort -z | xargs -0r sha256sum
+	for name in $(on "$dir" list --all --name | sort); do
+		echo "== $name"
+		on "$dir" dumpxml --inactive --security-info "$name" 2>/dev/null || true
+		on "$dir" domstate "$name"
+	done
+	VMCKPT_AS='admin' "$support/agent" call "$dir" ListCheckpoints 'filter{include_deleting:true}' |
+		jq -S 'del(.checkpoints[]? | .enabled, .disabledReason, .etag)'
+}
+
+# oracle DIR VM [STATE]: the oracle of the hazards: prints what is violated, fails if anything is.
+oracle() {
+	"$integration/oracle" --support "$support" "$@"
+}
+
+# xpath EXPRESSION: of the XML on stdin.
+xpath() { xmllint --xpath "$1" - 2>/dev/null; }
+
+top_of() { # DIR VM TARGET: the file that the definition names
+	on "$1" dumpxml --inactive "$2" | xpath "string(//disk[target/@dev='$3']/source/@file)"
+}
+
+seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+
+# disk_file IMAGE FORMAT FILE: a file of the guest's, as a guest that boots on this image (and what
+# lies below it) would find it: its file system's journal is replayed first, on a copy.
+disk_file() {
+	local copy=$base/look.$BASHPID
+	rm -f "$copy"
+	qemu-img convert -q -U -f "$2" -O raw "$1" "$copy"
+	/sbin/e2fsck -fy "$copy" >/dev/null 2>&1 || [ $? -le 1 ] || { echo "cannot be mounted"; rm -f "$copy"; return; }
+	/sbin/debugfs -R "cat $3" "$copy" 2>/dev/null
+	rm -f "$copy"
+}
+
+# sealed CHECKPOINT-JSON TARGET: path and format of a sealed file.
+sealed() {
+	jq -r --arg t "$2" '.disks[] | select(.target == $t) |
+		.sealedFile + " " + (if .format == "DISK_FORMAT_RAW" then "raw" else "qcow2" end)' <<<"$1"
+}
+
+# last_tick DIR VM: the last whole tick on its console.
+last_tick() { grep -aoE '^tick [0-9]+' "$1/$2.console" | tail -n 1 | cut -d ' ' -f 2; }
