@@ -7,6 +7,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FILE, fclose)
+
 static const char *
 level_prefix(GLogLevelFlags level)
 {
