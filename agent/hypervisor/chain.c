@@ -181,6 +181,17 @@ ckpt_chain_equal(const char *const *a, const char *const *b)
     return !*a && !*b;
 }
 
+gboolean
+ckpt_chain_fits(const CkptXmlDisk *defined, const char *const *headers)
+{
+    gsize told = g_strv_length(defined->chain);
+
+    for (gsize i = 0; i < told; i++)
+        if (!headers[i] || !ckpt_image_same(defined->chain[i], headers[i]))
+            return FALSE;
+    return told > 0 && (!defined->chain_ends || !headers[told]);
+}
+
 static gboolean
 mismatch(GError **error, const char *target, const char *file, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
@@ -257,7 +268,6 @@ check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
     g_autoptr(GPtrArray) chain = NULL;
     g_auto(GStrv) headers = NULL;
-    const char *const only_top[] = {disk->file, NULL};
     const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, disk->target);
     const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, disk->target);
     FirstFinding first = {.target = disk->target, .error = error};
@@ -271,10 +281,9 @@ check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
         return FALSE;
     if (!defined || !defined->source)
         return mismatch(error, disk->target, disk->file, "the definition has no such disk");
-    if (!chains_agree(disk->target, "the definition",
-                      (const char *const *)(defined->has_chain ? defined->chain
-                                                               : (char *[]){defined->source, NULL}),
-                      defined->has_chain ? (const char *const *)headers : only_top, error))
+    if (!ckpt_chain_fits(defined, (const char *const *)headers) &&
+        !chains_agree(disk->target, "the definition", (const char *const *)defined->chain,
+                      (const char *const *)headers, error))
         return FALSE;
     if (g_strcmp0(defined->format, ckpt_format_name(disk->format)) != 0)
         return mismatch(error, disk->target, disk->file, "the definition says %s, it should be %s",

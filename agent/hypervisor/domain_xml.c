@@ -142,15 +142,16 @@ read_chain(CkptXmlDisk *disk, xmlNodePtr node)
     g_autoptr(GStrvBuilder) chain = g_strv_builder_new();
     xmlNodePtr store = child(node, "backingStore");
 
-    disk->has_chain = store != NULL;
     if (disk->source)
         g_strv_builder_add(chain, disk->source);
     for (guint depth = 0; store && depth < MAX_CHAIN; depth++) {
         g_autofree char *type = attribute(store, "type");
         g_autofree char *path = source_path(store, type);
 
-        if (!type && !child(store, "source"))
-            break; /* the empty element that ends a chain */
+        if (!type && !child(store, "source")) {
+            disk->chain_ends = TRUE;
+            break;
+        }
         if (!path)
             path = g_strdup_printf("%s:", type ? type : "unknown");
         g_strv_builder_add(chain, path);

@@ -10,7 +10,9 @@ typedef struct {
     char *source;      /* path of a file or block device; NULL = none, or something else */
     char *format;      /* driver type; NULL = not said */
     gboolean readonly, shareable, transient, encrypted, sliced;
-    gboolean has_chain; /* the XML tells its <backingStore>, if only that there is none */
+    gboolean chain_ends; /* the XML tells where the chain ends (an empty <backingStore/>); where it
+                          does not, libvirt finds the rest in the headers at the next start. A
+                          definition is left so by a snapshot on a disk that tells nothing */
     char **chain;      /* source and what <backingStore> tells, top first; what is no file appears as
                           "network:…", which no path equals. Never NULL */
     char *mirror;      /* file that a block job mirrors to; NULL = none, "" = not a file */

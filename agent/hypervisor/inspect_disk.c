@@ -155,8 +155,7 @@ inspect_disk(CkptVm *vm, const CkptXmlDisk *defined, const CkptXmlDisk *live, gb
     whole = vm->obstacles->len == obstacles;
     if (active)
         inspect_live(vm, disk, defined, live, headers, whole);
-    if (whole && defined->has_chain &&
-             !ckpt_chain_equal((const char *const *)defined->chain, (const char *const *)headers))
+    if (whole && !ckpt_chain_fits(defined, (const char *const *)headers))
         chain_mismatch(vm, defined, "the definition", defined->chain, headers);
     inspect_locks(vm, disk, active);
 }

@@ -51,6 +51,9 @@ GHashTable *ckpt_chain_files_new(void);
 char **ckpt_chain_paths(GPtrArray *chain);
 /* Same files in the same order, by path or identity. */
 gboolean ckpt_chain_equal(const char *const *a, const char *const *b);
+/* Whether what the definition tells of the disk's chain is in the headers: all of it, and their end
+ * where it tells one. */
+gboolean ckpt_chain_fits(const CkptXmlDisk *defined, const char *const *headers);
 gboolean ckpt_step_check_chain(CkptRun *run, GError **error);
 
 /* ---- users.c ---- */

@@ -56,7 +56,7 @@ parse_reads_disks(void **state)
     assert_false(domain->tpm);
     assert_string_equal(vda->source, "/i/a.qcow2");
     assert_string_equal(vda->format, "qcow2");
-    assert_true(vda->has_chain);
+    assert_true(vda->chain_ends);
     assert_int_equal(g_strv_length(vda->chain), 2);
     assert_string_equal(vda->chain[1], "/i/b & c.raw");
     assert_string_equal(vda->mirror, "/i/m");
@@ -65,7 +65,7 @@ parse_reads_disks(void **state)
     assert_string_equal(vdb->type, "network");
     assert_null(vdb->source);
     assert_true(vdb->shareable);
-    assert_false(vdb->has_chain);
+    assert_false(vdb->chain_ends);
     assert_null(ckpt_xml_domain_find(domain, "vdz"));
 }
 
@@ -118,10 +118,11 @@ parse_tells_encryption_slices_and_the_end_of_a_chain(void **state)
     CkptXmlDisk *b = ckpt_xml_domain_find(domain, "b");
 
     assert_true(a->encrypted);
-    assert_true(a->has_chain);
+    assert_true(a->chain_ends);
     assert_int_equal(g_strv_length(a->chain), 1);
     assert_true(b->sliced);
     assert_string_equal(b->chain[1], "network:");
+    assert_false(b->chain_ends);
 }
 
 static void
@@ -173,7 +174,7 @@ rewrite_changes_the_disk_and_nothing_else(void **state)
     assert_string_equal(domain->name, "new & shiny");
     assert_string_equal(domain->uuid, UUID);
     assert_string_equal(vda->source, "/i/new <&> '.qcow2");
-    assert_false(vda->has_chain);
+    assert_false(vda->chain_ends);
     assert_null(vda->mirror);
     assert_null(strstr(xml, "id=\"7\""));
     assert_null(strstr(xml, "index="));
