@@ -115,11 +115,12 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan)
         ckpt_plan_add_identify(plan, disk->sealed_file);
     }
     ckpt_plan_add_manifest(plan, plan->checkpoint);
-    ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
     g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->checkpoint));
     change->set_current = TRUE;
     change->current_id = g_strdup(plan->checkpoint->id);
     ckpt_plan_add_catalogue(plan, change);
+    /* Last: whatever it finds wrong, the sealed files hold the checkpoint and the catalogue knows it. */
+    ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
 }
 
 CkptPlan *

@@ -224,13 +224,11 @@ is_overlay_name(const char *path)
 void
 ckpt_inspect_files(CkptVm *vm, const char *const *files)
 {
-    Subject subject = {vm, NULL};
-
-    for (const char *const *file = files; file && *file; file++) {
+    /* What is wrong with a file that the VM does not run on is no obstacle to all that is done with the
+     * VM: the planner refuses what needs that file. */
+    for (const char *const *file = files; file && *file; file++)
         if (is_overlay_name(*file))
-            g_ptr_array_unref(
-                ckpt_chain_walk(*file, CKPT_FORMAT_QCOW2, vm->files, add_finding, &subject));
-    }
+            g_ptr_array_unref(ckpt_chain_walk(*file, CKPT_FORMAT_QCOW2, vm->files, NULL, NULL));
     /* By now each file that lies below an overlay is there, with the format that this one tells. */
     for (const char *const *file = files; file && *file; file++)
         if (!g_hash_table_contains(vm->files, *file))

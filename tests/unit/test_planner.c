@@ -250,13 +250,13 @@ plan_ok(World *world, CkptKind kind, const char *id)
 /* ---- Create ---- */
 
 static void
-create_seals_before_the_snapshot_and_catalogues_last(void **state)
+create_seals_before_the_snapshot_and_checks_what_it_catalogued(void **state)
 {
     g_autoptr(World) world = world_with_line(0);
     g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_CREATE, NULL);
 
-    assert_steps(made, "make-overlay write-manifest seal snapshot identify write-manifest check-chain "
-                       "catalogue");
+    assert_steps(made, "make-overlay write-manifest seal snapshot identify write-manifest catalogue "
+                       "check-chain");
     assert_int_equal(made->decisive, 3);
     assert_true(made->no_return);
     assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
@@ -634,7 +634,7 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(create_seals_before_the_snapshot_and_catalogues_last),
+        cmocka_unit_test(create_seals_before_the_snapshot_and_checks_what_it_catalogued),
         cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
         cmocka_unit_test(create_names_disks_of_one_name_apart),
         cmocka_unit_test(create_is_refused_beyond_the_depth_limit),
