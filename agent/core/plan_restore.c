@@ -70,14 +70,19 @@ seal_present_state(CkptPlan *plan)
     ckpt_plan_add_manifest(plan, plan->safety);
 }
 
+/* The checkpoint may lie on another branch of the disk than the present state: what they have in common
+ * is a sealed file below both. A template under several disks is none. */
 static gboolean
 target_has_disk(const CkptPlanInput *input, const CkptCheckpoint *target, const CkptDisk *disk)
 {
     for (guint i = 0; i < target->disks->len; i++) {
         CkptCheckpointDisk *kept = g_ptr_array_index(target->disks, i);
+        g_auto(GStrv) chain = ckpt_graph_chain(input, kept->sealed_file);
 
-        if (ckpt_graph_attached(input, kept->sealed_file) == disk)
-            return TRUE;
+        for (guint k = 0; chain[k]; k++)
+            if (ckpt_graph_owner(input, chain[k], NULL) &&
+                ckpt_graph_attached(input, chain[k]) == disk)
+                return TRUE;
     }
     return FALSE;
 }
