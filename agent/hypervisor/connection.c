@@ -1,17 +1,21 @@
 #include "agent/hypervisor/connection.h"
 
-#include <string.h>
-
 /* A libvirtd that does not answer for this long (5 s, five times) counts as gone, so that no call
  * hangs for ever (hazard A10). */
 #define KEEPALIVE_INTERVAL_S 5
 #define KEEPALIVE_COUNT 5
+/* An opening has no keepalive yet: it hangs as long as libvirtd does, in a thread of its own. */
+#define OPEN_WAIT_S 30
 
+/* Counted: a hanging opening may outlive its owner. */
 struct _CkptConnection {
     char *uri;
-    GMutex lock;           /* guards conn; never held over a call that goes to libvirtd, but for the
-                              opening itself */
-    virConnectPtr conn;    /* NULL = not open */
+    GMutex lock;        /* guards all below; never held over a call that goes to libvirtd */
+    GCond opened;
+    virConnectPtr conn; /* NULL = not open */
+    gboolean opening;   /* a thread is at it */
+    guint attempts;     /* openings that ended */
+    GError *error;      /* of the last one that ended; NULL = it succeeded */
 };
 
 static void
@@ -91,23 +95,32 @@ CkptConnection *
 ckpt_connection_new(const char *uri)
 {
     static GOnce once = G_ONCE_INIT;
-    CkptConnection *connection = g_new0(CkptConnection, 1);
+    CkptConnection *connection = g_atomic_rc_box_new0(CkptConnection);
 
     g_once(&once, register_once, NULL);
     connection->uri = g_strdup(uri);
     g_mutex_init(&connection->lock);
+    g_cond_init(&connection->opened);
     return connection;
+}
+
+static void
+clear_connection(gpointer data)
+{
+    CkptConnection *connection = data;
+
+    g_clear_pointer(&connection->conn, virConnectClose);
+    g_clear_error(&connection->error);
+    g_cond_clear(&connection->opened);
+    g_mutex_clear(&connection->lock);
+    g_free(connection->uri);
 }
 
 void
 ckpt_connection_free(CkptConnection *connection)
 {
-    if (!connection)
-        return;
-    g_clear_pointer(&connection->conn, virConnectClose);
-    g_mutex_clear(&connection->lock);
-    g_free(connection->uri);
-    g_free(connection);
+    if (connection)
+        g_atomic_rc_box_release_full(connection, clear_connection);
 }
 
 const char *
@@ -134,6 +147,49 @@ open_connection(const char *uri, GError **error)
     return conn;
 }
 
+static gpointer
+open_in_thread(gpointer data)
+{
+    CkptConnection *connection = data;
+    GError *error = NULL;
+    virConnectPtr conn = open_connection(connection->uri, &error);
+
+    g_mutex_lock(&connection->lock);
+    connection->conn = conn;
+    g_clear_error(&connection->error);
+    connection->error = error;
+    connection->opening = FALSE;
+    connection->attempts++;
+    g_cond_broadcast(&connection->opened);
+    g_mutex_unlock(&connection->lock);
+    ckpt_connection_free(connection);
+    return NULL;
+}
+
+/* Called with the lock held, which it lets go of while it waits. */
+static void
+wait_for_opening(CkptConnection *connection, GError **error)
+{
+    gint64 deadline = g_get_monotonic_time() + OPEN_WAIT_S * G_USEC_PER_SEC;
+    guint attempts = connection->attempts;
+
+    if (!connection->opening) {
+        connection->opening = TRUE;
+        g_thread_unref(
+            g_thread_new("open-libvirt", open_in_thread, g_atomic_rc_box_acquire(connection)));
+    }
+    while (connection->attempts == attempts &&
+           g_cond_wait_until(&connection->opened, &connection->lock, deadline))
+        continue;
+    if (connection->conn)
+        return;
+    if (connection->attempts != attempts && connection->error)
+        g_propagate_error(error, g_error_copy(connection->error));
+    else
+        ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "open %s: no answer within %d s",
+                       connection->uri, OPEN_WAIT_S);
+}
+
 virConnectPtr
 ckpt_connection_get(CkptConnection *connection, GError **error)
 {
@@ -144,7 +200,7 @@ ckpt_connection_get(CkptConnection *connection, GError **error)
     if (connection->conn && virConnectIsAlive(connection->conn) != 1)
         g_clear_pointer(&connection->conn, virConnectClose);
     if (!connection->conn)
-        connection->conn = open_connection(connection->uri, error);
+        wait_for_opening(connection, error);
     conn = connection->conn;
     if (conn)
         virConnectRef(conn);

@@ -25,7 +25,9 @@ struct _CkptDriver {
     GPtrArray *(*list_vms)(CkptDriver *driver, GError **error);
     /* Looks at one VM: definition, state, chains, locks, and at `files` (NULL-terminated absolute
      * paths from the catalogue; may be NULL) with the same care; who else uses any of them is in
-     * `users`. VM_NOT_FOUND if it is not defined here. Changes nothing. */
+     * `users`. VM_NOT_FOUND if it is not defined here. Changes nothing. The format of a file in
+     * `files` is what a header above it tells; one named as the agent names overlays
+     * (*.ckpt-*.qcow2) is qcow2; of any other nobody tells it, and its header is not read. */
     CkptVm *(*inspect)(CkptDriver *driver, const char *vm_id, const char *const *files,
                        GError **error);
     /* Waits, at most 30 s, until no libvirt job of an earlier caller (ours, before a crash) is at
@@ -38,10 +40,16 @@ struct _CkptDriver {
                         GError **error);
     gboolean (*step_undo)(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error);
     /* Whether the step's effect is there, read anew from the world. Asked for the decisive step after
-     * a crash or an error: an error is not "not done" (hazard A6). */
+     * a crash or an error: an error is not "not done" (hazard A6). Of a SNAPSHOT that a crash cut
+     * short, it first puts the definition onto the overlays where these hold the present state
+     * (hazards A5, A26). */
     CkptOutcome (*step_check)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step,
                               GError **error);
     void (*free)(CkptDriver *driver);
+
+    /* The files of all VMs' writable disks by their definitions: char *, any order. NULL in a driver
+     * whose disks are no files of this host. */
+    GPtrArray *(*image_files)(CkptDriver *driver, GError **error);
 };
 
 /* Connects lazily and reconnects; uri as in "qemu:///system" or

@@ -438,6 +438,26 @@ lost_connection_is_opened_again(void **state)
     assert_int_equal(vms->len, 1);
 }
 
+/* Hazard A10: nothing waits for ever, and nothing stays broken. */
+static void
+hung_libvirtd_is_waited_for_in_bounds(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("hung", FALSE);
+    gint64 begun = g_get_monotonic_time();
+
+    assert_clean(guest);
+    g_free(sh("kill -STOP $(cat $d/libvirtd.pid)"));
+    for (guint i = 0; i < 2; i++) {
+        g_autoptr(GError) error = NULL;
+
+        assert_null(driver->inspect(driver, guest->id, NULL, &error));
+        assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_UNAVAILABLE);
+    }
+    g_free(sh("kill -CONT $(cat $d/libvirtd.pid)"));
+    assert_true(g_get_monotonic_time() - begun < 75 * G_USEC_PER_SEC);
+    assert_clean(guest);
+}
+
 static int
 open_world(void **state)
 {
@@ -477,6 +497,7 @@ main(int argc, char **argv)
         cmocka_unit_test(snapshot_is_undone),
         cmocka_unit_test(definition_left_behind_is_put_onto_the_overlays),
         cmocka_unit_test(lost_connection_is_opened_again),
+        cmocka_unit_test(hung_libvirtd_is_waited_for_in_bounds),
     };
 
     if (argc > 1)
