@@ -128,6 +128,40 @@ list_vms(CkptDriver *driver, GError **error)
     return vms;
 }
 
+static void
+add_image_files(GPtrArray *files, virDomainPtr domain)
+{
+    char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+    g_autoptr(CkptXmlDomain) parsed = xml ? ckpt_xml_domain_parse(xml, NULL) : NULL;
+
+    free(xml);
+    for (guint i = 0; parsed && i < parsed->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(parsed->disks, i);
+
+        if (ckpt_xml_disk_is_captured(disk) && disk->source)
+            g_ptr_array_add(files, g_strdup(disk->source));
+    }
+}
+
+static GPtrArray *
+image_files(CkptDriver *driver, GError **error)
+{
+    g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
+    g_autoptr(CkptDomainList) domains = NULL;
+    GPtrArray *files;
+
+    if (!conn)
+        return NULL;
+    if (virConnectListAllDomains(conn, &domains, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list the VMs of the host");
+        return NULL;
+    }
+    files = g_ptr_array_new_with_free_func(g_free);
+    for (virDomainPtr *domain = domains; *domain; domain++)
+        add_image_files(files, *domain);
+    return files;
+}
+
 static CkptVm *
 inspect(CkptDriver *driver, const char *vm_id, const char *const *files, GError **error)
 {
@@ -192,6 +226,7 @@ ckpt_qemu_driver_new(const char *uri, GError **error)
         .step_undo = step_undo,
         .step_check = step_check,
         .free = driver_free,
+        .image_files = image_files,
     };
     driver->connection = ckpt_connection_new(uri);
     return &driver->base;

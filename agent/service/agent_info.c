@@ -1,5 +1,7 @@
 #include "agent/service/internal.h"
 
+#include "agent/core/filesystems.h"
+
 #define LIBRARY_MAX_AGE_US (30 * G_USEC_PER_SEC)
 
 /* What this agent implements; a caller asks for a name before it relies on it. */
@@ -16,7 +18,6 @@ static const char *const features[] = {
     "labels",
     "runs",
     "consistency-crash",
-    "consistency-application",
     "library",
 };
 
@@ -73,6 +74,28 @@ give_libraries(CkptService *service, PB(GetAgentInfoResponse) * reply)
     }
 }
 
+/* Left empty when the hypervisor does not answer: mode_reason says so. */
+static void
+give_file_systems(CkptService *service, PB(GetAgentInfoResponse) * reply)
+{
+    g_autoptr(GPtrArray) found =
+        ckpt_file_systems_list(ckpt_engine_driver(service->engine), NULL);
+
+    if (!found || found->len == 0)
+        return;
+    reply->file_systems = g_new0(PB(FileSystem) *, found->len);
+    for (guint i = 0; i < found->len; i++) {
+        const CkptFileSystem *file_system = g_ptr_array_index(found, i);
+        PB(FileSystem) *message = ckpt_message_new(&vmcheckpoint__v1__file_system__descriptor);
+
+        message->mount_point = g_strdup(file_system->mount_point);
+        message->type = g_strdup(file_system->type);
+        message->size_bytes = file_system->size;
+        message->available_bytes = file_system->available;
+        reply->file_systems[reply->n_file_systems++] = message;
+    }
+}
+
 static void
 give_mode(CkptService *service, PB(GetAgentInfoResponse) * reply, const GError *hypervisor)
 {
@@ -107,6 +130,7 @@ ckpt_get_agent_info(const CkptCaller *caller, const ProtobufCMessage *base, GErr
     reply->limits = give_limits(ckpt_engine_limits(service->engine));
     give_mode(service, reply, hypervisor);
     give_libraries(service, reply);
+    give_file_systems(service, reply);
     reply->start_time = ckpt_give_time(service->started_us);
     reply->caller_identity = g_strdup(caller->identity);
     reply->caller_role = g_strdup(ckpt_role_name(caller->role));
