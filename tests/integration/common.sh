@@ -93,12 +93,19 @@ cli_says() {
 	fi
 }
 
-# world DIR [VM]: everything that a refusal must leave alone, as text: files with mode, owner, size,
-# times and contents, definitions, and the catalogue.
+# world DIR: everything that a refusal must leave alone, as text: files with mode, owner, size, times
+# and contents, definitions, and the catalogue. Of what a running guest writes to, no more than that it
+# is there.
 world() {
-	local dir=$1 name
-	find "$dir/images" -type f -printf '%p %m %u %s %T@\n' | sort
-	find "$dir/images" -type f -size -64M -print0 | sort -z | xargs -0r sha256sum
+	local dir=$1 name file busy
+	busy=$(for name in $(on "$dir" list --name); do on "$dir" domblklist "$name" | awk '{print $2}'; done)
+	find "$dir/images" -type f | sort | while IFS= read -r file; do
+		stat -c '%n %a %u' "$file"
+		if ! grep -qxF "$file" <<<"$busy"; then
+			stat -c '%s %y' "$file"
+			sha256sum <"$file"
+		fi
+	done
 	for name in $(on "$dir" list --all --name | sort); do
 		echo "== $name"
 		on "$dir" dumpxml --inactive --security-info "$name" 2>/dev/null || true
@@ -106,6 +113,16 @@ world() {
 	done
 	VMCKPT_AS='admin' "$support/agent" call "$dir" ListCheckpoints 'filter{include_deleting:true}' |
 		jq -S 'del(.checkpoints[]? | .enabled, .disabledReason, .etag)'
+}
+
+# unchanged NAME DIR WORLD: passes if the world is what it was.
+unchanged() {
+	local difference
+	if difference=$(diff <(printf '%s\n' "$3") <(world "$2")); then
+		pass "$1"
+	else
+		fail "$1" "$(head -n 6 <<<"$difference")"
+	fi
 }
 
 # oracle DIR VM [STATE]: the oracle of the hazards: prints what is violated, fails if anything is.
