@@ -1,4 +1,4 @@
-/* One unary call of the published API with a request given as bytes: for tests that choose the
+/* Unary calls of the published API with requests given as bytes, one after the other: for tests that choose the
  * request_id, or that send what no client of ours would send. "call" is its better half. */
 #include "common/proto_json.h"
 #include "common/rpc_client.h"
@@ -101,45 +101,73 @@ on_reply(const CkptRpcStatus *status, GBytes *reply, gpointer data)
     answer->exit = 0;
 }
 
+/* The request: a file, or "hex:" and its bytes. */
+static GBytes *
+read_request(const char *where, GError **error)
+{
+    char *contents = NULL;
+    gsize size = 0;
+
+    if (!g_str_has_prefix(where, "hex:"))
+        return g_file_get_contents(where, &contents, &size, error)
+                   ? g_bytes_new_take(contents, size)
+                   : NULL;
+    where += strlen("hex:");
+    size = strlen(where) / 2;
+    contents = g_malloc(size + 1);
+    for (gsize i = 0; i < size; i++)
+        contents[i] = (char)(g_ascii_xdigit_value(where[2 * i]) * 16 +
+                             g_ascii_xdigit_value(where[2 * i + 1]));
+    return g_bytes_new_take(contents, size);
+}
+
+/* 0: answered; 1: refused; 2: there was no call. */
+static int
+call(CkptRpcClient *client, const char *address, const char *name, const char *where, guint seconds)
+{
+    Answer answer = {NULL, 2};
+    g_autofree char *method = find_method(name, &answer.type);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GBytes) request = read_request(where, &error);
+
+    if (!method || !request) {
+        fprintf(stderr, "call: %s\n", request ? "there is no such method" : error->message);
+        return 2;
+    }
+    ckpt_rpc_client_call(client, ckpt_rpc_client_channel(client, address), method, request,
+                         seconds * 1000, on_reply, &answer);
+    ckpt_rpc_client_run(client, NULL);
+    return answer.exit;
+}
+
 int
 main(int argc, char **argv)
 {
-    g_autofree char *address = NULL, *ca = NULL, *cert = NULL, *key = NULL, *method = NULL;
-    g_autofree char *contents = NULL;
-    int seconds = 300;
+    g_autofree char *address = NULL, *ca = NULL, *cert = NULL, *key = NULL;
+    int seconds = 300, exit = 0;
     GOptionEntry entries[] = {
         {"address", 0, 0, G_OPTION_ARG_STRING, &address, "host:port", NULL},
         {"ca", 0, 0, G_OPTION_ARG_FILENAME, &ca, "PEM", NULL},
         {"cert", 0, 0, G_OPTION_ARG_FILENAME, &cert, "PEM", NULL},
         {"key", 0, 0, G_OPTION_ARG_FILENAME, &key, "PEM", NULL},
-        {"timeout", 0, 0, G_OPTION_ARG_INT, &seconds, "seconds", NULL},
+        {"timeout", 0, 0, G_OPTION_ARG_INT, &seconds, "seconds, of each call", NULL},
         {NULL},
     };
-    g_autoptr(GOptionContext) context = g_option_context_new("METHOD FILE");
+    g_autoptr(GOptionContext) context = g_option_context_new("(METHOD REQUEST)…");
     g_autoptr(CkptRpcClient) client = NULL;
-    g_autoptr(GBytes) request = NULL;
     g_autoptr(GError) error = NULL;
-    Answer answer = {NULL, 2};
-    gsize size;
 
     g_option_context_add_main_entries(context, entries, NULL);
-    if (!g_option_context_parse(context, &argc, &argv, &error) || argc != 3 || !address) {
-        fprintf(stderr, "call: %s\n", error ? error->message : "METHOD FILE and --address wanted");
+    if (!g_option_context_parse(context, &argc, &argv, &error) || argc % 2 == 0 || !address) {
+        fprintf(stderr, "call: %s\n", error ? error->message : "--address and pairs are wanted");
         return 2;
     }
-    method = find_method(argv[1], &answer.type);
-    if (!method) {
-        fprintf(stderr, "call: there is no method %s\n", argv[1]);
-        return 2;
-    }
-    if (!g_file_get_contents(argv[2], &contents, &size, &error) ||
-        !(client = ckpt_rpc_client_new(&(CkptClientTls){ca, cert, key}, &error))) {
+    client = ckpt_rpc_client_new(&(CkptClientTls){ca, cert, key}, &error);
+    if (!client) {
         fprintf(stderr, "call: %s\n", error->message);
         return 2;
     }
-    request = g_bytes_new(contents, size);
-    ckpt_rpc_client_call(client, ckpt_rpc_client_channel(client, address), method, request,
-                         (guint)seconds * 1000, on_reply, &answer);
-    ckpt_rpc_client_run(client, NULL);
-    return answer.exit;
+    for (int i = 1; i < argc; i += 2)
+        exit = MAX(exit, call(client, address, argv[i], argv[i + 1], (guint)seconds));
+    return exit;
 }
