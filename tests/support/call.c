@@ -167,7 +167,10 @@ main(int argc, char **argv)
         fprintf(stderr, "call: %s\n", error->message);
         return 2;
     }
-    for (int i = 1; i < argc; i += 2)
-        exit = MAX(exit, call(client, address, argv[i], argv[i + 1], (guint)seconds));
+    for (int i = 1; i < argc; i += 2) {
+        int this = call(client, address, argv[i], argv[i + 1], (guint)seconds);
+
+        exit = MAX(exit, this);
+    }
     return exit;
 }
