@@ -106,6 +106,16 @@ inspect_top_lock(CkptVm *vm, const CkptDisk *disk, const CkptLayer *top, gboolea
     }
 }
 
+/* After a block commit that was cancelled QEMU 7.2 keeps the base open for writing until it ends,
+ * without writing to it. */
+static gboolean
+is_left_over(const CkptDisk *disk, const CkptLayer *layer, gboolean active)
+{
+    const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+
+    return active && top->write_locked && ckpt_locks_same_holder(layer->path, top->path);
+}
+
 static void
 inspect_locks(CkptVm *vm, const CkptDisk *disk, gboolean active)
 {
@@ -117,7 +127,7 @@ inspect_locks(CkptVm *vm, const CkptDisk *disk, gboolean active)
             continue;
         if (i == 0) {
             inspect_top_lock(vm, disk, layer, active);
-        } else if (layer->write_locked) {
+        } else if (layer->write_locked && !is_left_over(disk, layer, active)) {
             holder = ckpt_locks_holder(layer->path);
             ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, layer->path,
                                  "disk %s: %s lies below other files, but is open for writing by %s",

@@ -132,3 +132,23 @@ ckpt_locks_holder(const char *path)
     }
     return g_strdup("another process");
 }
+
+gboolean
+ckpt_locks_same_holder(const char *file, const char *other)
+{
+    g_autoptr(GDir) processes = g_dir_open("/proc", 0, NULL);
+    struct stat wanted, also;
+    gboolean seen = FALSE;
+    const char *pid;
+
+    if (!processes || stat(file, &wanted) != 0 || stat(other, &also) != 0)
+        return TRUE;
+    while ((pid = g_dir_read_name(processes))) {
+        if (!g_ascii_isdigit(*pid) || !process_has_open(pid, &wanted))
+            continue;
+        if (process_has_open(pid, &also))
+            return TRUE;
+        seen = TRUE;
+    }
+    return !seen;
+}

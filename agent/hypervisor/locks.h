@@ -18,3 +18,6 @@ gboolean ckpt_locks_wait_released(const char *const *paths, guint seconds, GErro
 /* For messages: "qemu-nbd (process 4711)" of whoever has the file open, as far as /proc shows it;
  * "another process" otherwise. (transfer full) */
 char *ckpt_locks_holder(const char *path);
+/* Whether the process that has `file` open is one that has `other` open too; TRUE also when /proc
+ * shows nobody who has it open, since then nothing speaks against it. */
+gboolean ckpt_locks_same_holder(const char *file, const char *other);

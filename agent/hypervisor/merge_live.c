@@ -163,14 +163,14 @@ wait_for_job(CkptRun *run, virDomainPtr domain, gboolean top, GError **error)
             job_failed(run->step, error, "ask for its block job");
             return JOB_FAILED;
         }
-        if (run->progress)
-            run->progress(info.cur, info.end, run->data);
-        if (top && is_ready(run))
-            return JOB_READY;
         if (g_cancellable_is_cancelled(run->cancellable)) {
             cancel(run, domain, error);
             return JOB_FAILED;
         }
+        if (run->progress)
+            run->progress(info.cur, info.end, run->data);
+        if (top && is_ready(run))
+            return JOB_READY;
         g_usleep(pause);
         pause = MIN(pause * 2, POLL_MAX_US);
     }

@@ -403,16 +403,27 @@ point_restore(Guest *guest, Point *point, const char *tag, gboolean start)
         g_free(tops[i]);
 }
 
+static void
+unseal(Guest *guest, const char *file)
+{
+    CkptStep *step = step_new(guest, CKPT_STEP_UNSEAL);
+
+    step->file = g_strdup(file);
+    step->mode = 0600;
+    step_pass(guest, step);
+}
+
 CkptStep *
 merge_step(Guest *guest, const char *target, const char *file, const char *base,
            CkptFormat base_format, const char *above)
 {
-    CkptStep *unseal = step_new(guest, CKPT_STEP_UNSEAL);
-    CkptStep *step = step_new(guest, CKPT_STEP_MERGE);
+    CkptStep *step;
 
-    unseal->file = g_strdup(base);
-    unseal->mode = 0600;
-    step_pass(guest, unseal);
+    unseal(guest, base);
+    unseal(guest, file); /* qemu-img opens it for writing too */
+    if (above)
+        unseal(guest, above);
+    step = step_new(guest, CKPT_STEP_MERGE);
     step->target = g_strdup(target);
     step->file = g_strdup(file);
     step->base = g_strdup(base);

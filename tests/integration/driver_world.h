@@ -63,6 +63,6 @@ CkptStep *point_snapshot_step(Guest *guest, Point *point);
 Point *point_create(Guest *guest, const char *tag);
 /* New overlays named by `tag`, defined; the VM runs on them afterwards if `start`. */
 void point_restore(Guest *guest, Point *point, const char *tag, gboolean start);
-/* Each disk's overlay of `upper` (NULL: the present top) merged into what it lies on. */
+/* With all its files unsealed. */
 CkptStep *merge_step(Guest *guest, const char *target, const char *file, const char *base,
                      CkptFormat base_format, const char *above);
