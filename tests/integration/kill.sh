@@ -131,3 +131,14 @@ marks_wanted() { # TEXT: as the functions above would print it
 	echo "$1"
 	[ "$disks" = 1 ] || echo "$1"
 }
+
+# clear_all: deletes all checkpoints; a branch point when its other branches are gone.
+clear_all() {
+	local left one
+	while left=$(checkpoints) && [ "$left" != 0 ]; do
+		for one in $(got '[.checkpoints[].checkpointId] | reverse | .[]'); do
+			remove "$dir" "$one" >/dev/null 2>&1 || true
+		done
+		[ "$(checkpoints)" -lt "$left" ] || { fail "${series}_cleared" "$reply"; return; }
+	done
+}
