@@ -134,11 +134,17 @@ marks_wanted() { # TEXT: as the functions above would print it
 
 # clear_all: deletes all checkpoints; a branch point when its other branches are gone.
 clear_all() {
-	local left one
-	while left=$(checkpoints) && [ "$left" != 0 ]; do
-		for one in $(got '[.checkpoints[].checkpointId] | reverse | .[]'); do
-			remove "$dir" "$one" >/dev/null 2>&1 || true
+	local left=0 one ids
+	while call "$dir" ListCheckpoints "filter{vm_id:'$id'} page_size:500"; do
+		ids=$(got '[.checkpoints[].checkpointId] | reverse | .[]')
+		[ -n "$ids" ] || return 0
+		if [ "$left" = "$(wc -l <<<"$ids")" ]; then
+			fail "${series}_cleared" "$(cat "$base/last-refusal")"
+			return 0
+		fi
+		left=$(wc -l <<<"$ids")
+		for one in $ids; do
+			remove "$dir" "$one" >/dev/null 2>"$base/last-refusal" || true
 		done
-		[ "$(checkpoints)" -lt "$left" ] || { fail "${series}_cleared" "$reply"; return; }
 	done
 }
