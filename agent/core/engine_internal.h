@@ -93,11 +93,14 @@ typedef struct {
     CkptPlanInput input;
     CkptVm *vm;
     GPtrArray *checkpoints, *made;
+    GPtrArray *others; /* CkptCheckpoint of every VM; NULL unless asked for */
     CkptVmRecord *record;
     char *new_id;
 } Situation;
-gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, Situation *situation,
-                             GError **error);
+/* others: looks at the files of other VMs' checkpoints, too. One may lie on a file of this VM and be in
+ * no definition: a clone that was detached, or that a restored VM no longer has. */
+gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others,
+                             Situation *situation, GError **error);
 void ckpt_situation_clear(Situation *situation);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Situation, ckpt_situation_clear)
 /* Verifies every checkpoint of the VM and records where the answer has changed. */

@@ -4,6 +4,9 @@
 #include "agent/core/graph.h"
 #include "agent/core/manifest.h"
 
+#define UNDO_ATTEMPTS 3
+#define UNDO_PAUSE_US (100 * 1000)
+
 static CkptStep *
 step_at(const CkptPlan *plan, gint index)
 {
@@ -120,7 +123,7 @@ do_step(CkptExecution *x, gint index, GError **error)
 
 /* A failure that must not undo or stop what the steps before have reached. */
 static gboolean
-is_bearable(CkptExecution *x, gint index)
+is_bearable(CkptExecution *x, gint index, const GError *error)
 {
     CkptPlan *plan = x->operation->plan;
     CkptStepKind kind = step_at(plan, index)->kind;
@@ -128,6 +131,10 @@ is_bearable(CkptExecution *x, gint index)
     /* The provisional manifest lies there; the catalogue has the whole truth. */
     if (kind == CKPT_STEP_WRITE_MANIFEST)
         return plan->no_return && index > (gint)plan->decisive;
+    /* A check that could not be made is made again before whatever comes next; one that found the chain
+     * to be wrong is not borne. */
+    if (kind == CKPT_STEP_CHECK_CHAIN)
+        return is_committed(plan, index) && ckpt_error_reason(error) != CKPT_REASON_CHAIN_MISMATCH;
     return is_committed(plan, index) &&
            (kind == CKPT_STEP_REMOVE_FILE || kind == CKPT_STEP_REMOVE_MANIFEST ||
             kind == CKPT_STEP_UNSEAL);
@@ -155,7 +162,8 @@ store_is_gone(CkptExecution *x)
     return reason != NULL;
 }
 
-/* Files whose removal failed stay the agent's own, so that they are not lost sight of. */
+/* Files whose removal failed, or cannot be told to have been done, stay the agent's own, so that they
+ * are not lost sight of. */
 static CkptChange *
 files_left(CkptExecution *x)
 {
@@ -165,7 +173,8 @@ files_left(CkptExecution *x)
     for (guint i = 0; i < plan->steps->len; i++) {
         CkptStep *step = step_at(plan, i);
 
-        if (step->kind == CKPT_STEP_REMOVE_FILE && g_file_test(step->file, G_FILE_TEST_EXISTS))
+        if (step->kind == CKPT_STEP_REMOVE_FILE &&
+            x->driver->step_check(x->driver, plan, step, NULL) != CKPT_OUTCOME_DONE)
             g_ptr_array_add(change->made, g_strdup(step->file));
     }
     return change;
@@ -286,7 +295,7 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
             g_propagate_error(error, cause);
             return CKPT_END_LATER;
         }
-        if (plan->no_return)
+        if (plan->no_return || is_committed(plan, op->step_begun))
             return fail_forward(x, cause, error);
     }
     return undo(x, cause, error);
@@ -322,7 +331,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
             apply_identities(plan, i);
             continue;
         }
-        if (is_bearable(x, i) && !is_away(cause)) {
+        if (is_bearable(x, i, cause) && !is_away(cause)) {
             bear(x, i, cause);
             g_error_free(cause);
             continue;
@@ -347,6 +356,26 @@ undo_step(CkptExecution *x, gint index, GError **error)
     return x->driver->step_undo(x->driver, x->operation->plan, step, error);
 }
 
+/* A step that cannot be undone leaves the VM neither as before nor as asked, so that it is tried again
+ * while it might yet come right: a file in use for a moment, a libvirt that is busy. */
+static gboolean
+undo_step_stubbornly(CkptExecution *x, gint index, GError **error)
+{
+    for (guint attempt = 1;; attempt++) {
+        g_autoptr(GError) why = NULL;
+
+        if (undo_step(x, index, &why))
+            return TRUE;
+        if (attempt == UNDO_ATTEMPTS || is_away(why)) {
+            g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
+
+            g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
+            return FALSE;
+        }
+        g_usleep(UNDO_PAUSE_US);
+    }
+}
+
 /* All but STOP, from the last begun downwards; the VM is started again when everything else is as it
  * was. Each undo is idempotent, so that a crash in between does them all again. */
 static gboolean
@@ -361,15 +390,11 @@ undo_steps(CkptExecution *x, GError **error)
             continue;
         }
         ckpt_fault_point();
-        if (!undo_step(x, i, error)) {
-            g_autofree char *what = ckpt_step_describe(step_at(op->plan, i));
-
-            g_prefix_error(error, "undo of %s: ", what);
+        if (!undo_step_stubbornly(x, i, error))
             return FALSE;
-        }
     }
     ckpt_fault_point();
-    return stop < 0 || undo_step(x, stop, error);
+    return stop < 0 || undo_step_stubbornly(x, stop, error);
 }
 
 static CkptEnd
@@ -379,8 +404,16 @@ undo(CkptExecution *x, GError *cause, GError **error)
     g_autoptr(GError) why = NULL;
 
     op->undoing = TRUE;
-    if (!store_is_gone(x) && !ckpt_store_journal(x->store, op, NULL, &why))
-        g_clear_error(&why); /* the undo is right without it: nothing decisive was done */
+    if (!store_is_gone(x) && !ckpt_store_journal(x->store, op, NULL, &why)) {
+        /* The next start would go forward over what was undone. */
+        if (op->step_begun > (gint)op->plan->decisive) {
+            op->undoing = FALSE;
+            g_clear_error(&cause);
+            g_propagate_error(error, g_steal_pointer(&why));
+            return CKPT_END_LATER;
+        }
+        g_clear_error(&why); /* it undoes, too: nothing decisive was done */
+    }
     if (undo_steps(x, &why)) {
         if (cause)
             g_propagate_error(error, cause);

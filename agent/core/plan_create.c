@@ -107,7 +107,6 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan)
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
     }
     plan->decisive = plan->steps->len;
-    plan->no_return = TRUE;
     ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops);
     for (guint i = 0; i < disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);

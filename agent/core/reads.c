@@ -113,7 +113,7 @@ verify_info(CkptEngine *engine, CkptCheckpointInfo *info)
     g_autoptr(GError) error = NULL;
     CkptCheckpoint *row;
 
-    if (!ckpt_situation_read(engine, info->checkpoint->vm_id, &situation, &error))
+    if (!ckpt_situation_read(engine, info->checkpoint->vm_id, FALSE, &situation, &error))
         return;
     row = ckpt_graph_find(situation.checkpoints, info->checkpoint->id);
     if (!row)
@@ -260,7 +260,7 @@ ckpt_engine_get_vm(CkptEngine *engine, const char *vm_id, GError **error)
     g_auto(Situation) situation = {0};
     CkptVmInfo *info;
 
-    if (!ckpt_situation_read(engine, vm_id, &situation, error)) {
+    if (!ckpt_situation_read(engine, vm_id, FALSE, &situation, error)) {
         ckpt_error_add(error, CKPT_META_VM, vm_id);
         return NULL;
     }

@@ -104,7 +104,7 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error)
     g_autoptr(GError) refusal = NULL;
     CkptCheckpoint *row;
 
-    if (!ckpt_situation_read(engine, op->vm_id, &situation, error))
+    if (!ckpt_situation_read(engine, op->vm_id, op->kind == CKPT_KIND_DELETE, &situation, error))
         return FALSE;
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
     if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING)

@@ -9,33 +9,49 @@ ckpt_situation_clear(Situation *situation)
     g_clear_pointer(&situation->vm, ckpt_vm_free);
     g_clear_pointer(&situation->checkpoints, g_ptr_array_unref);
     g_clear_pointer(&situation->made, g_ptr_array_unref);
+    g_clear_pointer(&situation->others, g_ptr_array_unref);
     g_clear_pointer(&situation->record, ckpt_vm_record_free);
     g_clear_pointer(&situation->new_id, g_free);
 }
 
-/* Every file that the catalogue knows of the VM: borrowed strings, NULL-terminated. */
-static GPtrArray *
+static void
+add_sealed(GArray *files, GPtrArray *checkpoints)
+{
+    for (guint i = 0; i < checkpoints->len; i++) {
+        const CkptCheckpoint *checkpoint = g_ptr_array_index(checkpoints, i);
+
+        for (guint k = 0; k < checkpoint->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, k);
+            CkptKnownFile file = {disk->sealed_file, disk->format};
+
+            g_array_append_val(files, file);
+        }
+    }
+}
+
+/* Every file that the catalogue knows of the VM, borrowed; with `others`, those that other VMs'
+ * checkpoints lie in, too. */
+static GArray *
 known_files(const Situation *situation)
 {
-    GPtrArray *files = g_ptr_array_new();
+    GArray *files = g_array_new(TRUE, FALSE, sizeof(CkptKnownFile));
 
-    for (guint i = 0; i < situation->checkpoints->len; i++) {
-        CkptCheckpoint *checkpoint = g_ptr_array_index(situation->checkpoints, i);
+    add_sealed(files, situation->checkpoints);
+    for (guint i = 0; i < situation->made->len; i++) {
+        CkptKnownFile file = {g_ptr_array_index(situation->made, i), CKPT_FORMAT_QCOW2};
 
-        for (guint k = 0; k < checkpoint->disks->len; k++)
-            g_ptr_array_add(
-                files, ((CkptCheckpointDisk *)g_ptr_array_index(checkpoint->disks, k))->sealed_file);
+        g_array_append_val(files, file);
     }
-    for (guint i = 0; i < situation->made->len; i++)
-        g_ptr_array_add(files, g_ptr_array_index(situation->made, i));
-    g_ptr_array_add(files, NULL);
+    if (situation->others)
+        add_sealed(files, situation->others);
     return files;
 }
 
-gboolean
-ckpt_situation_read(CkptEngine *engine, const char *vm_id, Situation *situation, GError **error)
+static gboolean
+read_catalogue(CkptEngine *engine, const char *vm_id, gboolean others, Situation *situation,
+               GError **error)
 {
-    g_autoptr(GPtrArray) files = NULL;
+    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
 
     situation->record = ckpt_store_get_vm(engine->store, vm_id, error);
     if (!situation->record)
@@ -46,9 +62,22 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, Situation *situation,
     situation->made = ckpt_store_vm_files(engine->store, vm_id, error);
     if (!situation->made)
         return FALSE;
+    if (others)
+        situation->others = ckpt_store_list_checkpoints(engine->store, &all, error);
+    return !others || situation->others;
+}
+
+gboolean
+ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situation *situation,
+                    GError **error)
+{
+    g_autoptr(GArray) files = NULL;
+
+    if (!read_catalogue(engine, vm_id, others, situation, error))
+        return FALSE;
     files = known_files(situation);
     situation->vm = engine->driver->inspect(engine->driver, vm_id,
-                                            (const char *const *)files->pdata, error);
+                                            (const CkptKnownFile *)files->data, error);
     if (!situation->vm)
         return FALSE;
     situation->new_id = ckpt_id_new();

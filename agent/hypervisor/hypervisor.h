@@ -16,6 +16,12 @@ typedef enum {
 /* Told by a step that moves data; from any thread. total 0 = unknown. */
 typedef void (*CkptProgressFunc)(guint64 bytes_done, guint64 bytes_total, gpointer data);
 
+/* A file of the catalogue, and its format as that says. */
+typedef struct {
+    const char *path; /* absolute; NULL ends a list of these */
+    CkptFormat format;
+} CkptKnownFile;
+
 typedef struct _CkptDriver CkptDriver;
 struct _CkptDriver {
     const char *name; /* "qemu" */
@@ -23,12 +29,11 @@ struct _CkptDriver {
     gboolean (*host_info)(CkptDriver *driver, CkptHostInfo **info, GError **error);
     /* All VMs deployed on the host: CkptVmSummary, any order. */
     GPtrArray *(*list_vms)(CkptDriver *driver, GError **error);
-    /* Looks at one VM: definition, state, chains, locks, and at `files` (NULL-terminated absolute
-     * paths from the catalogue; may be NULL) with the same care; who else uses any of them is in
-     * `users`. VM_NOT_FOUND if it is not defined here. Changes nothing. The format of a file in
-     * `files` is what a header above it tells; one named as the agent names overlays
-     * (*.ckpt-*.qcow2) is qcow2; of any other nobody tells it, and its header is not read. */
-    CkptVm *(*inspect)(CkptDriver *driver, const char *vm_id, const char *const *files,
+    /* Looks at one VM: definition, state, chains, locks, and at `files` (may be NULL) and what lies
+     * below them with the same care; who else uses any of them is in `users`. VM_NOT_FOUND if it is
+     * not defined here. Changes nothing. No format is probed: it is what the definition, the list or
+     * the header above tells. */
+    CkptVm *(*inspect)(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
                        GError **error);
     /* Waits, at most 30 s, until no libvirt job of an earlier caller (ours, before a crash) is at
      * work on the VM; VM_BUSY if there still is one. A block job of a merge of ours is not waited for. */

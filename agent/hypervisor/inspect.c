@@ -157,7 +157,7 @@ set_abilities(CkptVm *vm)
 
 static CkptVm *
 inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id,
-             const char *const *files, GError **error)
+             const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = ckpt_vm_new();
     int autostart = 0;
@@ -187,7 +187,7 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
 }
 
 CkptVm *
-ckpt_inspect(CkptConnection *connection, const char *vm_id, const char *const *files,
+ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
              GError **error)
 {
     g_autoptr(CkptVm) vm = NULL;

@@ -221,26 +221,11 @@ ckpt_inspect_disks(CkptVm *vm, const CkptView *view)
                                 g_ptr_array_index(vm->disks, j));
 }
 
-/* Our own overlays carry their format in the name that the agent gave them; nobody but the agent
- * writes such a file's header. */
-static gboolean
-is_overlay_name(const char *path)
-{
-    const char *mark = strrchr(path, '/') ? strstr(strrchr(path, '/'), ".ckpt-") : NULL;
-
-    return mark && g_str_has_suffix(mark, ".qcow2");
-}
-
 void
-ckpt_inspect_files(CkptVm *vm, const char *const *files)
+ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files)
 {
     /* What is wrong with a file that the VM does not run on is no obstacle to all that is done with the
      * VM: the planner refuses what needs that file. */
-    for (const char *const *file = files; file && *file; file++)
-        if (is_overlay_name(*file))
-            g_ptr_array_unref(ckpt_chain_walk(*file, CKPT_FORMAT_QCOW2, vm->files, NULL, NULL));
-    /* By now each file that lies below an overlay is there, with the format that this one tells. */
-    for (const char *const *file = files; file && *file; file++)
-        if (!g_hash_table_contains(vm->files, *file))
-            ckpt_vm_add_file(vm, ckpt_layer_look(*file, (CkptFormat)0, NULL, NULL));
+    for (; files && files->path; files++)
+        g_ptr_array_unref(ckpt_chain_walk(files->path, files->format, vm->files, NULL, NULL));
 }

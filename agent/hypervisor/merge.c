@@ -277,10 +277,12 @@ ckpt_step_merge(CkptRun *run, GError **error)
     /* Once the saved definition was seen to be right, or nothing came of it. */
     if (ckpt_merge_resume(run, &paused))
         return done;
-    if (done)
-        g_propagate_error(error, g_steal_pointer(&paused));
-    else
-        g_prefix_error(error, "%s; ", paused->message);
+    /* Its reason counts: with libvirt away the step is run again, and with it the resume. */
+    if (!done && error && *error) {
+        g_prefix_error(&paused, "%s; ", (*error)->message);
+        g_clear_error(error);
+    }
+    g_propagate_error(error, g_steal_pointer(&paused));
     return FALSE;
 }
 

@@ -67,12 +67,12 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
     G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- inspect.c, inspect_disk.c ---- */
-CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const char *const *files,
+CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 CkptPower ckpt_power_of(int state);
 /* Adds the disks, their chains and what stands in their way. */
 void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
-void ckpt_inspect_files(CkptVm *vm, const char *const *files);
+void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);
 
 /* ---- qemu_img.c ---- */
 /* Runs qemu-img with these arguments (NULL-terminated, without its name) in a clean environment.

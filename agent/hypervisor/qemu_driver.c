@@ -163,7 +163,7 @@ image_files(CkptDriver *driver, GError **error)
 }
 
 static CkptVm *
-inspect(CkptDriver *driver, const char *vm_id, const char *const *files, GError **error)
+inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
     return ckpt_inspect(connection_of(driver), vm_id, files, error);
 }

@@ -205,7 +205,8 @@ other_vms_on_the_files_are_named(void **state)
     g_autoptr(Guest) guest = guest_new("owner", FALSE);
     g_autoptr(Guest) clone = guest_new("clone", FALSE);
     g_autofree char *asked = g_strdup_printf("%s/images/owner-asked.raw", folder);
-    const char *const files[] = {asked, "/nonexistent/file", NULL};
+    const CkptKnownFile files[] = {
+        {asked, CKPT_FORMAT_RAW}, {"/nonexistent/file", CKPT_FORMAT_QCOW2}, {NULL, 0}};
     CkptStep *remove = step_new(guest, CKPT_STEP_REMOVE_FILE);
     g_autoptr(CkptVm) vm = NULL;
     CkptFileUser *user;

@@ -258,7 +258,7 @@ create_seals_before_the_snapshot_and_checks_what_it_catalogued(void **state)
     assert_steps(made, "make-overlay write-manifest seal snapshot identify write-manifest catalogue "
                        "check-chain");
     assert_int_equal(made->decisive, 3);
-    assert_true(made->no_return);
+    assert_false(made->no_return);
     assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
                         "/img/web.ckpt-abcdef01.qcow2");
     assert_int_equal(find_step(made, CKPT_STEP_SEAL, 0)->mode, 0600);

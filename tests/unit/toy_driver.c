@@ -121,7 +121,7 @@ add_chain(ToyDriver *toy, CkptVm *vm, const char *path, GPtrArray *chain)
 }
 
 static CkptVm *
-inspect(CkptDriver *driver, const char *vm_id, const char *const *files, GError **error)
+inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
     ToyDriver *toy = (ToyDriver *)driver;
     CkptVm *vm;
@@ -145,8 +145,8 @@ inspect(CkptDriver *driver, const char *vm_id, const char *const *files, GError 
     disk->chain = g_ptr_array_new();
     g_ptr_array_add(vm->disks, disk);
     add_chain(toy, vm, toy->live_top ? toy->live_top : toy->top, disk->chain);
-    for (; files && *files; files++)
-        add_chain(toy, vm, *files, NULL);
+    for (; files && files->path; files++)
+        add_chain(toy, vm, files->path, NULL);
     g_mutex_unlock(&toy->lock);
     return vm;
 }
@@ -297,6 +297,8 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
 {
     ToyDriver *toy = (ToyDriver *)driver;
 
+    if (step->kind == CKPT_STEP_REMOVE_FILE)
+        return toy_file(toy, step->file) ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
     return g_strcmp0(toy->top, first_file(step)) == 0 ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
 }
 

@@ -173,7 +173,7 @@ find_user(CkptSim *sim, const CkptSimFile *file)
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         CkptSimFile *other = value;
 
-        if (g_strcmp0(other->backing, file->path) == 0)
+        if (!other->given_up && g_strcmp0(other->backing, file->path) == 0)
             return g_strdup(other->path);
     }
     for (guint i = 0; i < sim->vms->len; i++) {

@@ -17,8 +17,10 @@ look(CkptSim *sim, const char *path, CkptFormat format)
     layer->allocated = layer->id.size;
     layer->fs_available = sim->free_bytes;
     layer->mode = file->mode;
-    layer->backing = g_strdup(file->backing);
-    layer->backing_format = file->backing_format;
+    if (format == CKPT_FORMAT_QCOW2) {
+        layer->backing = g_strdup(file->backing);
+        layer->backing_format = file->backing_format;
+    }
     ckpt_sim_locks(sim, file, &layer->read_locked, &layer->write_locked);
     return layer;
 }
@@ -133,7 +135,7 @@ add_users(CkptSim *sim, CkptVm *vm, const CkptSimVm *other)
 }
 
 CkptVm *
-ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const char *const *files)
+ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
 {
     CkptVm *vm = ckpt_vm_new();
 
@@ -146,11 +148,8 @@ ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const char *const *files)
     vm->live_definition = from->live ? ckpt_sim_definition_text(from->live) : NULL;
     for (guint i = 0; i < from->definition->disks->len; i++)
         add_disk(sim, from, vm, g_ptr_array_index(from->definition->disks, i));
-    for (; files && *files; files++) {
-        CkptSimFile *file = ckpt_sim_find(sim, *files);
-
-        add_chain(sim, vm, *files, file ? file->format : 0, NULL);
-    }
+    for (; files && files->path; files++)
+        add_chain(sim, vm, files->path, files->format, NULL);
     for (guint i = 0; i < sim->vms->len; i++)
         if (g_ptr_array_index(sim->vms, i) != from)
             add_users(sim, vm, g_ptr_array_index(sim->vms, i));

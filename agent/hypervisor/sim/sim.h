@@ -25,6 +25,8 @@ typedef struct {
     guint mode;
     gint64 mtime;
     gboolean agent_made;
+    gboolean given_up;             /* its removal was told to fail: nobody minds what becomes of it */
+    gboolean merged_back;          /* an undo is merging it down: a mark beside it says so */
 } CkptSimFile;
 
 typedef struct {
@@ -132,7 +134,7 @@ typedef struct {
     const CkptPlan *plan;
     CkptStep *step;
 } CkptSimRun;
-CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const char *const *files);
+CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
 gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
