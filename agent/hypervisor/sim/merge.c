@@ -62,7 +62,8 @@ look(CkptSim *sim, const CkptSimVm *vm, const CkptStep *step, GError **error)
 
 /* ---- What it does to the file below ---- */
 
-/* Whoever reads the file below, but not through the merged one, sees other contents from now on. */
+/* Whoever reads the file below, but not through the merged one, sees other contents from now on. (What
+ * others than the agent laid there is looked at by its contents.) */
 static void
 report_readers(CkptSim *sim, const CkptSimFile *file, const CkptSimFile *base)
 {
@@ -73,7 +74,8 @@ report_readers(CkptSim *sim, const CkptSimFile *file, const CkptSimFile *base)
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         CkptSimFile *other = value;
 
-        if (other != file && g_strcmp0(other->backing, base->path) == 0)
+        if (other != file && other->agent_made && !other->given_up &&
+            g_strcmp0(other->backing, base->path) == 0)
             ckpt_sim_crime(sim, "%s is merged into %s, on which %s lies", file->path, base->path,
                            other->path);
     }

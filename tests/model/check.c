@@ -1,0 +1,349 @@
+/* The invariants of design.md, section 4, and the oracle of hazards.md, looked at from outside: through
+ * the files, the definitions and the catalogue's rows. */
+#include "model.h"
+
+static guint
+target_index(const char *target)
+{
+    for (guint i = 0; i < MODEL_TARGETS; i++)
+        if (g_str_equal(model_target(i), target))
+            return i;
+    return MODEL_TARGETS;
+}
+
+char *
+model_compare(CkptSim *sim, GPtrArray *chain, const Image *image)
+{
+    CkptSimFile *top = g_ptr_array_index(chain, 0);
+
+    if (top->cells != image->cells)
+        return g_strdup_printf("%s has %u cells, it should have %u", top->path, top->cells,
+                               image->cells);
+    for (guint i = 0; i < image->cells; i++) {
+        guint32 found = ckpt_sim_read_cell(chain, 0, i);
+
+        if (found != image->data[i])
+            return g_strdup_printf("%s has %u in cell %u, it should have %u", top->path, found, i,
+                                   image->data[i]);
+    }
+    return NULL;
+}
+
+/* ---- The present ---- */
+
+static void
+check_disk(Model *model, guint vm, guint index)
+{
+    CkptSimVm *sim_vm = model_sim_vm(model, vm);
+    const Image *image = &model->vms[vm].present.disks[index];
+    const char *target = model_target(index);
+    CkptSimDisk *defined = ckpt_sim_definition_find(sim_vm->definition, target);
+    g_autoptr(GPtrArray) chain = ckpt_sim_disk_chain(model->sim, sim_vm, target);
+    g_autofree char *wrong = NULL;
+    CkptSimFile *top;
+
+    if ((defined != NULL) != image->attached) {
+        model_fail(model, "vm-%u: disk %s is %s", vm, target, defined ? "back" : "gone");
+        return;
+    }
+    if (!defined)
+        return;
+    if (!chain) {
+        if (!model_is_odd(model))
+            model_fail(model, "vm-%u: disk %s cannot be read", vm, target);
+        return;
+    }
+    wrong = model_compare(model->sim, chain, image);
+    top = g_ptr_array_index(chain, 0);
+    if (wrong)
+        model_fail(model, "vm-%u, disk %s: %s", vm, target, wrong);
+    else if (!(top->mode & 0200))
+        model_fail(model, "vm-%u: %s, the top of disk %s, is left sealed", vm, top->path, target);
+    else if (sim_vm->live && !model->vms[vm].redefined &&
+             g_strcmp0(defined->source, top->path) != 0)
+        model_fail(model, "vm-%u runs on %s, its definition names %s", vm, top->path,
+                   defined->source);
+}
+
+static void
+check_vm(Model *model, guint vm)
+{
+    const ModelVm *expected = &model->vms[vm];
+    CkptSimVm *found = model_sim_vm(model, vm);
+
+    if (found->suspended)
+        model_fail(model, "vm-%u is left suspended", vm);
+    else if (found->power != expected->power)
+        model_fail(model, "vm-%u is %s, it should be %s", vm, ckpt_power_name(found->power),
+                   ckpt_power_name(expected->power));
+    else if (found->definition->memory != expected->present.memory ||
+             (found->live && found->live->memory != expected->present.memory))
+        model_fail(model, "vm-%u has another definition than it should have", vm);
+    for (guint i = 0; i < MODEL_TARGETS && (!expected->redefined || found->live); i++)
+        check_disk(model, vm, i);
+}
+
+/* ---- Checkpoints ---- */
+
+/* A delete that has begun and is not finished: files that it works on are neither sealed nor what the
+ * catalogue says, and nothing else may be done to the VM. */
+static gboolean
+is_deleting(Model *model)
+{
+    for (guint i = 0; i < model->expected->len; i++)
+        if (((Expected *)model->expected->pdata[i])->deleting)
+            return TRUE;
+    return FALSE;
+}
+
+static gboolean
+check_files(Model *model, const CkptCheckpoint *row, const Expected *expected)
+{
+    guint disks = 0;
+
+    for (guint i = 0; i < MODEL_TARGETS; i++)
+        disks += expected->state.disks[i].attached;
+    if (disks != row->disks->len) {
+        model_fail(model, "checkpoint %s has %u disks, it should have %u", row->id, row->disks->len,
+                   disks);
+        return FALSE;
+    }
+    for (guint i = 0; i < row->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(model->sim, disk->sealed_file);
+        const Image *image = &expected->state.disks[target_index(disk->target)];
+        g_autofree char *wrong = chain ? model_compare(model->sim, chain, image) : NULL;
+        CkptSimFile *file = ckpt_sim_find(model->sim, disk->sealed_file);
+
+        if (!chain && model_is_odd(model))
+            return FALSE;
+        if (!chain)
+            model_fail(model, "checkpoint %s: %s cannot be read", row->id, disk->sealed_file);
+        else if (wrong)
+            model_fail(model, "checkpoint %s: %s", row->id, wrong);
+        else if (disk->virtual_size != (guint64)image->cells * CKPT_SIM_CELL)
+            model_fail(model, "checkpoint %s: the catalogue has another size of disk %s", row->id,
+                       disk->target);
+        else if (file->mode != 0440 && !is_deleting(model))
+            model_fail(model, "checkpoint %s: %s is not sealed", row->id, file->path);
+        else if (disk->agent_made != file->agent_made)
+            model_fail(model, "checkpoint %s: the catalogue is wrong about who made %s", row->id,
+                       file->path);
+        else if (g_strcmp0(g_hash_table_lookup(model->sim->manifests, file->path), row->id) != 0 &&
+                 !g_hash_table_contains(model->excused, file->path))
+            model_fail(model, "checkpoint %s: its manifest beside %s is missing", row->id, file->path);
+    }
+    return TRUE;
+}
+
+static void
+check_row(Model *model, const CkptCheckpoint *row)
+{
+    Expected *expected = model_find_expected(model, row->id);
+    CkptSimDefinition *definition;
+
+    if (!expected) {
+        model_fail(model, "checkpoint %s is listed, and nobody made it", row->id);
+        return;
+    }
+    if (row->parent_id && !model_find_expected(model, row->parent_id))
+        model_fail(model, "checkpoint %s: its parent %s is not there", row->id, row->parent_id);
+    if (expected->deleting != (row->state == CKPT_STATE_DELETING))
+        model_fail(model, "checkpoint %s is %sbeing deleted", row->id, expected->deleting ? "not " : "");
+    if (expected->deleting)
+        return;
+    definition = ckpt_sim_definition_parse(row->definition);
+    if (definition->memory != expected->state.memory)
+        model_fail(model, "checkpoint %s has another definition than was captured", row->id);
+    ckpt_sim_definition_free(definition);
+    check_files(model, row, expected);
+}
+
+static gboolean
+chain_is_whole(Model *model, const CkptCheckpoint *row)
+{
+    for (guint i = 0; i < row->disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(model->sim, disk->sealed_file);
+
+        if (!chain)
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* The agent looks at its files now: of one checkpoint is of all that the VM has. */
+static void
+verify(Model *model, guint vm)
+{
+    for (guint i = 0; i < model->expected->len; i++) {
+        Expected *expected = g_ptr_array_index(model->expected, i);
+        g_autoptr(CkptCheckpointInfo) info = NULL;
+        g_autoptr(GError) error = NULL;
+
+        if (expected->vm != vm)
+            continue;
+        info = ckpt_engine_get_checkpoint(model->engine, expected->id, TRUE, &error);
+        if (!info)
+            model_fail(model, "checkpoint %s: %s", expected->id, error->message);
+        return;
+    }
+}
+
+static void
+check_enabled(Model *model, const CkptCheckpoint *row)
+{
+    gboolean enabled = !row->disabled_reason || !*row->disabled_reason;
+
+    if (enabled && (row->state == CKPT_STATE_DELETING || !chain_is_whole(model, row)))
+        model_fail(model, "checkpoint %s is enabled, and is not whole", row->id);
+    if (!enabled && !is_deleting(model) && !model_is_odd(model))
+        model_fail(model, "checkpoint %s is whole, but disabled: %s", row->id, row->disabled_reason);
+}
+
+static void
+check_catalogue(Model *model, GPtrArray *all)
+{
+    guint deleted = 0;
+
+    for (guint i = 0; i < all->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(all, i);
+
+        check_row(model, row);
+        if (g_str_equal(row->vm_id, model->vms[model->touched].id))
+            check_enabled(model, row);
+    }
+    for (guint i = 0; i < model->expected->len; i++) {
+        Expected *expected = g_ptr_array_index(model->expected, i);
+
+        for (guint k = 0; k < all->len; k++)
+            deleted += g_str_equal(((CkptCheckpoint *)all->pdata[k])->id, expected->id);
+    }
+    if (deleted != model->expected->len)
+        model_fail(model, "a checkpoint is no longer listed");
+}
+
+/* ---- Files ---- */
+
+static void
+add_needed(GHashTable *needed, const char *path)
+{
+    g_hash_table_add(needed, (gpointer)path);
+}
+
+/* Tops, sealed files and disks that were detached. */
+static GHashTable *
+needed_files(Model *model, GPtrArray *all)
+{
+    GHashTable *needed = g_hash_table_new(g_str_hash, g_str_equal);
+
+    for (guint i = 0; i < all->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(all, i);
+
+        for (guint k = 0; k < row->disks->len; k++)
+            add_needed(needed, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file);
+    }
+    for (guint i = 0; i < model->detached->len; i++)
+        add_needed(needed, ((Detached *)model->detached->pdata[i])->path);
+    for (guint i = 0; i < MODEL_VMS; i++) {
+        CkptSimDefinition *definitions[] = {model_sim_vm(model, i)->definition,
+                                            model->vms[i].redefined};
+
+        for (guint d = 0; d < G_N_ELEMENTS(definitions) && definitions[d]; d++)
+            for (guint k = 0; k < definitions[d]->disks->len; k++)
+                add_needed(needed, ((CkptSimDisk *)definitions[d]->disks->pdata[k])->source);
+    }
+    return needed;
+}
+
+static gboolean
+is_owned(GPtrArray *owned, const char *path)
+{
+    return g_ptr_array_find_with_equal_func(owned, path, g_str_equal, NULL);
+}
+
+static void
+check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
+{
+    g_autoptr(GHashTable) needed = needed_files(model, all);
+    GHashTableIter iter;
+    gpointer key, value;
+
+    g_hash_table_iter_init(&iter, model->sim->files);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        CkptSimFile *file = value;
+
+        if (!file->agent_made || g_hash_table_contains(model->excused, file->path))
+            continue;
+        if (!is_owned(owned, file->path))
+            model_fail(model, "%s is left, and nobody owns it", file->path);
+        else if (!g_hash_table_contains(needed, file->path) && !is_deleting(model))
+            model_fail(model, "%s is left, and nobody needs it", file->path);
+    }
+    for (guint i = 0; i < owned->len; i++)
+        if (!ckpt_sim_find(model->sim, owned->pdata[i]) && !model_is_odd(model))
+            model_fail(model, "%s is owned, and is not there", (char *)owned->pdata[i]);
+    g_hash_table_iter_init(&iter, model->sim->manifests);
+    while (g_hash_table_iter_next(&iter, &key, &value))
+        if (!model_find_expected(model, value) && !g_hash_table_contains(model->excused, key))
+            model_fail(model, "a manifest of checkpoint %s, which is gone, lies beside %s",
+                       (char *)value, (char *)key);
+}
+
+static void
+check_detached(Model *model)
+{
+    for (guint i = 0; i < model->detached->len; i++) {
+        Detached *detached = g_ptr_array_index(model->detached, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(model->sim, detached->path);
+        g_autofree char *wrong =
+            chain ? model_compare(model->sim, chain, &detached->image) : g_strdup("it is gone");
+
+        if (wrong && (chain || !model_is_odd(model)))
+            model_fail(model, "detached disk %s: %s", detached->path, wrong);
+    }
+}
+
+static void
+add_all(GPtrArray *to, GPtrArray *from)
+{
+    for (guint i = 0; i < from->len; i++)
+        g_ptr_array_add(to, g_ptr_array_index(from, i));
+    g_ptr_array_set_free_func(from, NULL);
+}
+
+void
+model_check_vms(Model *model)
+{
+    for (guint i = 0; i < MODEL_VMS && !model->violation; i++)
+        check_vm(model, i);
+    check_detached(model);
+    if (model->sim->crimes->len > 0)
+        model_fail(model, "%s", (char *)model->sim->crimes->pdata[0]);
+}
+
+void
+model_check(Model *model)
+{
+    g_autoptr(GPtrArray) all =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+    g_autoptr(GPtrArray) owned = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) unfinished = NULL;
+
+    model_check_vms(model);
+    if (model->violation)
+        return;
+    verify(model, model->touched);
+    for (guint i = 0; i < MODEL_VMS; i++) {
+        g_autoptr(GPtrArray) rows = ckpt_store_vm_checkpoints(model->store, model->vms[i].id, NULL);
+        g_autoptr(GPtrArray) files = ckpt_store_vm_files(model->store, model->vms[i].id, NULL);
+
+        add_all(all, rows);
+        add_all(owned, files);
+    }
+    unfinished = ckpt_store_unfinished_operations(model->store, NULL);
+    if (unfinished->len > 0)
+        model_fail(model, "an operation is not settled");
+    check_catalogue(model, all);
+    check_owners(model, all, owned);
+}
