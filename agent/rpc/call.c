@@ -337,7 +337,7 @@ ckpt_call_begin(CkptCall *call, const GError *refusal)
         ckpt_call_finish(call, NULL, status);
         return;
     }
-    call->kind = server->vtable->lookup(server->service, call->method);
+    call->kind = server->vtable->lookup(server->service, call->method, &call->slow);
     if (call->kind == CKPT_METHOD_UNKNOWN) {
         g_autofree char *message = g_strdup_printf("no such method: %s", call->method);
 
@@ -365,11 +365,30 @@ identify(CkptCall *call)
     grpc_auth_context_release(context);
 }
 
+static gboolean
+is_abandoned(CkptCall *call)
+{
+    gboolean gone;
+
+    g_mutex_lock(&call->lock);
+    gone = call->gone;
+    g_mutex_unlock(&call->lock);
+    return gone || ckpt_call_remaining_ms(call) == 0;
+}
+
 void
 ckpt_call_handle(CkptCall *call)
 {
     g_autoptr(GBytes) request = g_steal_pointer(&call->request);
 
+    /* Nobody would see what it costs to answer. A mutation that was not begun may be sent again. */
+    if (is_abandoned(call)) {
+        g_autoptr(CkptRpcStatus) status = ckpt_rpc_status_new(
+            GRPC_STATUS_CANCELLED, "the caller was gone before the call's turn came");
+
+        ckpt_call_finish(call, NULL, status);
+        return;
+    }
     /* core is valid: the handler has not finished. */
     identify(call);
     call->server->vtable->handle(call->server->service, call, request);

@@ -28,7 +28,7 @@ struct _CkptServer {
     grpc_server *core;
     grpc_completion_queue *queue;
     GThread *thread;
-    GThreadPool *pool;
+    GThreadPool *pool, *slow_pool; /* handlers; those that may wait for somebody else have their own */
     CkptPeerCache *peers;
     CkptTag shutdown_tag;
 
@@ -58,6 +58,7 @@ struct _CkptCall {
     CkptMethodKind kind;
     CkptPeer peer;
     gint64 deadline_us; /* monotonic; G_MAXINT64 = none */
+    gboolean slow;      /* handled in slow_pool */
     GBytes *request;
 
     CkptServer *server; /* valid while core is */

@@ -20,12 +20,12 @@ typedef struct {
 } Arm;
 
 gboolean
-ckpt_rpc_init(const char *runtime_dir, GError **error)
+ckpt_rpc_init(GError **error)
 {
     ckpt_grpc_log_to_glib(G_LOG_LEVEL_MESSAGE);
     /* Read by grpc_init(). An agent resolves nothing; c-ares would only cost memory. */
     g_setenv("GRPC_DNS_RESOLVER", "native", FALSE);
-    return ckpt_tls_init(runtime_dir, error);
+    return ckpt_tls_init(error);
 }
 
 CkptServer *
@@ -202,7 +202,7 @@ ckpt_server_body_came(CkptServer *server, CkptCall *call)
 void
 ckpt_server_handle(CkptServer *server, CkptCall *call)
 {
-    g_thread_pool_push(server->pool, call, NULL);
+    g_thread_pool_push(call->slow ? server->slow_pool : server->pool, call, NULL);
 }
 
 void
@@ -325,6 +325,8 @@ ckpt_server_start(CkptServer *server, GError **error)
     server->shutdown_tag = (CkptTag){on_shut_down, server};
     listening = listen_on(server, error);
     server->pool = g_thread_pool_new(handle, server, (int)server->handler_threads, FALSE, NULL);
+    server->slow_pool =
+        g_thread_pool_new(handle, server, (int)server->handler_threads, FALSE, NULL);
     grpc_server_start(server->core);
     server->thread = g_thread_new("rpc", serve, server);
     if (!listening) {
@@ -409,6 +411,7 @@ ckpt_server_stop(CkptServer *server, guint grace_ms)
     wait_ended(server, grace_ms);
     /* A handler may still be on its way out after its ckpt_call_finish(). */
     g_thread_pool_free(server->pool, FALSE, TRUE);
+    g_thread_pool_free(server->slow_pool, FALSE, TRUE);
     grpc_server_destroy(server->core);
     grpc_completion_queue_shutdown(server->queue);
     g_thread_join(server->thread);

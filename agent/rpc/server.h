@@ -26,8 +26,10 @@ typedef enum { CKPT_METHOD_UNKNOWN, CKPT_METHOD_UNARY, CKPT_METHOD_SERVER_STREAM
 
 /* The service as the transport sees it. */
 typedef struct {
-    /* Called on a transport thread: must not block. Full method name, "/package.Service/Method". */
-    CkptMethodKind (*lookup)(gpointer service, const char *method);
+    /* Called on a transport thread: must not block. Full method name, "/package.Service/Method". Sets
+     * *slow for a method that may wait for somebody else (the hypervisor, a network folder): those have
+     * handler threads of their own, so that they cannot keep the others waiting. */
+    CkptMethodKind (*lookup)(gpointer service, const char *method, gboolean *slow);
     /* Called once per call on a thread of the handler pool. Must lead to exactly one
      * ckpt_call_finish(), now or later, from any thread. Takes a reference if it keeps the call. */
     void (*handle)(gpointer service, CkptCall *call, GBytes *request);
@@ -51,9 +53,8 @@ typedef struct {
 typedef struct _CkptServer CkptServer;
 
 /* Once per process, before any other gRPC or OpenSSL call: TLS 1.3 only, no session tickets,
- * through OPENSSL_init_ssl with a configuration of our own (grpc-facts.md, 2), written to
- * runtime_dir. */
-gboolean ckpt_rpc_init(const char *runtime_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * through OPENSSL_init_ssl with a configuration of our own (grpc-facts.md, 2). */
+gboolean ckpt_rpc_init(GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 CkptServer *ckpt_server_new(const CkptServerOptions *options, const CkptServiceVtable *vtable,
                             gpointer service, GError **error) G_GNUC_WARN_UNUSED_RESULT;

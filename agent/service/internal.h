@@ -42,6 +42,7 @@ struct _CkptMethod {
     CkptRole role;    /* the least that may */
     CkptDecodeMode mode;
     CkptMethodKind kind;
+    gboolean slow;    /* asks the hypervisor, or reads library folders */
     const ProtobufCMessageDescriptor *request;
     /* Exactly one of these, or none: then the method is published and not implemented yet. */
     ProtobufCMessage *(*read)(const CkptCaller *caller, const ProtobufCMessage *request,
@@ -87,7 +88,8 @@ gboolean ckpt_not_implemented(GError **error, const char *what);
 
 /* ---- mutations.c: submit, wait without a thread, reply ---- */
 
-void ckpt_mutation_start(const CkptCaller *caller, CkptRequest *request);
+/* Takes the request. On FALSE the error ends the call. */
+gboolean ckpt_mutation_start(const CkptCaller *caller, CkptRequest *request, GError **error);
 gboolean ckpt_cancel_operation(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_cancel_reply(CkptService *, const CkptOperation *, gboolean);
 void ckpt_mutation_finish(gpointer data, gpointer service); /* the finishers' function */
@@ -138,6 +140,10 @@ ProtobufCMessage *ckpt_list_virtual_machines(const CkptCaller *, const ProtobufC
 ProtobufCMessage *ckpt_get_virtual_machine(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_get_operation(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_list_operations(const CkptCaller *, const ProtobufCMessage *, GError **);
+/* Whose operations a request means: *identity is borrowed from asked or the caller. ACCESS_DENIED
+ * unless it is the caller's own, or an admin asks. */
+gboolean ckpt_take_identity(const CkptCaller *caller, const char *asked, const char **identity,
+                            GError **error);
 gboolean ckpt_watch_operations(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_get_agent_info(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_check_health(const CkptCaller *, const ProtobufCMessage *, GError **);

@@ -10,6 +10,7 @@
 #define OPERATOR .role = CKPT_ROLE_OPERATOR
 #define ADMIN .role = CKPT_ROLE_ADMIN
 #define STRICT .mode = CKPT_DECODE_STRICT
+#define SLOW .slow = TRUE
 #define LENIENT .mode = CKPT_DECODE_LENIENT
 
 /* Strict are mutations, and reads that select: a filter that was passed over shows too much. */
@@ -17,9 +18,9 @@ const CkptMethod ckpt_methods[] = {
     /* clang-format off */
     {SERVICE "CheckpointService/CreateCheckpoint", OPERATOR, STRICT, UNARY, REQUEST(create_checkpoint_request),
      .mutation = ckpt_take_create, .reply = ckpt_create_reply},
-    {SERVICE "CheckpointService/GetCheckpoint", VIEWER, LENIENT, UNARY, REQUEST(get_checkpoint_request),
+    {SERVICE "CheckpointService/GetCheckpoint", VIEWER, LENIENT, UNARY, SLOW, REQUEST(get_checkpoint_request),
      .read = ckpt_get_checkpoint},
-    {SERVICE "CheckpointService/ListCheckpoints", VIEWER, STRICT, UNARY, REQUEST(list_checkpoints_request),
+    {SERVICE "CheckpointService/ListCheckpoints", VIEWER, STRICT, UNARY, SLOW, REQUEST(list_checkpoints_request),
      .read = ckpt_list_checkpoints},
     {SERVICE "CheckpointService/UpdateCheckpoint", OPERATOR, STRICT, UNARY, REQUEST(update_checkpoint_request),
      .mutation = ckpt_take_update, .reply = ckpt_update_reply},
@@ -28,9 +29,9 @@ const CkptMethod ckpt_methods[] = {
     {SERVICE "CheckpointService/DeleteCheckpoint", OPERATOR, STRICT, UNARY, REQUEST(delete_checkpoint_request),
      .mutation = ckpt_take_delete, .reply = ckpt_delete_reply},
     {SERVICE "CheckpointService/PruneCheckpoints", OPERATOR, STRICT, UNARY, REQUEST(prune_checkpoints_request)},
-    {SERVICE "VirtualMachineService/ListVirtualMachines", VIEWER, STRICT, UNARY, REQUEST(list_virtual_machines_request),
+    {SERVICE "VirtualMachineService/ListVirtualMachines", VIEWER, STRICT, UNARY, SLOW, REQUEST(list_virtual_machines_request),
      .read = ckpt_list_virtual_machines},
-    {SERVICE "VirtualMachineService/GetVirtualMachine", VIEWER, LENIENT, UNARY, REQUEST(get_virtual_machine_request),
+    {SERVICE "VirtualMachineService/GetVirtualMachine", VIEWER, LENIENT, UNARY, SLOW, REQUEST(get_virtual_machine_request),
      .read = ckpt_get_virtual_machine},
     {SERVICE "OperationService/GetOperation", VIEWER, LENIENT, UNARY, REQUEST(get_operation_request),
      .read = ckpt_get_operation},
@@ -44,7 +45,7 @@ const CkptMethod ckpt_methods[] = {
     {SERVICE "LeaseService/RenewLease", OPERATOR, STRICT, UNARY, REQUEST(renew_lease_request)},
     {SERVICE "LeaseService/HoldLease", OPERATOR, STRICT, UNARY, REQUEST(hold_lease_request)},
     {SERVICE "LeaseService/ListLeases", VIEWER, STRICT, UNARY, REQUEST(list_leases_request)},
-    {SERVICE "AgentService/GetAgentInfo", VIEWER, LENIENT, UNARY, REQUEST(get_agent_info_request),
+    {SERVICE "AgentService/GetAgentInfo", VIEWER, LENIENT, UNARY, SLOW, REQUEST(get_agent_info_request),
      .read = ckpt_get_agent_info},
     {SERVICE "AgentService/Diagnose", VIEWER, STRICT, UNARY, REQUEST(diagnose_request)},
     {SERVICE "AgentService/Repair", ADMIN, STRICT, UNARY, REQUEST(repair_request)},
@@ -68,10 +69,11 @@ find_method(const char *name)
 }
 
 static CkptMethodKind
-lookup(gpointer service, const char *name)
+lookup(gpointer service, const char *name, gboolean *slow)
 {
     const CkptMethod *method = find_method(name);
 
+    *slow = method && method->slow;
     return method ? method->kind : CKPT_METHOD_UNKNOWN;
 }
 
@@ -128,7 +130,7 @@ start_mutation(const CkptCaller *caller, const ProtobufCMessage *message, GError
     if (!request)
         return;
     request->identity = g_strdup(caller->identity);
-    ckpt_mutation_start(caller, request);
+    (void)ckpt_mutation_start(caller, request, error);
 }
 
 /* With *error set the call is still to be ended. */

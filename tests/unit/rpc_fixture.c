@@ -54,7 +54,7 @@ fixture_group_setup(void **state)
     MAKE("client", dir, "expired", "--uri", "spiffe://example.org/operator/old", "--days", "-1");
     MAKE("ca", other);
     MAKE("client", other, "stranger", "--uri", "spiffe://example.org/operator/jane");
-    if (!ckpt_rpc_init(dir, &error))
+    if (!ckpt_rpc_init(&error))
         fail_msg("%s", error->message);
     return 0;
 }
@@ -176,8 +176,9 @@ flood(Fixture *fixture, CkptCall *call)
 }
 
 static CkptMethodKind
-lookup(gpointer service, const char *method)
+lookup(gpointer service, const char *method, gboolean *slow)
 {
+    *slow = g_str_equal(method, METHOD("Block"));
     if (g_str_equal(method, METHOD("Stream")) || g_str_equal(method, METHOD("Flood")))
         return CKPT_METHOD_SERVER_STREAM;
     return g_str_has_prefix(method, "/test.Test/") && !g_str_equal(method, METHOD("Unknown"))

@@ -304,7 +304,7 @@ static const struct {
 };
 
 static CkptMethodKind
-lookup(gpointer service, const char *method)
+lookup(gpointer service, const char *method, gboolean *slow)
 {
     for (gsize i = 0; i < G_N_ELEMENTS(methods); i++)
         if (strcmp(methods[i].method, method) == 0)
@@ -680,6 +680,27 @@ delete_asks_on_a_terminal(void **state)
 }
 
 static void
+a_renamed_vm_is_told_by_its_present_name(void **state)
+{
+    g_autofree char *shown = NULL;
+
+    world.a.vms[0].name = "db-old";
+    shown = run_on_terminal("delete " POINT_1, "n\n");
+    assert_says(shown, "of VM db-old (named web-01 when captured) (" VM_1 ") on host a?");
+    assert_run("list", 0);
+    assert_says(world.output, "a     db-old  one");
+    assert_run("show " POINT_1, 0);
+    assert_says(world.output, "web-01 when captured");
+    world.a.refusal = CKPT_REASON_ACCESS_DENIED;
+    assert_run("restore --yes " POINT_1 " --power shut-off", 1);
+    assert_says(world.errors, "VM db-old: straw says no");
+    world.a.vms[0] = (StrawVm){VM_2, "twin", FALSE};
+    g_free(g_steal_pointer(&shown));
+    shown = run_on_terminal("restore " POINT_1, "n\n");
+    assert_says(shown, "of a VM named web-01 when captured, whose present name is not known");
+}
+
+static void
 an_ambiguous_checkpoint_name_lists_the_candidates(void **state)
 {
     assert_run("delete web-01/same --yes", 1);
@@ -798,6 +819,7 @@ main(void)
         T(delete_needs_yes_away_from_a_terminal),
         T(delete_sends_the_etag_that_was_read),
         T(delete_asks_on_a_terminal),
+        T(a_renamed_vm_is_told_by_its_present_name),
         T(an_ambiguous_checkpoint_name_lists_the_candidates),
         T(a_name_is_not_enough_while_a_host_does_not_answer),
         T(restore_tells_the_safety_checkpoint),
