@@ -34,17 +34,33 @@ ckpt_confirm(const char *text, gboolean yes)
     return FALSE;
 }
 
-char *
-ckpt_checkpoint_sentence(const char *host, const PbCheckpoint *checkpoint)
+/* "VM db-old (named web-01 when captured)" */
+static char *
+vm_words(const CkptFoundCheckpoint *found)
 {
+    g_autofree char *captured = ckpt_text_printable(found->checkpoint->vm_name, -1, 256);
+    g_autofree char *now = found->vm_name ? ckpt_text_printable(found->vm_name, -1, 256) : NULL;
+
+    if (!now)
+        return g_strdup_printf("a VM named %s when captured, whose present name is not known",
+                               captured);
+    if (strcmp(found->vm_name, found->checkpoint->vm_name) == 0)
+        return g_strdup_printf("VM %s", now);
+    return g_strdup_printf("VM %s (named %s when captured)", now, captured);
+}
+
+char *
+ckpt_checkpoint_sentence(const CkptFoundCheckpoint *found)
+{
+    const PbCheckpoint *checkpoint = found->checkpoint;
     g_autofree char *name = ckpt_text_printable(checkpoint->checkpoint_name, -1, 256);
     g_autofree char *id = ckpt_text_printable(checkpoint->checkpoint_id, -1, 64);
-    g_autofree char *vm = ckpt_text_printable(checkpoint->vm_name, -1, 256);
+    g_autofree char *vm = vm_words(found);
     g_autofree char *vm_id = ckpt_text_printable(checkpoint->vm_id, -1, 64);
     g_autofree char *made = ckpt_time_cell(checkpoint->added_time);
     g_autofree char *age = ckpt_age_cell(checkpoint->added_time);
 
     return g_strdup_printf("checkpoint '%s'\n  (%s, made %s UTC, %s ago)\n"
-                           "of VM %s (%s) on host %s?\n",
-                           name, id, made, age, vm, vm_id, host);
+                           "of %s (%s) on host %s?\n",
+                           name, id, made, age, vm, vm_id, found->host->name);
 }

@@ -255,7 +255,7 @@ on_created(CkptReply *reply, gpointer data)
     if (results->format == CKPT_FORMAT_TABLE)
         print_checkpoint(results, reply->host->name, response->checkpoint);
     else
-        ckpt_list_add(results->list, reply->host->name, response->checkpoint);
+        ckpt_list_add(results->list, reply->host->name, NULL, response->checkpoint);
     if (results->format == CKPT_FORMAT_PUBLISHED)
         fflush(stdout);
 }

@@ -1,6 +1,5 @@
 #include "client/command.h"
 #include "client/confirm.h"
-#include "client/find.h"
 #include "client/interrupt.h"
 #include "client/mutation.h"
 #include "client/output.h"
@@ -13,7 +12,7 @@ static const GOptionEntry options[] = {{"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, 
 static char *
 question(const CkptFoundCheckpoint *found)
 {
-    g_autofree char *what = ckpt_checkpoint_sentence(found->host->name, found->checkpoint);
+    g_autofree char *what = ckpt_checkpoint_sentence(found);
 
     return g_strdup_printf(
         "Delete %s"
@@ -40,7 +39,7 @@ on_deleted(CkptReply *reply, gpointer data)
     ckpt_warnings_report(mutation, response->warnings, response->n_warnings);
     list = ckpt_list_new(result->client->settings->format);
     if (response->checkpoint)
-        ckpt_list_add(list, reply->host->name, response->checkpoint);
+        ckpt_list_add(list, reply->host->name, mutation->vm_name, response->checkpoint);
     ckpt_list_print(list);
     ckpt_report(reply->host->name, mutation->vm_name, "deleted");
 }
@@ -56,7 +55,7 @@ static CkptExit delete (CkptClient *client, const CkptFoundCheckpoint *found)
 
     ckpt_interrupt_watch(client->cancellable);
     ckpt_mutation_init(&mutation, &request_options, "delete", found->host,
-                       found->checkpoint->vm_name);
+                       ckpt_found_vm_name(found));
     request.options = &request_options;
     request.checkpoint_id = found->checkpoint->checkpoint_id;
     request.etag = found->checkpoint->etag;

@@ -16,6 +16,7 @@ ckpt_found_checkpoint_free(CkptFoundCheckpoint *found)
     if (!found)
         return;
     pb_free(found->reply);
+    g_free(found->vm_name);
     g_free(found);
 }
 
@@ -166,15 +167,52 @@ find_by_name(CkptClient *client, const char *text, gboolean for_change, CkptExit
     return find_named(client, vm, slash + 1, text, exit);
 }
 
+/* The VM may have been renamed since. */
+static void
+ask_vm_name(CkptClient *client, CkptFoundCheckpoint *found)
+{
+    Vmcheckpoint__V1__VirtualMachineFilter filter = VMCHECKPOINT__V1__VIRTUAL_MACHINE_FILTER__INIT;
+    g_autoptr(GPtrArray) hosts = g_ptr_array_new(), answers = NULL;
+    const CkptAnswer *answer;
+
+    g_ptr_array_add(hosts, (gpointer)found->host);
+    filter.vm_ids = &found->checkpoint->vm_id;
+    filter.n_vm_ids = 1;
+    filter.placement = VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_DEPLOYED;
+    answers = ckpt_query_vms(client, hosts, &filter,
+                             VMCHECKPOINT__V1__VIRTUAL_MACHINE_VIEW__VIRTUAL_MACHINE_VIEW_BASIC);
+    ckpt_answers_report(answers);
+    answer = g_ptr_array_index(answers, 0);
+    for (guint i = 0; i < answer->items->len; i++) {
+        const PbVm *vm = g_ptr_array_index(answer->items, i);
+
+        if (strcmp(vm->vm_id, found->checkpoint->vm_id) != 0 || !*vm->vm_name ||
+            vm->placement != VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_DEPLOYED)
+            continue;
+        g_free(found->vm_name);
+        found->vm_name = g_strdup(vm->vm_name);
+    }
+}
+
+const char *
+ckpt_found_vm_name(const CkptFoundCheckpoint *found)
+{
+    return found->vm_name ? found->vm_name : found->checkpoint->vm_name;
+}
+
 CkptFoundCheckpoint *
 ckpt_find_checkpoint(CkptClient *client, const char *text, gboolean for_change, CkptExit *exit)
 {
     g_autofree char *id = ckpt_id_parse(text);
+    CkptFoundCheckpoint *found = NULL;
 
-    if (id)
-        return find_by_id(client, client->inventory->hosts, id, exit);
-    if (strchr(text, '/') && strchr(text, '/')[1])
-        return find_by_name(client, text, for_change, exit);
+    if (id || (strchr(text, '/') && strchr(text, '/')[1])) {
+        found = id ? find_by_id(client, client->inventory->hosts, id, exit)
+                   : find_by_name(client, text, for_change, exit);
+        if (found)
+            ask_vm_name(client, found);
+        return found;
+    }
     ckpt_report(NULL, NULL, "'%s' is neither a checkpoint's ID nor VM/NAME", text);
     *exit = CKPT_EXIT_USAGE;
     return NULL;

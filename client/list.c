@@ -1,5 +1,6 @@
 #include "client/command.h"
 #include "client/locate.h"
+#include "client/names.h"
 #include "client/output.h"
 #include "common/id.h"
 #include "common/text.h"
@@ -29,6 +30,7 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
 {
     Vmcheckpoint__V1__CheckpointFilter filter = VMCHECKPOINT__V1__CHECKPOINT_FILTER__INIT;
     g_autoptr(GPtrArray) answers = NULL;
+    g_autoptr(CkptNames) names = NULL;
     guint found = 0, errors = 0;
 
     filter.vm_id = vm_id ? (char *)vm_id : filter.vm_id;
@@ -37,12 +39,19 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
     filter.checkpoint_name = checkpoint_name ? checkpoint_name : filter.checkpoint_name;
     filter.most_recent = most_recent;
     answers = ckpt_query_checkpoints(listing->client, listing->client->inventory->hosts, &filter);
+    if (listing->client->settings->format == CKPT_FORMAT_TABLE)
+        names = ckpt_names_ask(listing->client, answers);
     for (guint i = 0; i < answers->len; i++) {
         const CkptAnswer *answer = g_ptr_array_index(answers, i);
 
         errors += answer->error != NULL;
-        for (guint j = 0; j < answer->items->len; j++, found++)
-            ckpt_list_add(listing->list, answer->host->name, g_ptr_array_index(answer->items, j));
+        for (guint j = 0; j < answer->items->len; j++, found++) {
+            const PbCheckpoint *checkpoint = g_ptr_array_index(answer->items, j);
+
+            ckpt_list_add(listing->list, answer->host->name,
+                          names ? ckpt_names_lookup(names, answer->host, checkpoint->vm_id) : NULL,
+                          checkpoint);
+        }
     }
     if (!listing->reported)
         ckpt_answers_report(answers);

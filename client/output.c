@@ -257,7 +257,7 @@ ckpt_list_free(CkptList *list)
 }
 
 static void
-add_row(CkptTable *table, const char *host, const PbCheckpoint *checkpoint)
+add_row(CkptTable *table, const char *host, const char *vm_name, const PbCheckpoint *checkpoint)
 {
     g_autofree char *made = ckpt_time_cell(checkpoint->added_time);
     g_autofree char *age = ckpt_age_cell(checkpoint->added_time);
@@ -265,7 +265,7 @@ add_row(CkptTable *table, const char *host, const PbCheckpoint *checkpoint)
                                                   (int)checkpoint->consistency_reached);
     const char *cells[] = {checkpoint->current ? "*" : " ",
                            host,
-                           checkpoint->vm_name,
+                           vm_name ? vm_name : checkpoint->vm_name,
                            checkpoint->checkpoint_name,
                            checkpoint->checkpoint_id,
                            made,
@@ -277,13 +277,13 @@ add_row(CkptTable *table, const char *host, const PbCheckpoint *checkpoint)
 }
 
 void
-ckpt_list_add(CkptList *list, const char *host, const PbCheckpoint *checkpoint)
+ckpt_list_add(CkptList *list, const char *host, const char *vm_name, const PbCheckpoint *checkpoint)
 {
     g_autofree char *text = NULL;
 
     switch (list->format) {
     case CKPT_FORMAT_TABLE:
-        add_row(list->table, host, checkpoint);
+        add_row(list->table, host, vm_name, checkpoint);
         break;
     case CKPT_FORMAT_JSON:
         json_array_add_element(list->array, ckpt_json_with_host(&checkpoint->base, host));

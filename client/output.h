@@ -31,7 +31,10 @@ void ckpt_json_print(JsonArray *array);
 /* A list of checkpoints in one of the three forms. */
 typedef struct _CkptList CkptList;
 CkptList *ckpt_list_new(int format); /* CkptFormat */
-void ckpt_list_add(CkptList *list, const char *host, const PbCheckpoint *checkpoint);
+/* vm_name: what the VM is called now, for the table; NULL: as when it was captured, which the other
+ * forms always have. */
+void ckpt_list_add(CkptList *list, const char *host, const char *vm_name,
+                   const PbCheckpoint *checkpoint);
 void ckpt_list_print(CkptList *list);
 void ckpt_list_free(CkptList *list);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptList, ckpt_list_free)

@@ -1,6 +1,5 @@
 #include "client/command.h"
 #include "client/confirm.h"
-#include "client/find.h"
 #include "client/interrupt.h"
 #include "client/mutation.h"
 #include "client/output.h"
@@ -40,7 +39,7 @@ parse_power(Vmcheckpoint__V1__RestorePowerState *state)
 static char *
 question(const CkptFoundCheckpoint *found)
 {
-    g_autofree char *what = ckpt_checkpoint_sentence(found->host->name, found->checkpoint);
+    g_autofree char *what = ckpt_checkpoint_sentence(found);
     g_autofree char *captured = ckpt_enum_word(&vmcheckpoint__v1__power_state__descriptor,
                                                (int)found->checkpoint->power_state);
 
@@ -71,9 +70,9 @@ on_restored(CkptReply *reply, gpointer data)
     ckpt_warnings_report(mutation, response->warnings, response->n_warnings);
     list = ckpt_list_new(result->client->settings->format);
     if (response->checkpoint)
-        ckpt_list_add(list, reply->host->name, response->checkpoint);
+        ckpt_list_add(list, reply->host->name, mutation->vm_name, response->checkpoint);
     if (response->safety_checkpoint)
-        ckpt_list_add(list, reply->host->name, response->safety_checkpoint);
+        ckpt_list_add(list, reply->host->name, mutation->vm_name, response->safety_checkpoint);
     ckpt_list_print(list);
     if (response->safety_checkpoint)
         ckpt_report(reply->host->name, mutation->vm_name,
@@ -94,7 +93,7 @@ restore(CkptClient *client, const CkptFoundCheckpoint *found,
 
     ckpt_interrupt_watch(client->cancellable);
     ckpt_mutation_init(&mutation, &request_options, "restore", found->host,
-                       found->checkpoint->vm_name);
+                       ckpt_found_vm_name(found));
     request.options = &request_options;
     request.checkpoint_id = found->checkpoint->checkpoint_id;
     request.etag = found->checkpoint->etag;

@@ -4,6 +4,7 @@
 #include "common/text.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static void
 print_field(const char *label, const char *value)
@@ -66,13 +67,19 @@ print_size(const char *label, guint64 bytes)
 }
 
 static void
-print_identity(const char *host, const PbCheckpoint *checkpoint)
+print_identity(const CkptFoundCheckpoint *found)
 {
+    const PbCheckpoint *checkpoint = found->checkpoint;
+    const char *vm_name = ckpt_found_vm_name(found);
+    g_autofree char *named = g_strdup_printf("%s when captured", checkpoint->vm_name);
+
     print_field("Checkpoint:", checkpoint->checkpoint_name);
     print_field("ID:", checkpoint->checkpoint_id);
-    print_field("VM:", checkpoint->vm_name);
+    print_field("VM:", vm_name);
+    if (strcmp(vm_name, checkpoint->vm_name) != 0)
+        print_field("Named:", named);
     print_field("VM ID:", checkpoint->vm_id);
-    print_field("Host:", host);
+    print_field("Host:", found->host->name);
     print_lines("Description:", checkpoint->description);
     print_time("Made:", checkpoint->added_time, TRUE);
     print_field("Made by:", checkpoint->creator);
@@ -139,11 +146,11 @@ run(CkptClient *client, char **arguments)
     if (client->settings->format != CKPT_FORMAT_TABLE) {
         g_autoptr(CkptList) list = ckpt_list_new(client->settings->format);
 
-        ckpt_list_add(list, found->host->name, found->checkpoint);
+        ckpt_list_add(list, found->host->name, found->vm_name, found->checkpoint);
         ckpt_list_print(list);
         return CKPT_EXIT_DONE;
     }
-    print_identity(found->host->name, found->checkpoint);
+    print_identity(found);
     print_state(found->checkpoint);
     print_disks(found->checkpoint);
     return CKPT_EXIT_DONE;

@@ -161,7 +161,7 @@ print_tree(CkptClient *client, const CkptFoundVm *vm)
     }
     list = ckpt_list_new(client->settings->format);
     for (guint i = 0; i < answer->items->len; i++)
-        ckpt_list_add(list, vm->host->name, g_ptr_array_index(answer->items, i));
+        ckpt_list_add(list, vm->host->name, vm->vm_name, g_ptr_array_index(answer->items, i));
     ckpt_list_print(list);
     return CKPT_EXIT_DONE;
 }
