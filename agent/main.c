@@ -181,8 +181,7 @@ run(const CkptConfig *config)
 
     agent.loop = g_main_loop_new(NULL, FALSE);
     catch_signals(&agent);
-    if (!ckpt_rpc_init(config->state_dir, &error) || !build(&agent, config, &error) ||
-        !start(&agent, &error)) {
+    if (!ckpt_rpc_init(&error) || !build(&agent, config, &error) || !start(&agent, &error)) {
         g_critical("%s", error->message);
         return EXIT_FAILED;
     }

@@ -540,8 +540,8 @@ ckpt_rpc_client_new(const CkptClientTls *tls, GError **error)
     grpc_ssl_pem_key_cert_pair pair;
     CkptRpcClient *client;
 
-    if (!ckpt_tls_init(NULL, error) || !ckpt_tls_load(tls->ca_file, tls->cert_file, tls->key_file,
-                                                      CKPT_TLS_CHECK_DATES, &pem, error))
+    if (!ckpt_tls_init(error) || !ckpt_tls_load(tls->ca_file, tls->cert_file, tls->key_file,
+                                                CKPT_TLS_CHECK_DATES, &pem, error))
         return NULL;
     /* Names are resolved as everything else on the host resolves them: /etc/hosts, nsswitch. */
     g_setenv("GRPC_DNS_RESOLVER", "native", FALSE);

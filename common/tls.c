@@ -3,8 +3,6 @@
 #include "common/error.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <glib/gstdio.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -95,22 +93,13 @@ settings_in_force(GError **error)
 }
 
 static gboolean
-init_once(const char *dir, GError **error)
+init_once(GError **error)
 {
-    g_autofree char *path = NULL;
+    /* Never a file in some folder: whoever may write there could put his own in its place. */
+    int fd = memfd_create("openssl.cnf", MFD_CLOEXEC);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
     gboolean ok;
-    int fd;
 
-    if (dir) {
-        path = g_build_filename(dir, "openssl.cnf", NULL);
-        /* A new file each time: an old one may have another owner or mode. */
-        if (g_unlink(path) != 0 && errno != ENOENT)
-            return write_configuration(-1, path, error);
-        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    } else {
-        fd = memfd_create("openssl.cnf", MFD_CLOEXEC);
-        path = g_strdup_printf("/proc/self/fd/%d", fd);
-    }
     ok = write_configuration(fd, path, error) && load_configuration(path, error) &&
          settings_in_force(error);
     if (fd >= 0)
@@ -119,14 +108,14 @@ init_once(const char *dir, GError **error)
 }
 
 gboolean
-ckpt_tls_init(const char *dir, GError **error)
+ckpt_tls_init(GError **error)
 {
     static GMutex lock; /* guards done */
     static gboolean done;
     g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&lock);
 
     if (!done)
-        done = init_once(dir, error);
+        done = init_once(error);
     return done;
 }
 

@@ -12,10 +12,9 @@ void ckpt_tls_pem_clear(CkptTlsPem *pem); /* wipes the key */
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CkptTlsPem, ckpt_tls_pem_clear)
 
 /* Once per process, before any other use of gRPC or OpenSSL (later calls do nothing): TLS 1.3 only,
- * no session tickets, by an OpenSSL configuration of our own, because gRPC 1.51 has no setter. The
- * configuration is a file in dir, or an anonymous one when dir is NULL. The system's openssl.cnf
- * and OPENSSL_CONF are not read. */
-gboolean ckpt_tls_init(const char *dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * no session tickets, by an OpenSSL configuration of our own, because gRPC 1.51 has no setter. It is
+ * an anonymous file. The system's openssl.cnf and OPENSSL_CONF are not read. */
+gboolean ckpt_tls_init(GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 typedef enum {
     CKPT_TLS_CHECK_DATES = 1 << 0, /* an expired or not yet valid certificate is an error */
