@@ -6,17 +6,29 @@
 #define KEEPALIVE_COUNT 5
 /* An opening has no keepalive yet: it hangs as long as libvirtd does, in a thread of its own. */
 #define OPEN_WAIT_S 30
+#define OPENINGS_MAX 16
 
-/* Counted: a hanging opening may outlive its owner. */
 struct _CkptConnection {
     char *uri;
-    GMutex lock;        /* guards all below; never held over a call that goes to libvirtd */
-    GCond opened;
-    virConnectPtr conn; /* NULL = not open */
-    gboolean opening;   /* a thread is at it */
-    guint attempts;     /* openings that ended */
-    GError *error;      /* of the last one that ended; NULL = it succeeded */
+    int hanging; /* atomic; openings whose caller has given up */
 };
+
+/* A thread's own connection. Two threads that share one and lose it while both wait have crashed
+ * libvirt 9.0's client, whose event loop passes from one caller to the next. */
+typedef struct {
+    CkptConnection *owner; /* acquired */
+    virConnectPtr conn;    /* NULL = not open */
+} Slot;
+
+/* Counted: a hanging opening outlives its caller. */
+typedef struct {
+    CkptConnection *owner; /* acquired */
+    GMutex lock;           /* guards all below */
+    GCond ended;
+    gboolean done, abandoned;
+    virConnectPtr conn;
+    GError *error;
+} Opening;
 
 static void
 ignore_error(void *data, virErrorPtr error)
@@ -99,21 +111,13 @@ ckpt_connection_new(const char *uri)
 
     g_once(&once, register_once, NULL);
     connection->uri = g_strdup(uri);
-    g_mutex_init(&connection->lock);
-    g_cond_init(&connection->opened);
     return connection;
 }
 
 static void
 clear_connection(gpointer data)
 {
-    CkptConnection *connection = data;
-
-    g_clear_pointer(&connection->conn, virConnectClose);
-    g_clear_error(&connection->error);
-    g_cond_clear(&connection->opened);
-    g_mutex_clear(&connection->lock);
-    g_free(connection->uri);
+    g_free(((CkptConnection *)data)->uri);
 }
 
 void
@@ -147,65 +151,110 @@ open_connection(const char *uri, GError **error)
     return conn;
 }
 
+static void
+clear_opening(gpointer data)
+{
+    Opening *opening = data;
+
+    g_clear_pointer(&opening->conn, virConnectClose);
+    g_clear_error(&opening->error);
+    g_cond_clear(&opening->ended);
+    g_mutex_clear(&opening->lock);
+    ckpt_connection_free(opening->owner);
+}
+
 static gpointer
 open_in_thread(gpointer data)
 {
-    CkptConnection *connection = data;
+    Opening *opening = data;
     GError *error = NULL;
-    virConnectPtr conn = open_connection(connection->uri, &error);
+    virConnectPtr conn = open_connection(opening->owner->uri, &error);
 
-    g_mutex_lock(&connection->lock);
-    connection->conn = conn;
-    g_clear_error(&connection->error);
-    connection->error = error;
-    connection->opening = FALSE;
-    connection->attempts++;
-    g_cond_broadcast(&connection->opened);
-    g_mutex_unlock(&connection->lock);
-    ckpt_connection_free(connection);
+    g_mutex_lock(&opening->lock);
+    opening->conn = conn;
+    opening->error = error;
+    opening->done = TRUE;
+    if (opening->abandoned)
+        g_atomic_int_add(&opening->owner->hanging, -1);
+    g_cond_signal(&opening->ended);
+    g_mutex_unlock(&opening->lock);
+    g_atomic_rc_box_release_full(opening, clear_opening);
     return NULL;
 }
 
-/* Called with the lock held, which it lets go of while it waits. */
-static void
-wait_for_opening(CkptConnection *connection, GError **error)
+static virConnectPtr
+wait_for_opening(Opening *opening, GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + OPEN_WAIT_S * G_USEC_PER_SEC;
-    guint attempts = connection->attempts;
+    virConnectPtr conn;
 
-    if (!connection->opening) {
-        connection->opening = TRUE;
-        g_thread_unref(
-            g_thread_new("open-libvirt", open_in_thread, g_atomic_rc_box_acquire(connection)));
-    }
-    while (connection->attempts == attempts &&
-           g_cond_wait_until(&connection->opened, &connection->lock, deadline))
+    g_mutex_lock(&opening->lock);
+    while (!opening->done && g_cond_wait_until(&opening->ended, &opening->lock, deadline))
         continue;
-    if (connection->conn)
-        return;
-    if (connection->attempts != attempts && connection->error)
-        g_propagate_error(error, g_error_copy(connection->error));
-    else
+    conn = g_steal_pointer(&opening->conn);
+    if (!opening->done) {
+        opening->abandoned = TRUE;
+        g_atomic_int_inc(&opening->owner->hanging);
         ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "open %s: no answer within %d s",
-                       connection->uri, OPEN_WAIT_S);
+                       opening->owner->uri, OPEN_WAIT_S);
+    } else if (!conn) {
+        g_propagate_error(error, g_steal_pointer(&opening->error));
+    }
+    g_mutex_unlock(&opening->lock);
+    return conn;
+}
+
+static virConnectPtr
+open_within_limit(CkptConnection *connection, GError **error)
+{
+    Opening *opening;
+    virConnectPtr conn;
+
+    if (g_atomic_int_get(&connection->hanging) >= OPENINGS_MAX) {
+        ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE,
+                       "open %s: libvirt answers none of %d earlier attempts", connection->uri,
+                       OPENINGS_MAX);
+        return NULL;
+    }
+    opening = g_atomic_rc_box_new0(Opening);
+    opening->owner = g_atomic_rc_box_acquire(connection);
+    g_mutex_init(&opening->lock);
+    g_cond_init(&opening->ended);
+    g_thread_unref(g_thread_new("open-libvirt", open_in_thread, g_atomic_rc_box_acquire(opening)));
+    conn = wait_for_opening(opening, error);
+    g_atomic_rc_box_release_full(opening, clear_opening);
+    return conn;
+}
+
+static void
+slot_free(gpointer data)
+{
+    Slot *slot = data;
+
+    g_clear_pointer(&slot->conn, virConnectClose);
+    ckpt_connection_free(slot->owner);
+    g_free(slot);
 }
 
 virConnectPtr
 ckpt_connection_get(CkptConnection *connection, GError **error)
 {
-    virConnectPtr conn;
+    static GPrivate slots = G_PRIVATE_INIT(slot_free);
+    Slot *slot = g_private_get(&slots);
 
-    g_mutex_lock(&connection->lock);
+    if (!slot || slot->owner != connection) {
+        slot = g_new0(Slot, 1);
+        slot->owner = g_atomic_rc_box_acquire(connection);
+        g_private_replace(&slots, slot);
+    }
     /* Asked of the local end only, so this does not wait for libvirtd. */
-    if (connection->conn && virConnectIsAlive(connection->conn) != 1)
-        g_clear_pointer(&connection->conn, virConnectClose);
-    if (!connection->conn)
-        wait_for_opening(connection, error);
-    conn = connection->conn;
-    if (conn)
-        virConnectRef(conn);
-    g_mutex_unlock(&connection->lock);
-    return conn;
+    if (slot->conn && virConnectIsAlive(slot->conn) != 1)
+        g_clear_pointer(&slot->conn, virConnectClose);
+    if (!slot->conn)
+        slot->conn = open_within_limit(connection, error);
+    if (slot->conn)
+        virConnectRef(slot->conn);
+    return slot->conn;
 }
 
 virDomainPtr

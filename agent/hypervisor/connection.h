@@ -1,4 +1,5 @@
-/* The one connection to libvirt: opened when it is first needed, opened again after it was lost. */
+/* Connections to libvirt, one for each thread that asks: opened when first needed, opened again after it
+ * was lost, closed when the thread ends. */
 #pragma once
 
 #include "agent/hypervisor/libvirt_types.h"
@@ -8,8 +9,8 @@ typedef struct _CkptConnection CkptConnection;
 CkptConnection *ckpt_connection_new(const char *uri);
 void ckpt_connection_free(CkptConnection *connection);
 
-/* A reference that the caller closes; usable by several threads at once. HYPERVISOR_UNAVAILABLE if
- * libvirt cannot be reached. */
+/* A reference that the caller closes, for use on this thread alone. HYPERVISOR_UNAVAILABLE if libvirt
+ * cannot be reached. */
 virConnectPtr ckpt_connection_get(CkptConnection *connection, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 const char *ckpt_connection_uri(const CkptConnection *connection);
