@@ -166,12 +166,13 @@ wish_init(Wish *wish)
 }
 
 /* Each VM that is to be checkpointed, or NULL when one of the arguments does not mean exactly one
- * deployed VM: then nothing at all is created. */
+ * deployed VM: then nothing at all is created. A name cannot while a host does not answer. */
 static GPtrArray *
 choose(const CkptLocation *location)
 {
     g_autoptr(GPtrArray) vms = g_ptr_array_new();
     g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autofree char *silent = ckpt_location_silent(location);
     guint refused = 0;
 
     for (guint i = 0; i < location->arguments->len; i++) {
@@ -181,6 +182,12 @@ choose(const CkptLocation *location)
 
         if (!vm) {
             ckpt_report_error(NULL, argument->text, error);
+            refused++;
+        } else if (silent && !argument->vm_id) {
+            ckpt_report(NULL, argument->text,
+                        "its name is not enough while a host does not answer (%s), which may have "
+                        "another VM of that name: give its ID (%s), or the host with --host %s",
+                        silent, vm->vm_id, vm->host->name);
             refused++;
         } else if (g_hash_table_add(seen, vm->vm_id)) {
             g_ptr_array_add(vms, (gpointer)vm); /* named by its ID and its name, it is still one */
@@ -327,7 +334,9 @@ const CkptCommand ckpt_command_create = {
     .summary = "checkpoints one or more VMs, each by its name or ID",
     .help =
         "VMs that are stored in a library rather than deployed on a host are refused. If any of\n"
-        "several VMs is stored, unknown or ambiguous, nothing at all is created.",
+        "several VMs is stored, unknown or ambiguous, nothing at all is created. While a host does "
+        "not\n"
+        "answer a name is not enough: give the VM's ID, or its host with --host.",
     .options = options,
     .min_arguments = 1,
     .max_arguments = -1,

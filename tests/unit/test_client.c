@@ -720,6 +720,13 @@ a_name_is_not_enough_while_a_host_does_not_answer(void **state)
     assert_run("delete " POINT_1 " --yes", 0);
     assert_int_equal(world.a.mutations, 1);
     assert_run("list web-01", 3);
+    assert_run("create web-01", 1);
+    assert_int_equal(world.a.mutations, 1);
+    assert_says(world.errors, "VM web-01: its name is not enough");
+    assert_says(world.errors, "(b)");
+    assert_run("create " VM_1, 0);
+    assert_run("create web-01 --host a", 0);
+    assert_int_equal(world.a.mutations, 3);
 }
 
 static void
