@@ -15,10 +15,10 @@ question(const CkptFoundCheckpoint *found)
     g_autofree char *what = ckpt_checkpoint_sentence(found);
 
     return g_strdup_printf(
-        "Delete %s"
+        "%s %s"
         "The VM can then not be restored to that point any more. Its present state\n"
         "and all other checkpoints are kept.\n",
-        what);
+        ckpt_is_deleting(found->checkpoint) ? "Finish the delete of" : "Delete", what);
 }
 
 typedef struct {

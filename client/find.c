@@ -95,7 +95,8 @@ report_candidates(const char *text, const CkptAnswer *answer)
         g_autofree char *made = ckpt_time_cell(checkpoint->added_time);
         g_autofree char *age = ckpt_age_cell(checkpoint->added_time);
 
-        fprintf(stderr, "  %s  made %s UTC, %s ago\n", id, made, age);
+        fprintf(stderr, "  %s  made %s UTC, %s ago%s\n", id, made, age,
+                ckpt_is_deleting(checkpoint) ? ", being deleted" : "");
     }
 }
 
@@ -110,6 +111,7 @@ find_named(CkptClient *client, const CkptFoundVm *vm, const char *name, const ch
     g_ptr_array_add(hosts, (gpointer)vm->host);
     filter.vm_id = vm->vm_id;
     filter.checkpoint_name = (char *)name;
+    filter.include_deleting = TRUE;
     answers = ckpt_query_checkpoints(client, hosts, &filter);
     answer = g_ptr_array_index(answers, 0);
     *exit = CKPT_EXIT_FAILED;

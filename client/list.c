@@ -38,6 +38,7 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
     filter.run_id = listing->run_id ? listing->run_id : filter.run_id;
     filter.checkpoint_name = checkpoint_name ? checkpoint_name : filter.checkpoint_name;
     filter.most_recent = most_recent;
+    filter.include_deleting = TRUE;
     answers = ckpt_query_checkpoints(listing->client, listing->client->inventory->hosts, &filter);
     if (listing->client->settings->format == CKPT_FORMAT_TABLE)
         names = ckpt_names_ask(listing->client, answers);

@@ -110,6 +110,12 @@ ckpt_enum_word(const ProtobufCEnumDescriptor *descriptor, int value)
     return g_strdelimit(word, "_", '-');
 }
 
+gboolean
+ckpt_is_deleting(const PbCheckpoint *checkpoint)
+{
+    return checkpoint->state == VMCHECKPOINT__V1__CHECKPOINT_STATE__CHECKPOINT_STATE_DELETING;
+}
+
 char *
 ckpt_time_cell(const Google__Protobuf__Timestamp *time)
 {
@@ -271,7 +277,9 @@ add_row(CkptTable *table, const char *host, const char *vm_name, const PbCheckpo
                            made,
                            age,
                            consistency,
-                           checkpoint->enabled ? "yes" : "no"};
+                           ckpt_is_deleting(checkpoint) ? "deleting"
+                           : checkpoint->enabled        ? "yes"
+                                                        : "no"};
 
     ckpt_table_add(table, cells);
 }

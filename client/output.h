@@ -41,6 +41,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptList, ckpt_list_free)
 
 /* "shut-off" for POWER_STATE_SHUT_OFF; "-" for unspecified; the number for an unknown value. */
 char *ckpt_enum_word(const ProtobufCEnumDescriptor *descriptor, int value);
+/* Its delete has begun: it can only be finished, by another delete. */
+gboolean ckpt_is_deleting(const PbCheckpoint *checkpoint);
 /* "2026-11-22 13:05:09", UTC; "-" without a time. */
 char *ckpt_time_cell(const Google__Protobuf__Timestamp *time);
 /* "3 minutes"; "-" without a time. */

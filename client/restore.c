@@ -122,6 +122,13 @@ run(CkptClient *client, char **arguments)
     found = ckpt_find_checkpoint(client, arguments[0], TRUE, &exit);
     if (!found)
         return exit;
+    if (ckpt_is_deleting(found->checkpoint)) {
+        ckpt_report(found->host->name, ckpt_found_vm_name(found),
+                    "checkpoint %s is being deleted and cannot be restored any more: finish that "
+                    "with vmcheckpoint delete",
+                    found->checkpoint->checkpoint_id);
+        return CKPT_EXIT_FAILED;
+    }
     text = question(found);
     if (!ckpt_confirm(text, yes))
         return CKPT_EXIT_FAILED;

@@ -52,9 +52,12 @@ append_line(GString *out, const char *prefix, const PbCheckpoint *checkpoint)
     g_autofree char *name = ckpt_text_printable(checkpoint->checkpoint_name, -1, 256);
     g_autofree char *id = ckpt_text_printable(checkpoint->checkpoint_id, -1, 64);
     g_autofree char *age = ckpt_age_cell(checkpoint->added_time);
+    const char *state = ckpt_is_deleting(checkpoint) ? "  being deleted"
+                        : checkpoint->enabled        ? ""
+                                                     : "  not enabled";
 
     g_string_append_printf(out, "%s%s %s  %s  %s%s\n", prefix, checkpoint->current ? "*" : "o",
-                           name, id, age, checkpoint->enabled ? "" : "  not enabled");
+                           name, id, age, state);
 }
 
 /* The last child is pushed first, so that the first is shown first. */
@@ -143,10 +146,12 @@ print_tree(CkptClient *client, const CkptFoundVm *vm)
     g_autoptr(GPtrArray) hosts = g_ptr_array_new(), answers = NULL;
     g_autoptr(CkptList) list = NULL;
     g_autofree char *text = NULL, *name = ckpt_text_printable(vm->vm_name, -1, 256);
+    g_autofree char *vm_id = ckpt_text_printable(vm->vm_id, -1, 64);
     const CkptAnswer *answer;
 
     g_ptr_array_add(hosts, (gpointer)vm->host);
     filter.vm_id = vm->vm_id;
+    filter.include_deleting = TRUE;
     answers = ckpt_query_checkpoints(client, hosts, &filter);
     answer = g_ptr_array_index(answers, 0);
     if (answer->error) {
@@ -155,7 +160,7 @@ print_tree(CkptClient *client, const CkptFoundVm *vm)
     }
     if (client->settings->format == CKPT_FORMAT_TABLE) {
         text = ckpt_tree_text(answer->items);
-        printf("%s (%s) on host %s%s\n%s", name, vm->vm_id, vm->host->name,
+        printf("%s (%s) on host %s%s\n%s", name, vm_id, vm->host->name,
                answer->items->len ? "" : ": no checkpoints", text);
         return CKPT_EXIT_DONE;
     }

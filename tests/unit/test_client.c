@@ -26,6 +26,7 @@ typedef struct {
 
 typedef struct {
     const char *id, *name, *vm_id, *vm_name;
+    gboolean deleting;
 } StrawPoint;
 
 typedef struct {
@@ -124,7 +125,10 @@ fill_point(PbCheckpoint *checkpoint, const StrawPoint *point)
     checkpoint->vm_id = (char *)point->vm_id;
     checkpoint->vm_name = (char *)point->vm_name;
     checkpoint->etag = (char *)"etag-1";
-    checkpoint->enabled = 1;
+    checkpoint->enabled = !point->deleting;
+    checkpoint->state = point->deleting
+                            ? VMCHECKPOINT__V1__CHECKPOINT_STATE__CHECKPOINT_STATE_DELETING
+                            : VMCHECKPOINT__V1__CHECKPOINT_STATE__CHECKPOINT_STATE_READY;
 }
 
 static void
@@ -140,7 +144,8 @@ list_points(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__ListCheckpoint
     for (gsize i = 0; i < G_N_ELEMENTS(straw->points) && straw->points[i].id; i++) {
         const StrawPoint *point = &straw->points[i];
 
-        if ((*filter->vm_id && strcmp(filter->vm_id, point->vm_id) != 0) ||
+        if ((point->deleting && !filter->include_deleting) ||
+            (*filter->vm_id && strcmp(filter->vm_id, point->vm_id) != 0) ||
             (*filter->vm_name && strcmp(filter->vm_name, point->vm_name) != 0) ||
             (*filter->checkpoint_name && strcmp(filter->checkpoint_name, point->name) != 0))
             continue;
@@ -701,6 +706,21 @@ a_renamed_vm_is_told_by_its_present_name(void **state)
 }
 
 static void
+what_is_being_deleted_is_shown_and_can_be_finished(void **state)
+{
+    world.a.points[0].deleting = TRUE;
+    assert_run("list", 0);
+    assert_says(world.output, "deleting\n");
+    assert_run("tree web-01", 0);
+    assert_says(world.output, "being deleted");
+    assert_run("restore web-01/one --yes", 1);
+    assert_says(world.errors, "is being deleted and cannot be restored");
+    assert_int_equal(world.a.mutations, 0);
+    assert_run("delete web-01/one --yes", 0);
+    assert_int_equal(world.a.mutations, 1);
+}
+
+static void
 an_ambiguous_checkpoint_name_lists_the_candidates(void **state)
 {
     assert_run("delete web-01/same --yes", 1);
@@ -827,6 +847,7 @@ main(void)
         T(delete_sends_the_etag_that_was_read),
         T(delete_asks_on_a_terminal),
         T(a_renamed_vm_is_told_by_its_present_name),
+        T(what_is_being_deleted_is_shown_and_can_be_finished),
         T(an_ambiguous_checkpoint_name_lists_the_candidates),
         T(a_name_is_not_enough_while_a_host_does_not_answer),
         T(restore_tells_the_safety_checkpoint),
