@@ -138,15 +138,39 @@ wait_for(Waiter *waiter, guint64 ticket)
     waiter_unref(waiter);
 }
 
-void
-ckpt_mutation_start(const CkptCaller *caller, CkptRequest *request)
+/* One that is past would be acted on at once. Only what is new is looked at: a request that was
+ * accepted gets its result also when it is sent again after that time. */
+static gboolean
+check_expiry(const CkptCaller *caller, const CkptRequest *request, GError **error)
 {
-    Waiter *waiter = waiter_new(caller, request->request_id);
+    g_autoptr(CkptOperation) known = NULL;
 
+    if (!request->expire_us || request->expire_us > g_get_real_time())
+        return TRUE;
+    known = ckpt_engine_get_operation(caller->service->engine, caller->identity,
+                                      request->request_id, NULL);
+    if (known && known->state != CKPT_OP_FAILED && known->state != CKPT_OP_CANCELLED)
+        return TRUE;
+    return ckpt_invalid(
+        error, request->kind == CKPT_KIND_UPDATE ? "checkpoint.expire_time" : "expire_time",
+        "is in the past");
+}
+
+gboolean
+ckpt_mutation_start(const CkptCaller *caller, CkptRequest *request, GError **error)
+{
+    Waiter *waiter;
+
+    if (!check_expiry(caller, request, error)) {
+        ckpt_request_free(request);
+        return FALSE;
+    }
+    waiter = waiter_new(caller, request->request_id);
     request->wait_us = bound_wait(caller, request->wait_us ? request->wait_us : G_MAXINT64);
     waiter->validate_only = request->validate_only;
     waiter->vm_id = g_strdup(request->vm_id);
     wait_for(waiter, ckpt_engine_submit(caller->service->engine, request, on_outcome, waiter));
+    return TRUE;
 }
 
 /* OK means done, also here. */
