@@ -185,6 +185,12 @@ has_result(const CkptOperation *operation, gboolean validate_only)
     return !validate_only && operation->state == CKPT_OP_SUCCEEDED;
 }
 
+/* What was only planned is no operation: nobody could ask for it. */
+static PB(Operation) * give_operation(const CkptOperation *operation, gboolean validate_only)
+{
+    return validate_only ? NULL : ckpt_give_operation(operation, 0, 0);
+}
+
 static char **
 give_warnings(const CkptOperation *operation, gboolean validate_only, gsize *n)
 {
@@ -200,7 +206,7 @@ ckpt_create_reply(CkptService *service, const CkptOperation *operation, gboolean
 
     if (has_result(operation, validate_only))
         reply->checkpoint = give_result(service, operation->checkpoint);
-    reply->operation = ckpt_give_operation(operation, 0, 0);
+    reply->operation = give_operation(operation, validate_only);
     if (validate_only)
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);
     reply->warnings = give_warnings(operation, validate_only, &reply->n_warnings);
@@ -215,7 +221,7 @@ ckpt_update_reply(CkptService *service, const CkptOperation *operation, gboolean
 
     if (has_result(operation, validate_only))
         reply->checkpoint = give_result(service, operation->checkpoint);
-    reply->operation = ckpt_give_operation(operation, 0, 0);
+    reply->operation = give_operation(operation, validate_only);
     return &reply->base;
 }
 
@@ -229,7 +235,7 @@ ckpt_restore_reply(CkptService *service, const CkptOperation *operation, gboolea
         reply->checkpoint = give_result(service, operation->checkpoint);
         reply->safety_checkpoint = give_result(service, operation->safety);
     }
-    reply->operation = ckpt_give_operation(operation, 0, 0);
+    reply->operation = give_operation(operation, validate_only);
     if (validate_only)
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);
     reply->warnings = give_warnings(operation, validate_only, &reply->n_warnings);
@@ -244,7 +250,7 @@ ckpt_delete_reply(CkptService *service, const CkptOperation *operation, gboolean
 
     if (has_result(operation, validate_only))
         reply->checkpoint = give_result(service, operation->checkpoint);
-    reply->operation = ckpt_give_operation(operation, 0, 0);
+    reply->operation = give_operation(operation, validate_only);
     if (validate_only)
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);
     reply->warnings = give_warnings(operation, validate_only, &reply->n_warnings);

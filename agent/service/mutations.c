@@ -3,6 +3,7 @@
 #include "agent/service/internal.h"
 
 #define CANCEL_WAIT_US (30 * G_USEC_PER_SEC)
+#define RETRY_MS 1000
 /* So much is kept of the caller's deadline for the answer's own way. */
 #define DEADLINE_MARGIN_MS 250
 
@@ -96,6 +97,7 @@ on_cancel(CkptCall *call, gpointer data)
         return;
     ckpt_error_set(&error, CKPT_REASON_OPERATION_RUNNING,
                    "the call ended before the operation did; the operation goes on");
+    ckpt_error_set_retry_ms(&error, RETRY_MS);
     ckpt_error_add(&error, CKPT_META_REQUEST, waiter->request_id);
     ckpt_audit(call, waiter->request_id, error);
     ckpt_caller_fail(call, error);
@@ -182,6 +184,7 @@ on_cancel_outcome(CkptOperation *operation, const GError *error, gpointer data)
     if (operation && (operation->state == CKPT_OP_QUEUED || operation->state == CKPT_OP_RUNNING)) {
         ckpt_error_set(&running, CKPT_REASON_OPERATION_RUNNING,
                        "the operation was asked to stop and has not ended yet");
+        ckpt_error_set_retry_ms(&running, RETRY_MS);
         g_clear_pointer(&operation, ckpt_operation_free);
     }
     on_outcome(operation, running ? running : error, data);
