@@ -190,20 +190,60 @@ on_cancel_outcome(CkptOperation *operation, const GError *error, gpointer data)
     on_outcome(operation, running ? running : error, data);
 }
 
+/* The engine reserves an id that it does not know. Only for oneself: an admin who gets somebody
+ * else's identity or id wrong must not hear that all is well. */
+static gboolean
+may_reserve(const CkptCaller *caller, const char *identity, gboolean is_named, const char *id,
+            GError **error)
+{
+    CkptOperationQuery unfinished = {
+        .states = 1u << CKPT_OP_QUEUED | 1u << CKPT_OP_RUNNING,
+        .without_plans = TRUE,
+    };
+    CkptEngine *engine = caller->service->engine;
+    g_autoptr(CkptOperation) known = NULL;
+    g_autoptr(GPtrArray) others = NULL;
+    const char *whose = NULL;
+
+    if (!g_str_equal(identity, caller->identity)) {
+        known = ckpt_engine_get_operation(engine, identity, id, error);
+        return known != NULL;
+    }
+    if (caller->role < CKPT_ROLE_ADMIN || is_named)
+        return TRUE;
+    others = ckpt_engine_list_operations(engine, &unfinished, error);
+    if (!others)
+        return FALSE;
+    for (guint i = 0; i < others->len; i++) {
+        const CkptOperation *other = g_ptr_array_index(others, i);
+
+        if (!g_str_equal(other->request_id, id))
+            continue;
+        if (g_str_equal(other->identity, identity))
+            return TRUE;
+        whose = other->identity;
+    }
+    return !whose ||
+           ckpt_invalid(error, "identity", "is required: %s is an operation of %s", id, whose);
+}
+
 gboolean
 ckpt_cancel_operation(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
     const PB(CancelOperationRequest) *request = (const void *)base;
     g_autofree char *id = ckpt_take_id("request_id", request->request_id, error);
+    const char *identity;
     gint64 wait_us = CANCEL_WAIT_US;
     Waiter *waiter;
 
-    if (!id)
+    if (!id || !ckpt_take_identity(caller, request->identity, &identity, error))
         return FALSE;
     if (request->wait && !ckpt_take_duration("wait", request->wait, &wait_us, error))
         return FALSE;
+    if (!may_reserve(caller, identity, *request->identity != 0, id, error))
+        return FALSE;
     waiter = waiter_new(caller, id);
-    wait_for(waiter, ckpt_engine_cancel(caller->service->engine, caller->identity, id,
+    wait_for(waiter, ckpt_engine_cancel(caller->service->engine, identity, id,
                                         bound_wait(caller, wait_us), on_cancel_outcome, waiter));
     return TRUE;
 }

@@ -11,23 +11,29 @@ has_ended(const CkptOperation *operation)
            operation->state == CKPT_OP_CANCELLED;
 }
 
+gboolean
+ckpt_take_identity(const CkptCaller *caller, const char *asked, const char **identity,
+                   GError **error)
+{
+    *identity = *asked ? asked : caller->identity;
+    if (caller->role >= CKPT_ROLE_ADMIN || g_str_equal(*identity, caller->identity))
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_ACCESS_DENIED, "%s is %s; operations of others need admin",
+                   caller->identity, ckpt_role_name(caller->role));
+    return FALSE;
+}
+
 ProtobufCMessage *
 ckpt_get_operation(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
     const PB(GetOperationRequest) *request = (const void *)base;
-    const char *identity = *request->identity ? request->identity : caller->identity;
+    const char *identity;
     g_autofree char *id = ckpt_take_id("request_id", request->request_id, error);
     g_autoptr(CkptOperation) operation = NULL;
     PB(GetOperationResponse) * reply;
 
-    if (!id)
+    if (!id || !ckpt_take_identity(caller, request->identity, &identity, error))
         return NULL;
-    if (caller->role < CKPT_ROLE_ADMIN && !g_str_equal(identity, caller->identity)) {
-        ckpt_error_set(error, CKPT_REASON_ACCESS_DENIED,
-                       "%s is %s; reading operations of others needs admin", caller->identity,
-                       ckpt_role_name(caller->role));
-        return NULL;
-    }
     operation = ckpt_engine_get_operation(caller->service->engine, identity, id, error);
     if (!operation)
         return NULL;
@@ -305,8 +311,12 @@ static gboolean
 take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) * request, Watch *watch,
            GError **error)
 {
-    watch->identity = g_strdup(caller->identity);
+    const char *identity;
+
     watch->until_done = request->until_done;
+    if (!ckpt_take_identity(caller, request->identity, &identity, error))
+        return FALSE;
+    watch->identity = g_strdup(identity);
     if ((request->n_request_ids > 0) == (request->filter != NULL))
         return ckpt_invalid(error, "request_ids", "or filter is required, and only one of them");
     if (!take_filter(caller, request->filter, &watch->filter, error))
@@ -314,6 +324,8 @@ take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) * request,
     /* The caller's own string ends with its call; this one with the stream. */
     if (watch->filter.identity)
         watch->filter.identity = watch->identity;
+    if (request->filter && *request->identity)
+        return ckpt_invalid(error, "identity", "goes with request_ids, not with a filter");
     if (request->filter)
         return !request->until_done ||
                ckpt_invalid(error, "until_done", "needs request_ids: a filter is never done");
