@@ -340,24 +340,36 @@ take_watch(const CkptCaller *caller, const PB(WatchOperationsRequest) * request,
     return TRUE;
 }
 
-/* quiet: the caller has seen all of it, only the ends count. */
+static void
+push_state(CkptStream *stream, const CkptOperation *operation, guint64 number)
+{
+    g_autoptr(GBytes) message = pack_event(number, operation, 0, 0, FALSE);
+
+    ckpt_stream_push(stream, number, message);
+}
+
+/* quiet: the caller has seen all of it, only the ends count. The number is in the last message
+ * only: who has it has everything up to it. */
 static void
 push_present(CkptStream *stream, Watch *watch, GPtrArray *operations, guint64 number,
              gboolean quiet)
 {
+    const CkptOperation *last = NULL;
+
     ckpt_stream_lock(stream);
     for (guint i = 0; i < operations->len; i++) {
         const CkptOperation *operation = g_ptr_array_index(operations, i);
-        g_autoptr(GBytes) message = NULL;
 
         /* Its end was an event meanwhile, and stands in the queue. */
         if (!is_watched(watch, operation))
             continue;
-        message = quiet ? NULL : pack_event(number, operation, 0, 0, FALSE);
-        if (message)
-            ckpt_stream_push(stream, number, message);
+        if (last)
+            push_state(stream, last, 0);
+        last = quiet ? NULL : operation;
         note_end(stream, watch, operation);
     }
+    if (last)
+        push_state(stream, last, number);
     ckpt_stream_unlock(stream);
 }
 

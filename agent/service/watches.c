@@ -266,7 +266,9 @@ ckpt_stream_begin(CkptStream *stream, guint64 number)
 
     g_mutex_lock(&stream->lock);
     stream->begun = TRUE;
-    stream->last_sent = number;
+    /* Else the last message of the present state has it. */
+    if (g_queue_is_empty(&stream->pending))
+        stream->last_sent = number;
     while ((message = g_queue_pop_head(&stream->early))) {
         if (message->number > number) {
             g_queue_push_tail(&stream->pending, message);
