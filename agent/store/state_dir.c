@@ -22,14 +22,14 @@ refuse(GError **error, const char *path, const char *what)
 /* Whoever else may write here could replace the catalogue, and with it say which files are to be
  * merged and removed; whoever may read here gets the passwords in domain definitions. */
 static gboolean
-check_folder(const char *state_dir, int fd, GError **error)
+check_folder(const char *state_dir, int fd, gboolean by_root, GError **error)
 {
     struct stat found;
     g_autofree char *what = NULL;
 
     if (fstat(fd, &found) < 0)
         return refuse(error, state_dir, g_strerror(errno));
-    if (found.st_uid != geteuid())
+    if (found.st_uid != geteuid() && !by_root)
         what = g_strdup_printf("belongs to user %u, the agent runs as user %u: chown it, or start "
                                "the agent as that user",
                                (guint)found.st_uid, (guint)geteuid());
@@ -94,6 +94,19 @@ make_files(const char *state_dir, int dir_fd, GError **error)
     return TRUE;
 }
 
+gboolean
+ckpt_state_dir_check(const char *state_dir, GError **error)
+{
+    int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    gboolean done;
+
+    if (fd < 0)
+        return refuse(error, state_dir, g_strerror(errno));
+    done = check_folder(state_dir, fd, geteuid() == 0, error);
+    close(fd);
+    return done;
+}
+
 char *
 ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
 {
@@ -105,7 +118,7 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
         refuse(error, state_dir, g_strerror(errno));
         return NULL;
     }
-    if (check_folder(state_dir, dir_fd, error))
+    if (check_folder(state_dir, dir_fd, FALSE, error))
         *lock_fd = lock_folder(state_dir, dir_fd, error);
     if (*lock_fd >= 0 && make_files(state_dir, dir_fd, error))
         path = g_build_filename(state_dir, DATABASE, NULL);

@@ -3,6 +3,9 @@
 
 #include <glib.h>
 
+/* Whether the folder can be the agent's: closed to others and its own. Root, who looks at it for the
+ * agent, is told of the mode only. */
+gboolean ckpt_state_dir_check(const char *state_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Checks that the folder is ours and closed to others, and locks it until *lock_fd is closed; makes
  * the database file (0600) if there is none. Returns its path. */
 char *ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
