@@ -1,6 +1,7 @@
 #include "agent/process.h"
 
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -61,6 +62,9 @@ ckpt_process_init(void)
 {
     gboolean to_journal = g_log_writer_is_journald(STDERR_FILENO);
 
+    /* Whoever reads standard error may go away, which must not end the agent. GSubprocess gives
+     * children the default back. */
+    (void)signal(SIGPIPE, SIG_IGN);
     g_log_set_writer_func(log_writer, GINT_TO_POINTER(to_journal), NULL);
     raise_descriptors();
     /* One arena for each thread would keep what each once needed. */
@@ -69,8 +73,8 @@ ckpt_process_init(void)
     (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 }
 
-/* A line that begins a mapping in /proc/self/maps: "start-end perms offset dev inode path". Only code
- * of a file is wanted: it is never written to, so that dropping it loses nothing. */
+/* A line that begins a mapping in /proc/self/maps: "start-end perms offset dev inode path". Only
+ * code of a file is wanted: it is never written to, so that dropping it loses nothing. */
 static gboolean
 parse_code_mapping(const char *line, gpointer *start, gsize *size)
 {
