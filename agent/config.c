@@ -341,6 +341,21 @@ complete(CkptConfig *config, const char *file, GPtrArray *lines, GError **error)
     return TRUE;
 }
 
+/* It says who may do what: whoever may write it is an admin. */
+static gboolean
+check_mode(const char *file, GError **error)
+{
+    struct stat st;
+
+    if (stat(file, &st) != 0) {
+        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s: %s", file, g_strerror(errno));
+        return FALSE;
+    }
+    return !(st.st_mode & 022) ||
+           bad(error, "%s:1: can be changed by others (mode %04o): chmod go-w it", file,
+               (guint)(st.st_mode & 07777));
+}
+
 static char *
 read_text(const char *file, GError **error)
 {
@@ -348,6 +363,8 @@ read_text(const char *file, GError **error)
     g_autoptr(GError) local = NULL;
     gsize size;
 
+    if (!check_mode(file, error))
+        return NULL;
     if (!g_file_get_contents(file, &text, &size, &local)) {
         ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s", local->message);
         return NULL;

@@ -257,6 +257,21 @@ a_missing_file_is_no_configuration(void **state)
     assert_non_null(strstr(error->message, "/nonexistent/agent.conf"));
 }
 
+static void
+a_file_that_others_may_write_grants_nothing(void **state)
+{
+    Fixture *fixture = *state;
+    const int modes[] = {0666, 0620, 0602};
+
+    for (guint i = 0; i < G_N_ELEMENTS(modes); i++) {
+        g_autoptr(GError) error = NULL;
+
+        write_file(fixture->file, "[agent]\n", modes[i]);
+        assert_null(ckpt_config_load(fixture->file, &error));
+        assert_error(fixture, error, 1, "chmod go-w");
+    }
+}
+
 int
 main(void)
 {
@@ -272,6 +287,7 @@ main(void)
         TEST(numbers_have_ranges),
         TEST(rules_name_identities_and_roles),
         TEST(a_missing_file_is_no_configuration),
+        TEST(a_file_that_others_may_write_grants_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
