@@ -247,6 +247,19 @@ take_masked(CkptRequest *request, const PB(Checkpoint) * values, const char *pat
     return TRUE;
 }
 
+/* A caller that sends back the checkpoint as it read it means its etag, too. */
+static gboolean
+take_update_etag(const PB(UpdateCheckpointRequest) * message, CkptRequest *request, GError **error)
+{
+    const char *beside = message->etag;
+    const char *within = message->checkpoint->etag;
+
+    if (*beside && *within && !g_str_equal(beside, within))
+        return ckpt_invalid(error, "etag", "is '%s' and checkpoint.etag is '%s'", beside, within);
+    request->etag = take_etag(*beside ? beside : within);
+    return TRUE;
+}
+
 CkptRequest *
 ckpt_take_update(const ProtobufCMessage *base, GError **error)
 {
@@ -267,7 +280,8 @@ ckpt_take_update(const ProtobufCMessage *base, GError **error)
     for (gsize i = 0; i < message->update_mask->n_paths; i++)
         if (!take_masked(request, message->checkpoint, message->update_mask->paths[i], error))
             return NULL;
-    request->etag = take_etag(message->etag);
+    if (!take_update_etag(message, request, error))
+        return NULL;
     return g_steal_pointer(&request);
 }
 
