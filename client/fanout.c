@@ -33,6 +33,7 @@ typedef struct {
         due;      /* monotonic microseconds, of a mutation: when to give up; when to retry */
     GError *last; /* why it is being retried */
     CkptOutcome last_outcome; /* what it ends with if there is no time to */
+    gboolean maybe_begun;     /* a call of it left us, and its answer did not say */
 } Job;
 
 struct _CkptFanout {
@@ -99,6 +100,23 @@ error_of(const CkptRpcStatus *status)
     return error;
 }
 
+static GError *
+interrupted_error(const Job *job)
+{
+    return g_error_new_literal(G_IO_ERROR, G_IO_ERROR_CANCELLED,
+                               job->options && !job->maybe_begun ? "not begun: interrupted"
+                                                                 : "interrupted");
+}
+
+static GError *
+error_at_end(const Job *job, const CkptRpcStatus *status)
+{
+    if (!status->reason && status->code == CODE_CANCELLED &&
+        g_cancellable_is_cancelled(job->fanout->client->cancellable))
+        return interrupted_error(job);
+    return error_of(status);
+}
+
 static gboolean
 decode(Job *job, GBytes *bytes)
 {
@@ -124,6 +142,16 @@ is_inconclusive(const CkptRpcStatus *status)
            status->code == CODE_UNAVAILABLE;
 }
 
+/* What a mutation ends with if this was its last call: nothing that never left us goes on. */
+static CkptOutcome
+outcome_of(Job *job, const CkptRpcStatus *status)
+{
+    if (!is_inconclusive(status))
+        return CKPT_OUTCOME_FAILED;
+    job->maybe_begun = job->maybe_begun || !status->unsent;
+    return job->maybe_begun ? CKPT_OUTCOME_UNKNOWN : CKPT_OUTCOME_FAILED;
+}
+
 /* After how long it is worth another try, in ms; -1: never. */
 static int
 retry_delay(const CkptRpcStatus *status)
@@ -138,7 +166,7 @@ retry_delay(const CkptRpcStatus *status)
 }
 
 static gboolean
-will_retry(Job *job, const CkptRpcStatus *status)
+will_retry(Job *job, const CkptRpcStatus *status, CkptOutcome outcome)
 {
     gint64 now = g_get_monotonic_time();
     int delay = retry_delay(status);
@@ -153,7 +181,7 @@ will_retry(Job *job, const CkptRpcStatus *status)
                     status->message);
     g_clear_error(&job->last);
     job->last = error_of(status);
-    job->last_outcome = is_inconclusive(status) ? CKPT_OUTCOME_UNKNOWN : CKPT_OUTCOME_FAILED;
+    job->last_outcome = outcome;
     g_ptr_array_add(job->fanout->later, job);
     return TRUE;
 }
@@ -162,17 +190,19 @@ static void
 on_mutated(const CkptRpcStatus *status, GBytes *bytes, gpointer data)
 {
     Job *job = data;
+    CkptOutcome outcome;
 
     job->reply.code = status->code;
     if (status->code == 0) {
         job_end(job, decode(job, bytes) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_UNKNOWN);
         return;
     }
-    if (will_retry(job, status))
+    outcome = outcome_of(job, status);
+    if (will_retry(job, status, outcome))
         return;
-    job->reply.error = error_of(status);
+    job->reply.error = error_at_end(job, status);
     job->reply.unreachable = !status->reason && status->code == CODE_UNAVAILABLE;
-    job_end(job, is_inconclusive(status) ? CKPT_OUTCOME_UNKNOWN : CKPT_OUTCOME_FAILED);
+    job_end(job, outcome);
 }
 
 static void
@@ -185,7 +215,7 @@ on_read(const CkptRpcStatus *status, GBytes *bytes, gpointer data)
         job_end(job, decode(job, bytes) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_FAILED);
         return;
     }
-    job->reply.error = error_of(status);
+    job->reply.error = error_at_end(job, status);
     job->reply.unreachable =
         !status->reason && (status->code == CODE_UNAVAILABLE || status->code == CODE_DEADLINE);
     job_end(job, CKPT_OUTCOME_FAILED);
@@ -287,9 +317,12 @@ start_due(CkptFanout *fanout)
     for (guint i = 0; i < jobs->len; i++) {
         Job *job = g_ptr_array_index(jobs, i);
 
-        if (interrupted && job->last) {
+        if (interrupted && job->last && job->last_outcome == CKPT_OUTCOME_UNKNOWN) {
             job->reply.error = g_steal_pointer(&job->last);
             job_end(job, job->last_outcome);
+        } else if (interrupted) {
+            job->reply.error = interrupted_error(job);
+            job_end(job, CKPT_OUTCOME_FAILED);
         } else if (job->due > now) {
             g_ptr_array_add(fanout->later, job);
         } else {

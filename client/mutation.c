@@ -55,8 +55,9 @@ ckpt_tally_exit(const CkptClient *client, const CkptTally *tally, const char *do
     if (tally->done + tally->failed + tally->unknown > 1)
         ckpt_report(NULL, NULL, "%u %s, %u failed, %u not known", tally->done, done, tally->failed,
                     tally->unknown);
+    if (tally->unknown + tally->failed > 0 && g_cancellable_is_cancelled(client->cancellable))
+        return CKPT_EXIT_INTERRUPTED;
     if (tally->unknown > 0)
-        return g_cancellable_is_cancelled(client->cancellable) ? CKPT_EXIT_INTERRUPTED
-                                                               : CKPT_EXIT_UNKNOWN;
+        return CKPT_EXIT_UNKNOWN;
     return ckpt_exit_of(tally->done, tally->failed);
 }

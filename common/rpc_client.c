@@ -360,6 +360,7 @@ start_or_refuse(Call *call)
 
     if (is_cancelled(call->client)) {
         status = ckpt_rpc_status_new(GRPC_STATUS_CANCELLED, "cancelled before it was sent");
+        status->unsent = TRUE;
     } else if (!address_is_valid(call->channel->address)) {
         words = g_strdup_printf("'%s' is not an address: expected host:port or [ipv6]:port",
                                 call->channel->address);

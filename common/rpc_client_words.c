@@ -7,6 +7,7 @@
 static const struct {
     const char *found;
     const char *words; /* %s: the address */
+    gboolean unsent;   /* no connection was made; "no route" may also end an established one */
 } table[] = {
     {"is not in peer certificate", "the certificate of %s is valid, but for another name: use a "
                                    "name that it carries, or give the agent one for this name"},
@@ -21,14 +22,16 @@ static const struct {
     {"wrong version number", "%s does not speak TLS: check the port"},
     {"packet length too long", "%s does not speak TLS: check the port"},
     {"Cannot check peer: missing selected ALPN", "%s speaks TLS but not gRPC: check the port"},
-    {"Connection refused", "cannot connect to %s: connection refused: check that the agent is "
-                           "running there and listens on this port"},
+    {"Connection refused",
+     "cannot connect to %s: connection refused: check that the agent is "
+     "running there and listens on this port",
+     TRUE},
     {"No route to host", "cannot connect to %s: no route to host"},
     {"Network is unreachable", "cannot connect to %s: the network is unreachable"},
-    {"DNS resolution failed", "cannot connect to %s: the name is not known"},
-    {"Domain name not found", "cannot connect to %s: the name is not known"},
-    {"Name or service not known", "cannot connect to %s: the name is not known"},
-    {"Name resolution failure", "cannot connect to %s: the name could not be resolved"},
+    {"DNS resolution failed", "cannot connect to %s: the name is not known", TRUE},
+    {"Domain name not found", "cannot connect to %s: the name is not known", TRUE},
+    {"Name or service not known", "cannot connect to %s: the name is not known", TRUE},
+    {"Name resolution failure", "cannot connect to %s: the name could not be resolved", TRUE},
     {"FD Shutdown", "cannot connect to %s: no answer"},
 };
 
@@ -56,13 +59,14 @@ contains_any(const char *text, const char *const *words, gsize n)
 }
 
 static char *
-unavailable(const char *text, const char *address, CkptConnectionHistory history)
+unavailable(const char *text, const char *address, CkptConnectionHistory history, gboolean *unsent)
 {
     for (gsize i = 0; i < G_N_ELEMENTS(table); i++) {
         g_auto(GStrv) halves = NULL;
 
         if (!strstr(text, table[i].found))
             continue;
+        *unsent = table[i].unsent;
         halves = g_strsplit(table[i].words, "%s", 2);
         return g_strconcat(halves[0], address, halves[1], NULL);
     }
@@ -83,6 +87,8 @@ ckpt_rpc_words(int code, const char *grpc_message, const char *address,
                CkptConnectionHistory history, gboolean connecting, guint timeout_ms)
 {
     g_autofree char *words = NULL;
+    gboolean unsent = FALSE;
+    CkptRpcStatus *status;
 
     if (code == GRPC_STATUS_DEADLINE_EXCEEDED && connecting) {
         /* Never sent, so it is safe to send it again: not what DEADLINE_EXCEEDED says. */
@@ -92,7 +98,9 @@ ckpt_rpc_words(int code, const char *grpc_message, const char *address,
     } else if (code == GRPC_STATUS_DEADLINE_EXCEEDED) {
         words = g_strdup_printf("%s did not answer within %u ms", address, timeout_ms);
     } else if (code == GRPC_STATUS_UNAVAILABLE) {
-        words = unavailable(grpc_message, address, history);
+        words = unavailable(grpc_message, address, history, &unsent);
     }
-    return ckpt_rpc_status_new(code, words ? words : grpc_message);
+    status = ckpt_rpc_status_new(code, words ? words : grpc_message);
+    status->unsent = unsent;
+    return status;
 }

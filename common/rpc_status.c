@@ -109,6 +109,7 @@ ckpt_rpc_status_copy(const CkptRpcStatus *status)
     copy = ckpt_rpc_status_new(status->code, status->message);
     copy->reason = g_strdup(status->reason);
     copy->retry_ms = status->retry_ms;
+    copy->unsent = status->unsent;
     if (status->metadata) {
         GHashTableIter iter;
         gpointer key, value;

@@ -15,6 +15,7 @@ typedef struct {
     char *reason;         /* ErrorInfo.reason; NULL = none was sent */
     GHashTable *metadata; /* ErrorInfo.metadata, string → string; NULL = none */
     guint retry_ms;       /* RetryInfo; 0 = none */
+    gboolean unsent;      /* at the client: this call certainly never left it */
 } CkptRpcStatus;
 
 CkptRpcStatus *ckpt_rpc_status_new(int code, const char *message);

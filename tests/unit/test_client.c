@@ -1,5 +1,5 @@
 /* The client's executable against two agents of straw in this process, over mutual TLS. */
-#include "client/pb.h"
+#include "client/fanout.h"
 #include "common/error.h"
 #include "tests/unit/rpc_fixture.h"
 
@@ -617,6 +617,7 @@ an_interrupt_ends_the_wait_and_tells_the_id(void **state)
     g_subprocess_send_signal(process, SIGINT);
     finish(process);
     assert_int_equal(world.status, 130);
+    assert_says(world.errors, "is not known (interrupted)");
     words = g_strconcat("vmcheckpoint operation ", g_ptr_array_index(world.a.ids, 0), NULL);
     assert_says(world.errors, words);
 }
@@ -664,6 +665,64 @@ run_on_terminal(const char *arguments, const char *typed)
     assert_true(size > 0);
     close(master);
     return g_strdup(shown);
+}
+
+static void
+on_mutated(CkptReply *reply, gpointer data)
+{
+    *(CkptOutcome *)reply->tag = reply->outcome;
+    assert_non_null(reply->error);
+    assert_says(reply->error->message, data);
+}
+
+/* One mutation of a host where nobody listens, in this process. */
+static CkptOutcome
+outcome_without_a_host(gboolean interrupted, const char *words)
+{
+    static const struct {
+        CkptSetting setting;
+        const char *file;
+    } files[] = {{CKPT_SETTING_FLEET, "fleet.conf"},
+                 {CKPT_SETTING_CA, "ca.pem"},
+                 {CKPT_SETTING_CERT, "jane.pem"},
+                 {CKPT_SETTING_KEY, "jane-key.pem"}};
+    Vmcheckpoint__V1__DeleteCheckpointRequest request =
+        VMCHECKPOINT__V1__DELETE_CHECKPOINT_REQUEST__INIT;
+    Vmcheckpoint__V1__RequestOptions options = VMCHECKPOINT__V1__REQUEST_OPTIONS__INIT;
+    g_autoptr(CkptSettings) settings = ckpt_settings_new();
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptClient) client = NULL;
+    g_autoptr(CkptFanout) fanout = NULL;
+    CkptOutcome outcome = CKPT_OUTCOME_DONE;
+
+    for (gsize i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autofree char *file = fixture_file(files[i].file);
+
+        ckpt_settings_set(settings, files[i].setting, file);
+    }
+    ckpt_settings_set(settings, CKPT_SETTING_TIMEOUT, "2s");
+    assert_true(ckpt_settings_complete(settings, NULL, &error));
+    client = ckpt_client_open(settings, &error);
+    if (!client)
+        fail_msg("%s", error->message);
+    fanout = ckpt_fanout_new(client);
+    request.options = &options;
+    ckpt_fanout_mutate(fanout, g_ptr_array_index(client->inventory->hosts, 0),
+                       CKPT_METHOD("CheckpointService", "DeleteCheckpoint"), &request.base,
+                       &options, &vmcheckpoint__v1__delete_checkpoint_response__descriptor,
+                       &outcome, on_mutated, (gpointer)words);
+    if (interrupted)
+        g_cancellable_cancel(client->cancellable);
+    ckpt_fanout_run(fanout);
+    return outcome;
+}
+
+static void
+what_was_never_sent_has_failed(void **state)
+{
+    straw_stop(&world.a);
+    assert_int_equal(outcome_without_a_host(FALSE, "connection refused"), CKPT_OUTCOME_FAILED);
+    assert_int_equal(outcome_without_a_host(TRUE, "not begun: interrupted"), CKPT_OUTCOME_FAILED);
 }
 
 static void
@@ -845,6 +904,7 @@ main(void)
         T(lists_have_all_pages),
         T(delete_needs_yes_away_from_a_terminal),
         T(delete_sends_the_etag_that_was_read),
+        T(what_was_never_sent_has_failed),
         T(delete_asks_on_a_terminal),
         T(a_renamed_vm_is_told_by_its_present_name),
         T(what_is_being_deleted_is_shown_and_can_be_finished),
