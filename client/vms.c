@@ -15,7 +15,16 @@ typedef struct {
     CkptTable *table;
     JsonArray *array;
     GHashTable *deployed; /* set of the IDs of deployed VMs */
+    GHashTable *stored;   /* set of "ID file": a library may be several hosts' and ours */
 } Out;
+
+static const char *
+ability_cell(const Vmcheckpoint__V1__Ability *ability)
+{
+    if (!ability)
+        return NULL;
+    return ability->available ? "yes" : "no";
+}
 
 static void
 add_vm(Out *out, const char *host, const PbVm *vm)
@@ -27,13 +36,30 @@ add_vm(Out *out, const char *host, const PbVm *vm)
     g_autofree char *where = *vm->library ? g_strdup_printf("%s %s", placement, vm->library) : NULL;
     g_autofree char *count = g_strdup_printf("%u", vm->checkpoint_count);
     g_autofree char *depth = vm->chain_depth ? g_strdup_printf("%u", vm->chain_depth) : NULL;
-    const char *cells[] = {host,  vm->vm_name, vm->vm_id, where ? where : placement,
-                           power, count,       depth,     vm->quarantine_reason};
+    const char *cells[] = {host,
+                           vm->vm_name,
+                           vm->vm_id,
+                           where ? where : placement,
+                           power,
+                           count,
+                           depth,
+                           vm->quarantine_reason,
+                           ability_cell(vm->live),
+                           ability_cell(vm->memory),
+                           ability_cell(vm->application_consistency)};
 
     if (out->table)
         ckpt_table_add(out->table, cells);
     else
         json_array_add_element(out->array, ckpt_json_with_host(&vm->base, host));
+}
+
+static void
+add_stored_vm(Out *out, const char *host, const PbVm *vm)
+{
+    if (!g_hash_table_contains(out->deployed, vm->vm_id) &&
+        g_hash_table_add(out->stored, g_strdup_printf("%s %s", vm->vm_id, vm->library_file)))
+        add_vm(out, host, vm);
 }
 
 /* Deployed wins, whichever host or library says so. */
@@ -55,14 +81,12 @@ add_stored(CkptClient *client, Out *out)
             const CkptStoredVm *stored = g_ptr_array_index(library->vms, j);
             PbVm vm = VMCHECKPOINT__V1__VIRTUAL_MACHINE__INIT;
 
-            if (g_hash_table_contains(out->deployed, stored->vm_id))
-                continue;
             vm.vm_id = stored->vm_id;
             vm.vm_name = stored->vm_name;
             vm.placement = VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_STORED;
             vm.library = stored->library;
             vm.library_file = stored->file;
-            add_vm(out, "", &vm);
+            add_stored_vm(out, "", &vm);
         }
     }
 }
@@ -81,8 +105,8 @@ add_answers(Out *out, GPtrArray *answers)
                     g_hash_table_add(out->deployed, vm->vm_id);
                     if (pass == 0)
                         add_vm(out, answer->host->name, vm);
-                } else if (pass == 1 && !g_hash_table_contains(out->deployed, vm->vm_id)) {
-                    add_vm(out, answer->host->name, vm);
+                } else if (pass == 1) {
+                    add_stored_vm(out, answer->host->name, vm);
                 }
             }
         }
@@ -91,15 +115,19 @@ add_answers(Out *out, GPtrArray *answers)
 static CkptExit
 run(CkptClient *client, char **arguments)
 {
-    static const char *const headers[] = {
-        "HOST", "VM", "ID", "PLACEMENT", "POWER", "CHECKPOINTS", "DEPTH", "QUARANTINE", NULL};
+    static const char *const basic[] = {"HOST",        "VM",    "ID",         "PLACEMENT", "POWER",
+                                        "CHECKPOINTS", "DEPTH", "QUARANTINE", NULL};
+    static const char *const whole[] = {"HOST",  "VM",          "ID",          "PLACEMENT",
+                                        "POWER", "CHECKPOINTS", "DEPTH",       "QUARANTINE",
+                                        "LIVE",  "MEMORY",      "APPLICATION", NULL};
     g_autoptr(GHashTable) deployed = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(GHashTable) stored = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     gboolean as_table = client->settings->format == CKPT_FORMAT_TABLE;
-    g_autoptr(CkptTable) table = as_table ? ckpt_table_new(headers) : NULL;
+    g_autoptr(CkptTable) table = as_table ? ckpt_table_new(full ? whole : basic) : NULL;
     g_autoptr(JsonArray) array = as_table ? NULL : json_array_new();
     g_autoptr(GPtrArray) answers = NULL;
     g_autofree char *text = NULL;
-    Out out = {table, array, deployed};
+    Out out = {table, array, deployed, stored};
     guint errors;
 
     answers =

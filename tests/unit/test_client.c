@@ -95,7 +95,9 @@ list_vms(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__ListVirtualMachin
         VMCHECKPOINT__V1__LIST_VIRTUAL_MACHINES_RESPONSE__INIT;
     const Vmcheckpoint__V1__VirtualMachineFilter *filter = request->filter;
     PbVm vms[G_N_ELEMENTS(straw->vms)], *list[G_N_ELEMENTS(straw->vms)];
+    Vmcheckpoint__V1__Ability can = VMCHECKPOINT__V1__ABILITY__INIT, cannot = can;
 
+    can.available = 1;
     for (gsize i = 0; i < G_N_ELEMENTS(straw->vms) && straw->vms[i].id; i++) {
         const StrawVm *from = &straw->vms[i];
         PbVm *vm = &vms[response.n_virtual_machines];
@@ -108,6 +110,8 @@ list_vms(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__ListVirtualMachin
         vm->vm_name = (char *)from->name;
         vm->placement = from->stored ? VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_STORED
                                      : VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_DEPLOYED;
+        vm->live = &can;
+        vm->memory = &cannot;
         vm->library = (char *)(from->stored ? "shelf" : "");
         vm->library_file = (char *)(from->stored ? "/shelf/vm.xml" : "");
         list[response.n_virtual_machines++] = vm;
@@ -840,6 +844,18 @@ vms_shows_a_deployed_vm_as_deployed_only(void **state)
     assert_says(world.output, "stored shelf");
     assert_says(world.output, "a     web-01  " VM_1 "  deployed");
     assert_null(strstr(world.output, "b     web-01"));
+    assert_null(strstr(world.output, "APPLICATION"));
+}
+
+static void
+vms_shows_a_stored_vm_once_and_what_a_vm_can(void **state)
+{
+    world.a.vms[2] = (StrawVm){VM_4, "kept", TRUE};
+    assert_run("vms --full", 0);
+    assert_says(world.output, "LIVE  MEMORY  APPLICATION\n");
+    assert_says(world.output, "yes   no      -\n");
+    assert_says(world.output, "kept");
+    assert_null(strstr(strstr(world.output, VM_4) + 1, VM_4));
 }
 
 static void
@@ -913,6 +929,7 @@ main(void)
         T(restore_tells_the_safety_checkpoint),
         T(hosts_shows_the_unreachable_too),
         T(vms_shows_a_deployed_vm_as_deployed_only),
+        T(vms_shows_a_stored_vm_once_and_what_a_vm_can),
         T(an_operation_is_found_on_its_host),
         T(tree_and_show_find_the_vm),
         T(mistakes_are_told_before_anything_is_sent),
