@@ -93,7 +93,8 @@ add_object(JsonArray *array, const Row *row)
 
     json_object_set_string_member(object, "address", row->host->address);
     json_object_set_boolean_member(object, "reachable", !row->unreachable);
-    json_object_set_int_member(object, "vmCount", row->vms);
+    if (row->info && !row->error) /* else it is not known, which 0 would not say */
+        json_object_set_int_member(object, "vmCount", row->vms);
     json_object_set_string_member(object, "error", row->error ? row->error->message : "");
     json_array_add_element(array, node);
 }

@@ -833,6 +833,8 @@ hosts_shows_the_unreachable_too(void **state)
     straw_stop(&world.b);
     assert_run("hosts --format json", 3);
     assert_says(world.output, "\"reachable\" : false");
+    assert_says(world.output, "\"vmCount\" : 2");
+    assert_null(strstr(world.output, "\"vmCount\" : 0"));
     straw_stop(&world.a);
     assert_run("hosts", 1);
 }
