@@ -156,6 +156,16 @@ arguments_fit(const CkptCommand *command, char **arguments)
     return FALSE;
 }
 
+/* GOption leaves the "--" before an argument that begins with a dash. */
+static void
+drop_separator(char **arguments)
+{
+    while (*arguments && strcmp(*arguments, "--") != 0)
+        arguments++;
+    for (; *arguments; arguments++)
+        arguments[0] = arguments[1];
+}
+
 static CkptExit
 usage_error(const GError *error)
 {
@@ -169,11 +179,15 @@ run_command(const CkptCommand *command, char **arguments)
     g_auto(GStrv) files = ckpt_settings_files();
     g_autoptr(CkptClient) client = NULL;
     g_autoptr(GError) error = NULL;
+    gboolean format_asked = settings->values[CKPT_SETTING_FORMAT] != NULL;
 
     if (!arguments_fit(command, arguments))
         return CKPT_EXIT_USAGE;
     if (!ckpt_settings_complete(settings, (const char *const *)files, &error))
         return usage_error(error);
+    /* A setting is for all commands, so one that cannot follow it does as without. */
+    if (!format_asked && !command->publishes && settings->format == CKPT_FORMAT_PUBLISHED)
+        settings->format = CKPT_FORMAT_TABLE;
     if (settings->format == CKPT_FORMAT_PUBLISHED && !command->publishes) {
         ckpt_report(NULL, NULL, "the format 'published' is for checkpoints: '%s' shows none",
                     command->name);
@@ -220,6 +234,7 @@ parse_and_run(int argc, char **argv)
         return usage_error(error);
     if (want_help)
         return print_help(after);
+    drop_separator(argv + 1);
     return run_command(command, argv + 1);
 }
 

@@ -895,6 +895,12 @@ mistakes_are_told_before_anything_is_sent(void **state)
     assert_run("create", 2);
     assert_run("show nonsense", 2);
     assert_run("hosts --format published", 2);
+    g_setenv("VMCHECKPOINT_FORMAT", "published", TRUE);
+    assert_run("hosts", 1);
+    g_unsetenv("VMCHECKPOINT_FORMAT");
+    assert_run("create -- -x", 1);
+    assert_says(world.errors, "VM -x: no host");
+    assert_null(strstr(world.errors, "VM --:"));
     assert_run("creat web-01", 2);
     assert_says(world.errors, "did you mean 'create'?");
     assert_run("--nonsense", 2);
