@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define READ_TIMEOUT_MS 15000
+#define READ_TIMEOUT_MS 15000 /* unless the user says how long */
 #define GRACE_MS 5000      /* for the agent's own "still running" to arrive before our deadline */
 #define WAIT_MAX_MS 300000 /* the agent's cap */
 #define WAIT_SHARED_MS                                                                             \
@@ -246,10 +246,13 @@ ckpt_fanout_read(CkptFanout *fanout, const CkptHost *host, const char *method,
 {
     Job *job = job_new(fanout, host, method, reply_type, tag, func, data);
     CkptRpcClient *rpc = fanout->client->rpc;
+    const CkptSettings *settings = fanout->client->settings;
     g_autoptr(GBytes) bytes = pack(request);
 
     ckpt_rpc_client_call(rpc, ckpt_rpc_client_channel(rpc, host->address), method, bytes,
-                         MIN(READ_TIMEOUT_MS, fanout->client->settings->timeout_ms), on_read, job);
+                         settings->values[CKPT_SETTING_TIMEOUT] ? settings->timeout_ms
+                                                                : READ_TIMEOUT_MS,
+                         on_read, job);
 }
 
 void

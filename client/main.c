@@ -34,7 +34,10 @@ static const GOptionEntry global_options[] = {
     SETTING("cert", "this client's certificate (PEM)", "FILE"),
     SETTING("key", "its private key (PEM)", "FILE"),
     SETTING("format", "table, json or published", "FORMAT"),
-    SETTING("timeout", "how long to wait for an operation (90, 90s, 5m, 1h); default 5m", "TIME"),
+    SETTING(
+        "timeout",
+        "how long to wait for an operation (default 5m) and for each read (15s): 90, 90s, 5m, 1h",
+        "TIME"),
     {"version", 0, 0, G_OPTION_ARG_NONE, &want_version, "print the version", NULL},
     {"help", 'h', 0, G_OPTION_ARG_NONE, &want_help, "print this help; also after a command", NULL},
     {NULL}};

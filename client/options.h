@@ -20,7 +20,7 @@ typedef enum { CKPT_FORMAT_TABLE, CKPT_FORMAT_JSON, CKPT_FORMAT_PUBLISHED } Ckpt
 typedef struct {
     char *values[CKPT_N_SETTINGS]; /* NULL: not set anywhere */
     CkptFormat format;
-    guint timeout_ms; /* 5 minutes unless set */
+    guint timeout_ms; /* of a mutation: 5 minutes unless set; of a read: only if set */
 } CkptSettings;
 
 /* "fleet", "host", …: the key in files, the option's name, and in upper case after VMCHECKPOINT_
