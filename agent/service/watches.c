@@ -6,6 +6,7 @@
 #define PENDING_BYTES_MAX (4 * 1024 * 1024)
 #define RETRY_MS 50 /* the transport's queue was full: its drain has no event */
 #define TICK_S 5
+#define SHARE 4 /* one identity has at most a quarter of the streams */
 
 /* Order of locks: CkptWatches.lock, then CkptStream.lock; the transport's calls are made with no
  * more than the stream's. ckpt_call_finish() with neither, since it waits for a running
@@ -328,14 +329,40 @@ on_event(guint64 number, const CkptOperation *operation, guint64 done, guint64 t
         tell(g_ptr_array_index(streams, i), number, operation, done, total);
 }
 
+/* Each type has its own room, so that probes do not take that of watches; and nobody takes more
+ * than his share of it. With the lock. */
+static const char *
+refusal(CkptWatches *watches, const CkptStream *stream)
+{
+    const char *identity = ckpt_call_peer(stream->call)->identity;
+    guint all = 0, own = 0;
+
+    if (watches->stopped)
+        return "the agent is stopping";
+    for (guint i = 0; i < watches->streams->len; i++) {
+        const CkptStream *other = g_ptr_array_index(watches->streams, i);
+
+        if (other->type != stream->type)
+            continue;
+        all++;
+        own += g_strcmp0(ckpt_call_peer(other->call)->identity, identity) == 0;
+    }
+    if (all >= watches->max_streams)
+        return "too many watches at once";
+    if (own >= MAX(watches->max_streams / SHARE, 1))
+        return "too many watches of this identity at once";
+    return NULL;
+}
+
 static gboolean
 enter(CkptWatches *watches, CkptStream *stream, GError **error)
 {
     g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&watches->lock);
 
-    if (watches->stopped || watches->streams->len >= watches->max_streams) {
-        ckpt_error_set(error, CKPT_REASON_QUEUE_FULL, "%s",
-                       watches->stopped ? "the agent is stopping" : "too many watches at once");
+    const char *why = refusal(watches, stream);
+
+    if (why) {
+        ckpt_error_set(error, CKPT_REASON_QUEUE_FULL, "%s", why);
         ckpt_error_set_retry_ms(error, 1000);
         return FALSE;
     }

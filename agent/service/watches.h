@@ -8,6 +8,7 @@
 typedef struct _CkptWatches CkptWatches;
 typedef struct _CkptStream CkptStream; /* reference counted */
 
+/* max_streams: of each type at once; one identity has at most a quarter of them. */
 CkptWatches *ckpt_watches_new(CkptEngine *engine, guint max_streams);
 /* Ends every stream in order, and every later one at once. */
 void ckpt_watches_stop(CkptWatches *watches);
