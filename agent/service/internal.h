@@ -81,8 +81,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(ProtobufCMessage, ckpt_message_free)
 
 extern const CkptMethod ckpt_methods[];
 extern const guint ckpt_n_methods;
-/* Puts on record how a mutation came out, or why a call was refused; error NULL = done. */
-void ckpt_audit(CkptCall *call, const char *request_id, const GError *error);
+/* What a call was about, as far as it is known; NULL or "" = not. */
+typedef struct {
+    const char *request_id, *vm_id, *checkpoint_id;
+    gboolean validate_only;
+} CkptAuditSubject;
+/* Puts on record how a mutation came out, or why a call was refused; subject NULL: nothing is known,
+ * error NULL: done. */
+void ckpt_audit(CkptCall *call, const CkptAuditSubject *subject, const GError *error);
 void ckpt_caller_fail(CkptCall *call, const GError *error);
 gboolean ckpt_not_implemented(GError **error, const char *what);
 

@@ -15,7 +15,8 @@ typedef struct {
     CkptCall *call;
     const CkptMethod *method;
     gboolean validate_only;
-    char *vm_id; /* create's, for the look into the libraries; or NULL */
+    /* As the request named them, or NULL; vm_id is create's, for the look into the libraries. */
+    char *vm_id, *checkpoint_id;
     char *request_id;
     guint64 ticket;           /* read by the cancel only, which is told of after it is known */
     CkptOperation *operation; /* of the outcome: this, or error; a cancel's may be neither */
@@ -29,6 +30,7 @@ waiter_unref(Waiter *waiter)
         return;
     ckpt_call_unref(waiter->call);
     g_free(waiter->vm_id);
+    g_free(waiter->checkpoint_id);
     g_free(waiter->request_id);
     g_clear_pointer(&waiter->operation, ckpt_operation_free);
     g_clear_error(&waiter->error);
@@ -54,6 +56,32 @@ look_into_libraries(Waiter *waiter)
     waiter->error = g_steal_pointer(&stored);
 }
 
+static const char *
+either(const char *text, const char *otherwise)
+{
+    return text && *text ? text : otherwise;
+}
+
+/* The operation and the error know more than the request said. */
+static void
+audit(const Waiter *waiter, const GError *error)
+{
+    GHashTable *metadata = ckpt_error_metadata(error);
+    const CkptOperation *operation = waiter->operation;
+    const char *vm_id = metadata ? g_hash_table_lookup(metadata, CKPT_META_VM) : NULL;
+    const char *checkpoint_id =
+        metadata ? g_hash_table_lookup(metadata, CKPT_META_CHECKPOINT) : NULL;
+    CkptAuditSubject subject = {
+        .request_id = waiter->request_id,
+        .vm_id = either(operation ? operation->vm_id : vm_id, waiter->vm_id),
+        .checkpoint_id =
+            either(operation ? operation->checkpoint_id : checkpoint_id, waiter->checkpoint_id),
+        .validate_only = waiter->validate_only,
+    };
+
+    ckpt_audit(waiter->call, &subject, error);
+}
+
 void
 ckpt_mutation_finish(gpointer data, gpointer user)
 {
@@ -65,12 +93,12 @@ ckpt_mutation_finish(gpointer data, gpointer user)
             waiter->method->reply(service, waiter->operation, waiter->validate_only);
         g_autoptr(GBytes) bytes = ckpt_message_pack(reply);
 
-        ckpt_audit(waiter->call, waiter->request_id, NULL);
+        audit(waiter, NULL);
         ckpt_call_finish(waiter->call, bytes, NULL);
     } else {
         look_into_libraries(waiter);
         ckpt_error_add(&waiter->error, CKPT_META_REQUEST, waiter->request_id);
-        ckpt_audit(waiter->call, waiter->request_id, waiter->error);
+        audit(waiter, waiter->error);
         ckpt_caller_fail(waiter->call, waiter->error);
     }
     waiter_unref(waiter);
@@ -99,7 +127,7 @@ on_cancel(CkptCall *call, gpointer data)
                    "the call ended before the operation did; the operation goes on");
     ckpt_error_set_retry_ms(&error, RETRY_MS);
     ckpt_error_add(&error, CKPT_META_REQUEST, waiter->request_id);
-    ckpt_audit(call, waiter->request_id, error);
+    audit(waiter, error);
     ckpt_caller_fail(call, error);
     waiter_unref(waiter);
 }
@@ -171,6 +199,7 @@ ckpt_mutation_start(const CkptCaller *caller, CkptRequest *request, GError **err
     request->wait_us = bound_wait(caller, request->wait_us ? request->wait_us : G_MAXINT64);
     waiter->validate_only = request->validate_only;
     waiter->vm_id = g_strdup(request->vm_id);
+    waiter->checkpoint_id = g_strdup(request->checkpoint_id);
     wait_for(waiter, ckpt_engine_submit(caller->service->engine, request, on_outcome, waiter));
     return TRUE;
 }

@@ -93,10 +93,35 @@ ckpt_not_implemented(GError **error, const char *what)
     return FALSE;
 }
 
-void
-ckpt_audit(CkptCall *call, const char *request_id, const GError *error)
+static const char *
+or_else(const char *text, const char *otherwise)
 {
+    return text && *text ? text : otherwise;
+}
+
+/* "request … (only validated), VM …, checkpoint …" */
+static char *
+describe(const CkptAuditSubject *subject)
+{
+    GString *text = g_string_new("request ");
+
+    g_string_append(text, or_else(subject->request_id, "-"));
+    if (subject->validate_only)
+        g_string_append(text, " (only validated)");
+    if (*or_else(subject->vm_id, ""))
+        g_string_append_printf(text, ", VM %s", subject->vm_id);
+    if (*or_else(subject->checkpoint_id, ""))
+        g_string_append_printf(text, ", checkpoint %s", subject->checkpoint_id);
+    return g_string_free(text, FALSE);
+}
+
+void
+ckpt_audit(CkptCall *call, const CkptAuditSubject *subject, const GError *error)
+{
+    static const CkptAuditSubject unknown = {0};
+    const CkptAuditSubject *about = subject ? subject : &unknown;
     const CkptPeer *peer = ckpt_call_peer(call);
+    g_autofree char *what = describe(about);
     g_autofree char *outcome = ckpt_text_printable(error ? error->message : "done", -1, 1024);
     const char *reason = error ? ckpt_reason_name(ckpt_error_reason(error)) : "OK";
 
@@ -104,10 +129,12 @@ ckpt_audit(CkptCall *call, const char *request_id, const GError *error)
         G_LOG_DOMAIN, G_LOG_LEVEL_MESSAGE, "VMCHECKPOINT_IDENTITY",
         peer->identity ? peer->identity : "", "VMCHECKPOINT_SERIAL",
         peer->serial ? peer->serial : "", "VMCHECKPOINT_METHOD", ckpt_call_method(call),
-        "VMCHECKPOINT_REQUEST_ID", request_id ? request_id : "", "VMCHECKPOINT_REASON", reason,
-        "MESSAGE", "%s by %s from %s, request %s: %s%s%s", ckpt_call_method(call),
-        peer->identity ? peer->identity : "nobody", peer->address ? peer->address : "nowhere",
-        request_id ? request_id : "-", reason, error ? ": " : "", error ? outcome : "");
+        "VMCHECKPOINT_REQUEST_ID", or_else(about->request_id, ""), "VMCHECKPOINT_VM_ID",
+        or_else(about->vm_id, ""), "VMCHECKPOINT_CHECKPOINT_ID", or_else(about->checkpoint_id, ""),
+        "VMCHECKPOINT_VALIDATE_ONLY", about->validate_only ? "1" : "0", "VMCHECKPOINT_REASON",
+        reason, "MESSAGE", "%s by %s from %s, %s: %s%s%s", ckpt_call_method(call),
+        peer->identity ? peer->identity : "nobody", peer->address ? peer->address : "nowhere", what,
+        reason, error ? ": " : "", error ? outcome : "");
 }
 
 static void
