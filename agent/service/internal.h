@@ -144,6 +144,8 @@ ProtobufCMessage *ckpt_delete_reply(CkptService *, const CkptOperation *, gboole
 ProtobufCMessage *ckpt_list_virtual_machines(const CkptCaller *, const ProtobufCMessage *,
                                              GError **);
 ProtobufCMessage *ckpt_get_virtual_machine(const CkptCaller *, const ProtobufCMessage *, GError **);
+/* Of one that hypervisor and libraries were asked for: their own words are theirs, not the caller's. */
+void ckpt_vm_not_found(const char *vm_id, GError **error);
 ProtobufCMessage *ckpt_get_operation(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_list_operations(const CkptCaller *, const ProtobufCMessage *, GError **);
 /* Whose operations a request means: *identity is borrowed from asked or the caller. ACCESS_DENIED

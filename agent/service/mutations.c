@@ -50,8 +50,10 @@ look_into_libraries(Waiter *waiter)
         return;
     if (!vm_id)
         vm_id = waiter->vm_id;
-    if (!vm_id || !ckpt_library_index_refuse(waiter->service->libraries, vm_id, &stored))
+    if (!vm_id)
         return;
+    if (!ckpt_library_index_refuse(waiter->service->libraries, vm_id, &stored))
+        ckpt_vm_not_found(vm_id, &stored);
     g_clear_error(&waiter->error);
     waiter->error = g_steal_pointer(&stored);
 }

@@ -310,6 +310,16 @@ find_stored(GPtrArray *libraries, const char *vm_id)
     return NULL;
 }
 
+void
+ckpt_vm_not_found(const char *vm_id, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_VM_NOT_FOUND,
+                   "virtual machine %s is not deployed on this host, nor stored in a library of "
+                   "its agent",
+                   vm_id);
+    ckpt_error_add(error, CKPT_META_VM, vm_id);
+}
+
 ProtobufCMessage *
 ckpt_get_virtual_machine(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
@@ -331,7 +341,7 @@ ckpt_get_virtual_machine(const CkptCaller *caller, const ProtobufCMessage *base,
     libraries = ckpt_library_index_read(caller->service->libraries, info ? G_MAXINT64 : 0);
     stored = info ? NULL : find_stored(libraries, id);
     if (!info && !stored) {
-        g_propagate_error(error, g_steal_pointer(&local));
+        ckpt_vm_not_found(id, error);
         return NULL;
     }
     reply = ckpt_message_new(&vmcheckpoint__v1__get_virtual_machine_response__descriptor);
