@@ -17,6 +17,7 @@ ckpt_found_checkpoint_free(CkptFoundCheckpoint *found)
         return;
     pb_free(found->reply);
     g_free(found->vm_name);
+    g_free(found->current_id);
     g_free(found);
 }
 
@@ -169,9 +170,9 @@ find_by_name(CkptClient *client, const char *text, gboolean for_change, CkptExit
     return find_named(client, vm, slash + 1, text, exit);
 }
 
-/* The VM may have been renamed since. */
+/* The VM may have been renamed since, and be anywhere in its tree. */
 static void
-ask_vm_name(CkptClient *client, CkptFoundCheckpoint *found)
+ask_vm(CkptClient *client, CkptFoundCheckpoint *found)
 {
     Vmcheckpoint__V1__VirtualMachineFilter filter = VMCHECKPOINT__V1__VIRTUAL_MACHINE_FILTER__INIT;
     g_autoptr(GPtrArray) hosts = g_ptr_array_new(), answers = NULL;
@@ -193,6 +194,8 @@ ask_vm_name(CkptClient *client, CkptFoundCheckpoint *found)
             continue;
         g_free(found->vm_name);
         found->vm_name = g_strdup(vm->vm_name);
+        g_free(found->current_id);
+        found->current_id = *vm->current_checkpoint_id ? g_strdup(vm->current_checkpoint_id) : NULL;
     }
 }
 
@@ -212,7 +215,7 @@ ckpt_find_checkpoint(CkptClient *client, const char *text, gboolean for_change, 
         found = id ? find_by_id(client, client->inventory->hosts, id, exit)
                    : find_by_name(client, text, for_change, exit);
         if (found)
-            ask_vm_name(client, found);
+            ask_vm(client, found);
         return found;
     }
     ckpt_report(NULL, NULL, "'%s' is neither a checkpoint's ID nor VM/NAME", text);

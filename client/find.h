@@ -7,8 +7,9 @@ typedef struct {
     const CkptHost *host;
     PbCheckpoint *checkpoint; /* in full, as the host just verified it */
     ProtobufCMessage *reply;  /* owns it */
-    char *vm_name; /* what its VM is called now; NULL: the host has no such VM deployed, or could
-                      not say */
+    char *vm_name;    /* what its VM is called now; NULL: the host has no such VM deployed, or could
+                         not say */
+    char *current_id; /* the checkpoint at which its VM is; NULL: none, or not known */
 } CkptFoundCheckpoint;
 
 /* Reports by itself what is wrong, and sets *exit, when it returns NULL. An ambiguous VM/NAME lists

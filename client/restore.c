@@ -42,12 +42,15 @@ question(const CkptFoundCheckpoint *found)
     g_autofree char *what = ckpt_checkpoint_sentence(found);
     g_autofree char *captured = ckpt_enum_word(&vmcheckpoint__v1__power_state__descriptor,
                                                (int)found->checkpoint->power_state);
+    g_autofree char *current =
+        found->current_id ? ckpt_text_printable(found->current_id, -1, 64) : NULL;
 
     return g_strdup_printf(
-        "Restore %s"
+        "Restore %s%s%s%s"
         "The VM is stopped, and its disks and hardware configuration go back to that point;\n"
         "afterwards it is %s. Other checkpoints are kept.\n%s\n",
-        what, power && strcmp(power, "as-captured") != 0 ? power : captured,
+        what, current ? "It is now at checkpoint " : "", current ? current : "",
+        current ? ".\n" : "", power && strcmp(power, "as-captured") != 0 ? power : captured,
         discard ? "ITS PRESENT STATE IS LOST FOR GOOD: no safety checkpoint is made of it."
                 : "Its present state is kept as a safety checkpoint, to which it can be restored.");
 }
@@ -97,6 +100,9 @@ restore(CkptClient *client, const CkptFoundCheckpoint *found,
     request.options = &request_options;
     request.checkpoint_id = found->checkpoint->checkpoint_id;
     request.etag = found->checkpoint->etag;
+    /* What was asked about, and answered, holds for this situation only. */
+    if (found->current_id)
+        request.expected_current_checkpoint_id = found->current_id;
     request.discard_present_state = discard;
     request.power_state = state;
     ckpt_fanout_mutate(fanout, found->host, CKPT_METHOD("CheckpointService", "RestoreCheckpoint"),

@@ -37,13 +37,15 @@ typedef struct {
 
     GMutex lock; /* guards the rest */
     GCond changed;
-    CkptReason refusal; /* of mutations; 0: they are done */
-    guint refuse_first; /* so many mutations are refused, then they are done; 0: all */
-    guint retry_ms;     /* sent with a refusal */
-    gboolean hold;      /* mutations are not answered */
-    guint mutations;    /* that came */
-    GPtrArray *ids;     /* their request_ids */
-    char *etag;         /* the last one's */
+    CkptReason refusal;  /* of mutations; 0: they are done */
+    guint refuse_first;  /* so many mutations are refused, then they are done; 0: all */
+    guint retry_ms;      /* sent with a refusal */
+    gboolean hold;       /* mutations are not answered */
+    guint mutations;     /* that came */
+    GPtrArray *ids;      /* their request_ids */
+    char *etag;          /* the last one's */
+    const char *current; /* of every VM; NULL: none */
+    char expected[40];   /* the current checkpoint that the last restore expects */
 } Straw;
 
 typedef struct {
@@ -111,6 +113,7 @@ list_vms(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__ListVirtualMachin
         vm->placement = from->stored ? VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_STORED
                                      : VMCHECKPOINT__V1__PLACEMENT__PLACEMENT_DEPLOYED;
         vm->live = &can;
+        vm->current_checkpoint_id = (char *)(straw->current ? straw->current : "");
         vm->memory = &cannot;
         vm->library = (char *)(from->stored ? "shelf" : "");
         vm->library_file = (char *)(from->stored ? "/shelf/vm.xml" : "");
@@ -250,6 +253,7 @@ restore(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__RestoreCheckpointR
 
     if (!begin_mutation(straw, call, request->options, request->etag))
         return;
+    g_strlcpy(straw->expected, request->expected_current_checkpoint_id, sizeof straw->expected);
     if (request->power_state !=
         VMCHECKPOINT__V1__RESTORE_POWER_STATE__RESTORE_POWER_STATE_SHUT_OFF) {
         refuse(call, CKPT_REASON_INTERNAL, 0);
@@ -825,6 +829,18 @@ restore_tells_the_safety_checkpoint(void **state)
 }
 
 static void
+restore_holds_for_the_situation_asked_about(void **state)
+{
+    g_autofree char *shown = NULL;
+
+    world.a.current = POINT_3;
+    shown = run_on_terminal("restore --power shut-off " POINT_1, "y\n");
+    assert_says(shown, "It is now at checkpoint " POINT_3);
+    assert_int_equal(world.status, 0);
+    assert_string_equal(world.a.expected, POINT_3);
+}
+
+static void
 hosts_shows_the_unreachable_too(void **state)
 {
     assert_run("hosts", 0);
@@ -935,6 +951,7 @@ main(void)
         T(an_ambiguous_checkpoint_name_lists_the_candidates),
         T(a_name_is_not_enough_while_a_host_does_not_answer),
         T(restore_tells_the_safety_checkpoint),
+        T(restore_holds_for_the_situation_asked_about),
         T(hosts_shows_the_unreachable_too),
         T(vms_shows_a_deployed_vm_as_deployed_only),
         T(vms_shows_a_stored_vm_once_and_what_a_vm_can),
