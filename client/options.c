@@ -2,7 +2,10 @@
 
 #include "client/keyfile.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TIMEOUT_DEFAULT_MS (5 * 60 * 1000)
 #define TIMEOUT_MAX_S (24 * 60 * 60)
@@ -105,6 +108,13 @@ complete_from_file(CkptSettings *settings, const char *name, GError **error)
     return ok;
 }
 
+/* The machine's file is for those who may read it; one's own that cannot be read is a mistake. */
+static gboolean
+is_not_for_us(const char *file)
+{
+    return faccessat(AT_FDCWD, file, R_OK, AT_EACCESS) != 0 && errno == EACCES;
+}
+
 static gboolean
 read_format(CkptSettings *settings, GError **error)
 {
@@ -167,7 +177,7 @@ ckpt_settings_complete(CkptSettings *settings, const char *const *files, GError 
             settings->values[i] = g_strdup(value);
     }
     for (gsize i = 0; files && files[i]; i++)
-        if (!complete_from_file(settings, files[i], error))
+        if (!(i > 0 && is_not_for_us(files[i])) && !complete_from_file(settings, files[i], error))
             return FALSE;
     return read_format(settings, error) && read_timeout(settings, error);
 }

@@ -35,8 +35,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptSettings, ckpt_settings_free)
 void ckpt_settings_set(CkptSettings *settings, CkptSetting setting, const char *value);
 
 /* Fills what is not set yet: from the environment, then from each file (NULL-terminated) in turn. A
- * file that does not exist is skipped; one that is wrong is an error, with file and line. File
- * names in a file are relative to its folder. Then reads format and timeout. */
+ * file that does not exist is skipped, and so is one after the first that we may not read; one that
+ * is wrong is an error, with file and line. File names in a file are relative to its folder. Then
+ * reads format and timeout. */
 gboolean ckpt_settings_complete(CkptSettings *settings, const char *const *files,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* ~/.config/vmcheckpoint/client.conf and /etc/vmcheckpoint/client.conf */

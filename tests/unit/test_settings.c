@@ -51,6 +51,27 @@ complete(CkptSettings *settings, GError **error)
 }
 
 static void
+a_common_file_that_is_not_for_us_is_skipped(void **state)
+{
+    g_autoptr(CkptSettings) settings = ckpt_settings_new();
+    g_autoptr(GError) error = NULL;
+    const char *const first[] = {common, NULL}, *const second[] = {"/nonexistent", common, NULL};
+    gboolean root = geteuid() == 0, ok;
+
+    put(common, "[client]\nfleet = /common\n");
+    assert_int_equal(g_chmod(common, 0), 0);
+    if (root)
+        assert_int_equal(seteuid(65534), 0);
+    ok = ckpt_settings_complete(settings, second, &error) &&
+         !ckpt_settings_complete(settings, first, NULL);
+    if (root)
+        assert_int_equal(seteuid(0), 0);
+    if (!ok)
+        fail_msg("%s", error ? error->message : "one's own is skipped too");
+    assert_null(settings->values[CKPT_SETTING_FLEET]);
+}
+
+static void
 the_first_that_has_it_counts(void **state)
 {
     g_autoptr(CkptSettings) settings = ckpt_settings_new();
@@ -164,6 +185,7 @@ main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        T(a_common_file_that_is_not_for_us_is_skipped),
         T(the_first_that_has_it_counts),
         T(missing_files_give_the_defaults),
         T(file_names_are_relative_to_the_file_that_has_them),
