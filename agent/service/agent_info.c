@@ -6,37 +6,26 @@
 
 /* What this agent implements; a caller asks for a name before it relies on it. */
 static const char *const features[] = {
-    "create",
-    "get",
-    "list",
-    "update",
-    "restore",
-    "delete",
-    "watch",
-    "cancel",
-    "validate-only",
-    "labels",
-    "runs",
-    "consistency-crash",
-    "library",
+    "create", "get",           "list",   "update", "restore",           "delete",  "watch",
+    "cancel", "validate-only", "labels", "runs",   "consistency-crash", "library",
 };
 
-/* The host as it was when the hypervisor first answered: it does not change while the agent runs.
- * FALSE: it has never answered. */
+/* Who the host is can be told without its hypervisor, once that has answered; versions are of the
+ * last answer. FALSE: it does not answer now. */
 static gboolean
 give_host(CkptService *service, PB(GetAgentInfoResponse) * reply, GError **error)
 {
-    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&service->host_lock);
-    CkptDriver *driver = ckpt_engine_driver(service->engine);
+    g_autoptr(CkptHostInfo) host = NULL;
+    gboolean answers = ckpt_reach_ask(service->reach, &host, error);
 
-    if (!service->host && !driver->host_info(driver, &service->host, error))
-        return FALSE;
-    reply->host_id = g_strdup(service->host->host_id);
-    reply->host_name = g_strdup(service->host->host_name);
-    reply->libvirt_version = g_strdup(service->host->libvirt_version);
-    reply->qemu_version = g_strdup(service->host->qemu_version ? service->host->qemu_version : "");
-    reply->hypervisor = g_strdup(service->host->uri);
-    return TRUE;
+    if (!host)
+        return answers;
+    reply->host_id = g_strdup(host->host_id);
+    reply->host_name = g_strdup(host->host_name);
+    reply->libvirt_version = g_strdup(host->libvirt_version);
+    reply->qemu_version = g_strdup(host->qemu_version ? host->qemu_version : "");
+    reply->hypervisor = g_strdup(host->uri);
+    return answers;
 }
 
 static PB(AgentLimits) * give_limits(const CkptLimits *limits)
@@ -78,8 +67,7 @@ give_libraries(CkptService *service, PB(GetAgentInfoResponse) * reply)
 static void
 give_file_systems(CkptService *service, PB(GetAgentInfoResponse) * reply)
 {
-    g_autoptr(GPtrArray) found =
-        ckpt_file_systems_list(ckpt_engine_driver(service->engine), NULL);
+    g_autoptr(GPtrArray) found = ckpt_file_systems_list(ckpt_engine_driver(service->engine), NULL);
 
     if (!found || found->len == 0)
         return;

@@ -1,10 +1,12 @@
-/* grpc.health.v1, for load balancers and probes: SERVING while the agent takes mutations. */
+/* grpc.health.v1, for load balancers and probes: SERVING while the agent takes mutations, for
+ * which the hypervisor must answer. */
 #include "agent/service/internal.h"
 
 #include <string.h>
 
 #define STATUS(name) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##name
 #define GRPC_NOT_FOUND 5
+#define WAIT_MS 2000
 
 typedef Grpc__Health__V1__HealthCheckResponse__ServingStatus Status;
 
@@ -21,8 +23,9 @@ is_service(const char *name)
     return FALSE;
 }
 
+/* max_wait_ms: for the hypervisor's answer, where none is known. */
 static Status
-status_of(CkptService *service, const char *name)
+status_of(CkptService *service, const char *name, guint max_wait_ms)
 {
     g_autofree char *read_only = NULL;
 
@@ -31,7 +34,9 @@ status_of(CkptService *service, const char *name)
     if (g_atomic_int_get(&service->stopping))
         return STATUS(NOT_SERVING);
     read_only = ckpt_engine_read_only_reason(service->engine);
-    return read_only ? STATUS(NOT_SERVING) : STATUS(SERVING);
+    if (read_only || !ckpt_reach_is_up(service->reach, max_wait_ms))
+        return STATUS(NOT_SERVING);
+    return STATUS(SERVING);
 }
 
 static GBytes *
@@ -47,7 +52,7 @@ gboolean
 ckpt_check_health(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
     const Grpc__Health__V1__HealthCheckRequest *request = (const void *)base;
-    Status status = status_of(caller->service, request->service);
+    Status status = status_of(caller->service, request->service, WAIT_MS);
     g_autoptr(GBytes) reply = NULL;
 
     if (status == STATUS(SERVICE_UNKNOWN)) {
@@ -77,10 +82,9 @@ health_free(gpointer data)
 }
 
 static void
-push_status(CkptStream *stream, gpointer data)
+push_status(CkptStream *stream, gpointer data, Status status)
 {
     Health *health = data;
-    Status status = status_of(health->service, health->name);
     g_autoptr(GBytes) message = NULL;
 
     if (status == health->sent)
@@ -88,6 +92,15 @@ push_status(CkptStream *stream, gpointer data)
     message = pack_status(status);
     ckpt_stream_push(stream, 0, message);
     health->sent = status;
+}
+
+/* On the main loop, which must not wait: the answer asked for here is the next tick's. */
+static void
+on_tick(CkptStream *stream, gpointer data)
+{
+    const Health *health = data;
+
+    push_status(stream, data, status_of(health->service, health->name, 0));
 }
 
 static GBytes *
@@ -99,7 +112,7 @@ farewell(guint64 last, gpointer data)
 }
 
 static const CkptStreamType health_type = {
-    .tick = push_status, .farewell = farewell, .free = health_free};
+    .tick = on_tick, .farewell = farewell, .free = health_free};
 
 gboolean
 ckpt_watch_health(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
@@ -107,6 +120,7 @@ ckpt_watch_health(const CkptCaller *caller, const ProtobufCMessage *base, GError
     const Grpc__Health__V1__HealthCheckRequest *request = (const void *)base;
     Health *health = g_new0(Health, 1);
     g_autoptr(CkptStream) stream = NULL;
+    Status status;
 
     health->service = caller->service;
     health->name = g_strdup(request->service);
@@ -114,8 +128,10 @@ ckpt_watch_health(const CkptCaller *caller, const ProtobufCMessage *base, GError
                              CKPT_STREAM_AGE_S * 1000, error);
     if (!stream)
         return FALSE;
+    status = status_of(caller->service, request->service, WAIT_MS);
     ckpt_stream_lock(stream);
-    push_status(stream, health); /* sent is UNKNOWN, which no status is: something is pushed */
+    push_status(stream, health,
+                status); /* sent is UNKNOWN, which no status is: something is pushed */
     ckpt_stream_unlock(stream);
     ckpt_stream_begin(stream, 0);
     return TRUE;

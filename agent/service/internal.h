@@ -28,6 +28,7 @@
     (9 * 60) /* below the connection's age limit, so that a stream ends in order */
 
 typedef struct _CkptMethod CkptMethod;
+typedef struct _CkptReach CkptReach;
 
 typedef struct {
     CkptService *service;
@@ -64,8 +65,7 @@ struct _CkptService {
     GThreadPool
         *finishers; /* encode replies, which need a look at the catalogue; idle threads end */
     gint64 started_us;
-    CkptHostInfo *host; /* under host_lock; NULL until the hypervisor answered once */
-    GMutex host_lock;
+    CkptReach *reach;
     gint stopping; /* atomic */
 };
 
@@ -91,6 +91,17 @@ typedef struct {
 void ckpt_audit(CkptCall *call, const CkptAuditSubject *subject, const GError *error);
 void ckpt_caller_fail(CkptCall *call, const GError *error);
 gboolean ckpt_not_implemented(GError **error, const char *what);
+
+/* ---- reach.c: whether the hypervisor answers, asked only when somebody wants to know ---- */
+
+CkptReach *ckpt_reach_new(CkptDriver *driver);
+void ckpt_reach_free(CkptReach *reach);
+/* Asks it now; blocks as long as the driver does. *host: as it is, or, where it does not answer
+ * (FALSE), as it last was; NULL if it never answered. (transfer full) */
+gboolean ckpt_reach_ask(CkptReach *reach, CkptHostInfo **host, GError **error);
+/* Whether it answered within the last seconds. Asks on a thread of its own when that is not known, and
+ * waits at most max_wait_ms for it; while an answer is that late it is FALSE. */
+gboolean ckpt_reach_is_up(CkptReach *reach, guint max_wait_ms);
 
 /* ---- mutations.c: submit, wait without a thread, reply ---- */
 

@@ -237,7 +237,7 @@ ckpt_service_new(CkptEngine *engine, const CkptServiceOptions *options)
     /* Not exclusive: idle threads are GLib's to keep, and end after a while. */
     service->finishers = g_thread_pool_new(ckpt_mutation_finish, service, 2, FALSE, NULL);
     service->started_us = g_get_real_time();
-    g_mutex_init(&service->host_lock);
+    service->reach = ckpt_reach_new(ckpt_engine_driver(engine));
     return service;
 }
 
@@ -257,7 +257,6 @@ ckpt_service_free(CkptService *service)
     ckpt_watches_free(service->watches);
     ckpt_page_key_free(service->page_key);
     ckpt_library_index_free(service->libraries);
-    g_clear_pointer(&service->host, ckpt_host_info_free);
-    g_mutex_clear(&service->host_lock);
+    ckpt_reach_free(service->reach);
     g_free(service);
 }
