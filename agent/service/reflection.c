@@ -258,6 +258,8 @@ answer(const Request *request)
     return bytes;
 }
 
+/* One request for each stream: more would need a transport that receives on, for nothing that a new
+ * stream does not do. */
 gboolean
 ckpt_reflect(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
