@@ -38,7 +38,8 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
     filter.run_id = listing->run_id ? listing->run_id : filter.run_id;
     filter.checkpoint_name = checkpoint_name ? checkpoint_name : filter.checkpoint_name;
     filter.most_recent = most_recent;
-    filter.include_deleting = TRUE;
+    /* The newest is asked for to do something with it. */
+    filter.include_deleting = !most_recent;
     answers = ckpt_query_checkpoints(listing->client, listing->client->inventory->hosts, &filter);
     if (listing->client->settings->format == CKPT_FORMAT_TABLE)
         names = ckpt_names_ask(listing->client, answers);

@@ -778,6 +778,8 @@ what_is_being_deleted_is_shown_and_can_be_finished(void **state)
     world.a.points[0].deleting = TRUE;
     assert_run("list", 0);
     assert_says(world.output, "deleting\n");
+    assert_run("list --most-recent", 0);
+    assert_null(strstr(world.output, "deleting"));
     assert_run("tree web-01", 0);
     assert_says(world.output, "being deleted");
     assert_run("restore web-01/one --yes", 1);
