@@ -27,7 +27,8 @@ check_known(CkptEngine *engine, const CkptRequest *request, const char *digest,
     }
     if (!op)
         return TRUE;
-    if (op->state == CKPT_OP_FAILED) {
+    if (op->state == CKPT_OP_FAILED &&
+        (!ckpt_operation_has_begun_delete(op) || g_str_equal(op->digest, digest))) {
         *failed = g_steal_pointer(&op);
         return TRUE;
     }
@@ -194,7 +195,7 @@ validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gp
         return;
     }
     op = new_operation(request, "");
-    if (request->kind != CKPT_KIND_UPDATE && !ckpt_engine_plan(engine, op, &error))
+    if (request->kind != CKPT_KIND_UPDATE && !ckpt_engine_plan(engine, op, TRUE, &error))
         func(NULL, error, data);
     else
         func(g_steal_pointer(&op), NULL, data);

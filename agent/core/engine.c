@@ -112,6 +112,7 @@ run_next(VmQueue *queue)
     if (queue->busy || g_queue_is_empty(&queue->waiting) || g_atomic_int_get(&engine->stopping))
         return;
     queue->busy = TRUE;
+    queue->turns++;
     engine->running++;
     g_thread_pool_push(engine->pool, queue, NULL);
 }
@@ -189,6 +190,20 @@ ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live)
     g_queue_push_tail(&queue->waiting, ckpt_live_ref(live));
     run_next(queue);
     g_mutex_unlock(&engine->lock);
+}
+
+guint64
+ckpt_engine_turns(CkptEngine *engine, const char *vm_id, gboolean *busy)
+{
+    VmQueue *queue;
+    guint64 turns;
+
+    g_mutex_lock(&engine->lock);
+    queue = g_hash_table_lookup(engine->queues, vm_id);
+    turns = queue ? queue->turns : 0;
+    *busy = queue && queue->busy;
+    g_mutex_unlock(&engine->lock);
+    return turns;
 }
 
 guint

@@ -24,6 +24,7 @@ typedef struct {
     char *vm_id;
     GQueue waiting;       /* LiveOp */
     gboolean busy;        /* one is running, or waits to be tried again */
+    guint64 turns;        /* how often one began to run */
     guint retry;          /* source; 0 = none */
     guint retry_ms;
 } VmQueue;
@@ -61,6 +62,9 @@ LiveOp *ckpt_live_new(const char *identity, const char *request_id);
 LiveOp *ckpt_live_ref(LiveOp *live);
 void ckpt_live_unref(LiveOp *live);
 void ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live);
+/* How many turns the VM's operations have had, and whether one is running: what was looked at meanwhile
+ * may be half of before and half of after. */
+guint64 ckpt_engine_turns(CkptEngine *engine, const char *vm_id, gboolean *busy);
 guint ckpt_engine_queued(CkptEngine *engine, const char *vm_id);
 /* Tells the watchers of the operation as it is now. On its worker's thread. */
 void ckpt_engine_emit(CkptEngine *engine, LiveOp *live);
@@ -80,8 +84,9 @@ void ckpt_answer_from_store(CkptEngine *engine, const char *identity, const char
 
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
-/* Fills op->plan (fresh), or takes over that of an unfinished delete. */
-gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error);
+/* Fills op->plan (fresh), or takes over that of an unfinished delete. dry: only to show it; what is found
+ * wrong, or right again, is not recorded. */
+gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error);
 /* The stored end of an operation as an error. */
 void ckpt_operation_error(const CkptOperation *op, GError **error);
 

@@ -90,14 +90,28 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
 
 /* ---- Forward ---- */
 
+/* The operation knows only what the store has: a write that failed was not made. */
+static gboolean
+journal(CkptExecution *x, gint begun, gint ended, CkptChange *change, GError **error)
+{
+    CkptOperation *op = x->operation;
+    const gint begun_before = op->step_begun, ended_before = op->step_ended;
+
+    op->step_begun = begun;
+    op->step_ended = ended;
+    if (ckpt_store_journal(x->store, op, change, error))
+        return TRUE;
+    op->step_begun = begun_before;
+    op->step_ended = ended_before;
+    return FALSE;
+}
+
 /* Journals that the step at `index` begins, and with it that the one before has ended. */
 static gboolean
 journal_begin(CkptExecution *x, gint index, GError **error)
 {
-    x->operation->step_begun = index;
-    x->operation->step_ended = index - 1;
     ckpt_fault_point();
-    if (!ckpt_store_journal(x->store, x->operation, NULL, error))
+    if (!journal(x, index, index - 1, NULL, error))
         return FALSE;
     ckpt_fault_point();
     if (x->on_step)
@@ -111,10 +125,8 @@ do_step(CkptExecution *x, gint index, GError **error)
     CkptStep *step = step_at(x->operation->plan, index);
     GCancellable *cancellable = x->cancellable;
 
-    if (step->kind == CKPT_STEP_CATALOGUE) {
-        x->operation->step_ended = index;
-        return ckpt_store_journal(x->store, x->operation, step->change, error);
-    }
+    if (step->kind == CKPT_STEP_CATALOGUE)
+        return journal(x, index, index, step->change, error);
     if (!prepare_step(x, step, error))
         return FALSE;
     return x->driver->step_do(x->driver, x->operation->plan, step, x->progress, x->data, cancellable,
@@ -123,7 +135,7 @@ do_step(CkptExecution *x, gint index, GError **error)
 
 /* A failure that must not undo or stop what the steps before have reached. */
 static gboolean
-is_bearable(CkptExecution *x, gint index, const GError *error)
+is_bearable(CkptExecution *x, gint index)
 {
     CkptPlan *plan = x->operation->plan;
     CkptStepKind kind = step_at(plan, index)->kind;
@@ -131,10 +143,10 @@ is_bearable(CkptExecution *x, gint index, const GError *error)
     /* The provisional manifest lies there; the catalogue has the whole truth. */
     if (kind == CKPT_STEP_WRITE_MANIFEST)
         return plan->no_return && index > (gint)plan->decisive;
-    /* A check that could not be made is made again before whatever comes next; one that found the chain
-     * to be wrong is not borne. */
+    /* A check that could not be made is made again before whatever comes next; what one found wrong is
+     * for the quarantine: the checkpoint is there all the same, and the caller must know it. */
     if (kind == CKPT_STEP_CHECK_CHAIN)
-        return is_committed(plan, index) && ckpt_error_reason(error) != CKPT_REASON_CHAIN_MISMATCH;
+        return is_committed(plan, index);
     return is_committed(plan, index) &&
            (kind == CKPT_STEP_REMOVE_FILE || kind == CKPT_STEP_REMOVE_MANIFEST ||
             kind == CKPT_STEP_UNSEAL);
@@ -145,6 +157,8 @@ bear(CkptExecution *x, gint index, const GError *error)
 {
     g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
 
+    if (ckpt_error_reason(error) == CKPT_REASON_CHAIN_MISMATCH)
+        ckpt_set_str(&x->alarm, error->message);
     g_ptr_array_add(x->operation->warnings, g_strdup_printf("%s: %s", what, error->message));
 }
 
@@ -152,6 +166,13 @@ static gboolean
 is_away(const GError *error)
 {
     return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
+}
+
+/* What passes: the same step can be done when libvirt is back, or the store is free. */
+static gboolean
+is_passing(const GError *error)
+{
+    return is_away(error) || ckpt_error_reason(error) == CKPT_REASON_STORE_FAILED;
 }
 
 static gboolean
@@ -291,7 +312,7 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
     if (op->step_begun == (gint)plan->decisive && op->step_ended < op->step_begun)
         return decide(x, cause, forward, error);
     if (op->step_begun > (gint)plan->decisive) {
-        if (is_away(cause)) {
+        if (is_passing(cause)) {
             g_propagate_error(error, cause);
             return CKPT_END_LATER;
         }
@@ -331,7 +352,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
             apply_identities(plan, i);
             continue;
         }
-        if (is_bearable(x, i, cause) && !is_away(cause)) {
+        if (!is_passing(cause) && is_bearable(x, i)) {
             bear(x, i, cause);
             g_error_free(cause);
             continue;
@@ -376,22 +397,62 @@ undo_step_stubbornly(CkptExecution *x, gint index, GError **error)
     }
 }
 
+/* A file that a failed restore cannot take away again must not keep the VM from running as before. */
+static gboolean
+is_left_behind(const CkptPlan *plan, gint index)
+{
+    CkptStepKind kind = step_at(plan, index)->kind;
+
+    return plan->kind == CKPT_KIND_RESTORE &&
+           (kind == CKPT_STEP_MAKE_OVERLAY || kind == CKPT_STEP_WRITE_MANIFEST);
+}
+
+/* Between the restored definition and the end somebody else may have started the VM: it then runs on the
+ * files that are about to go. One that is still to be stopped runs on its old ones. */
+static gboolean
+stop_restored(CkptExecution *x, GError **error)
+{
+    CkptOperation *op = x->operation;
+    CkptStep *stop;
+    gboolean done;
+
+    if (op->plan->kind != CKPT_KIND_RESTORE || op->step_ended < (gint)op->plan->decisive)
+        return TRUE;
+    for (gint i = op->step_ended + 1; i < (gint)op->plan->steps->len; i++)
+        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP)
+            return TRUE;
+    stop = ckpt_step_new(CKPT_STEP_STOP);
+    stop->power = CKPT_POWER_SHUT_OFF;
+    done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, error);
+    ckpt_step_free(stop);
+    return done;
+}
+
 /* All but STOP, from the last begun downwards; the VM is started again when everything else is as it
  * was. Each undo is idempotent, so that a crash in between does them all again. */
 static gboolean
 undo_steps(CkptExecution *x, GError **error)
 {
     CkptOperation *op = x->operation;
+    g_autoptr(GError) why = NULL;
     gint stop = -1;
 
+    if (!stop_restored(x, error))
+        return FALSE;
     for (gint i = op->step_begun; i >= 0; i--) {
         if (step_at(op->plan, i)->kind == CKPT_STEP_STOP) {
             stop = i;
             continue;
         }
         ckpt_fault_point();
-        if (!undo_step_stubbornly(x, i, error))
+        if (undo_step_stubbornly(x, i, &why))
+            continue;
+        if (!is_left_behind(op->plan, i) || is_away(why)) {
+            g_propagate_error(error, g_steal_pointer(&why));
             return FALSE;
+        }
+        g_warning("VM %s: left behind: %s", op->plan->vm_id, why->message);
+        g_clear_error(&why);
     }
     ckpt_fault_point();
     return stop < 0 || undo_step_stubbornly(x, stop, error);
@@ -422,7 +483,7 @@ undo(CkptExecution *x, GError *cause, GError **error)
                            "the agent was interrupted; the VM is as before");
         return store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
     }
-    if (is_away(why)) {
+    if (is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
         g_clear_error(&cause);
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_LATER;

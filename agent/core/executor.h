@@ -14,6 +14,8 @@ typedef struct {
     CkptProgressFunc progress;
     void (*on_step)(gpointer data); /* a step began */
     gpointer data;            /* for progress and on_step */
+    char *alarm;              /* result: why the VM is to be quarantined although it is DONE; NULL = it
+                                 is not. The caller frees it */
 } CkptExecution;
 
 typedef enum {

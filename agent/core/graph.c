@@ -12,6 +12,22 @@ ckpt_graph_find(GPtrArray *checkpoints, const char *id)
     return NULL;
 }
 
+/* One file may have several names (a symbolic link in its path): hazard A22 by another name. */
+static gboolean
+is_same(const CkptPlanInput *input, const char *a, const char *b)
+{
+    const CkptLayer *one, *other;
+
+    if (g_strcmp0(a, b) == 0)
+        return TRUE;
+    if (!a || !b)
+        return FALSE;
+    one = ckpt_vm_find_file(input->vm, a);
+    other = ckpt_vm_find_file(input->vm, b);
+    return one && other && one->exists && other->exists && one->id.device == other->id.device &&
+           one->id.inode == other->id.inode;
+}
+
 CkptCheckpoint *
 ckpt_graph_owner(const CkptPlanInput *input, const char *file, CkptCheckpointDisk **disk)
 {
@@ -21,7 +37,7 @@ ckpt_graph_owner(const CkptPlanInput *input, const char *file, CkptCheckpointDis
         for (guint k = 0; k < checkpoint->disks->len; k++) {
             CkptCheckpointDisk *candidate = g_ptr_array_index(checkpoint->disks, k);
 
-            if (!g_str_equal(candidate->sealed_file, file))
+            if (!is_same(input, candidate->sealed_file, file))
                 continue;
             if (disk)
                 *disk = candidate;
@@ -37,6 +53,19 @@ compare_layers(gconstpointer a, gconstpointer b)
     return g_strcmp0((*(CkptLayer *const *)a)->path, (*(CkptLayer *const *)b)->path);
 }
 
+/* The same overlay by another name is one reader, not two. */
+static gboolean
+has_layer(GPtrArray *layers, const CkptLayer *layer)
+{
+    for (guint i = 0; i < layers->len; i++) {
+        const CkptLayer *seen = g_ptr_array_index(layers, i);
+
+        if (seen->id.device == layer->id.device && seen->id.inode == layer->id.inode)
+            return TRUE;
+    }
+    return FALSE;
+}
+
 GPtrArray *
 ckpt_graph_readers(const CkptPlanInput *input, const char *file)
 {
@@ -48,7 +77,8 @@ ckpt_graph_readers(const CkptPlanInput *input, const char *file)
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         CkptLayer *layer = value;
 
-        if (layer->exists && g_strcmp0(layer->backing, file) == 0)
+        if (layer->exists && layer->backing && is_same(input, layer->backing, file) &&
+            !has_layer(readers, layer))
             g_ptr_array_add(readers, layer);
     }
     g_ptr_array_sort(readers, compare_layers);
@@ -80,7 +110,7 @@ ckpt_graph_attached(const CkptPlanInput *input, const char *file)
         for (guint k = 0; k < disk->chain->len; k++) {
             CkptLayer *layer = g_ptr_array_index(disk->chain, k);
 
-            if (g_str_equal(layer->path, file))
+            if (is_same(input, layer->path, file))
                 return disk;
         }
     }
@@ -93,7 +123,7 @@ ckpt_graph_is_top(const CkptPlanInput *input, const char *file)
     for (guint i = 0; i < input->vm->disks->len; i++) {
         CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
 
-        if (g_strcmp0(disk->source, file) == 0 || g_strcmp0(disk->live_source, file) == 0)
+        if (is_same(input, disk->source, file) || is_same(input, disk->live_source, file))
             return TRUE;
     }
     return FALSE;
@@ -111,7 +141,7 @@ ckpt_graph_user(const CkptPlanInput *input, const char *file)
     for (guint i = 0; i < input->vm->users->len; i++) {
         CkptFileUser *user = g_ptr_array_index(input->vm->users, i);
 
-        if (g_str_equal(user->file, file))
+        if (is_same(input, user->file, file))
             return user;
     }
     return NULL;

@@ -107,7 +107,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan)
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
     }
     plan->decisive = plan->steps->len;
-    ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops);
+    ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops)->power = input->vm->power;
     for (guint i = 0; i < disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
 

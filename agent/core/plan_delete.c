@@ -172,11 +172,13 @@ remap_disk(CkptCheckpoint *checkpoint, const char *target, const CkptCheckpointD
 }
 
 static void
-add_merge_step(CkptPlan *plan, const Merge *merge)
+add_merge_step(const CkptPlanInput *input, CkptPlan *plan, const Merge *merge)
 {
     CkptStep *step = ckpt_plan_add(plan, CKPT_STEP_MERGE);
+    const CkptDisk *present = ckpt_graph_attached(input, merge->overlay->path);
 
-    step->target = g_strdup(merge->disk->target);
+    /* The present name: the same disk may have been attached under another one. */
+    step->target = g_strdup(present ? present->target : merge->disk->target);
     step->file = g_strdup(merge->overlay->path);
     step->base = g_strdup(merge->disk->sealed_file);
     step->base_format = merge->disk->format;
@@ -197,7 +199,7 @@ add_merge(const CkptPlanInput *input, CkptPlan *plan, const Merge *merge, CkptCh
         ckpt_plan_add_unseal(plan, merge->overlay->path, merge->overlay_owner_disk->mode_before | 0600);
     if (merge->above_owner) /* its header is rewritten to lie on the merged file */
         ckpt_plan_add_unseal(plan, merge->above->path, merge->above_owner_disk->mode_before | 0600);
-    add_merge_step(plan, merge);
+    add_merge_step(input, plan, merge);
     if (merge->above_owner) {
         ckpt_plan_add_seal(plan, merge->above->path, merge->above_owner_disk->mode_before);
         ckpt_plan_add_identify(plan, merge->above->path);

@@ -52,8 +52,18 @@ refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **err
     const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
     CkptCheckpoint *owner = ckpt_graph_owner(input, top->path, NULL);
 
-    if (!owner)
+    if (!owner && !top->manifest)
         return FALSE;
+    if (!owner) {
+        ckpt_error_set(error, CKPT_REASON_VM_QUARANTINED,
+                       "disk %s is defined on %s, beside which lies the manifest (%s.vmckpt.json) of "
+                       "another VM's checkpoint: writing to it would ruin that one; if that "
+                       "checkpoint is gone, remove the manifest",
+                       disk->target, top->path, top->path);
+        ckpt_error_add(error, CKPT_META_DISK, disk->target);
+        ckpt_error_add(error, CKPT_META_FILE, top->path);
+        return TRUE;
+    }
     ckpt_error_set(error, CKPT_REASON_VM_QUARANTINED,
                    "disk %s is defined on %s, which is the sealed file of checkpoint %s (%s): "
                    "starting the VM would overwrite it; define the disk on the overlay that the VM "

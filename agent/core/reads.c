@@ -33,6 +33,7 @@ ckpt_vm_info_free(CkptVmInfo *info)
 typedef struct {
     GPtrArray *checkpoints;
     CkptVmRecord *record;
+    Situation *situation; /* NULL until its files were looked at */
 } Family;
 
 static void
@@ -42,6 +43,9 @@ family_free(gpointer data)
 
     g_clear_pointer(&family->checkpoints, g_ptr_array_unref);
     g_clear_pointer(&family->record, ckpt_vm_record_free);
+    if (family->situation)
+        ckpt_situation_clear(family->situation);
+    g_free(family->situation);
     g_free(family);
 }
 
@@ -104,24 +108,54 @@ fill_sizes(CkptCheckpointInfo *info, const CkptVm *vm)
     }
 }
 
-/* Looks at the files now. Where that cannot be done (libvirt is away, the VM is not defined here any
- * more) the row stands as it is. */
-static void
-verify_info(CkptEngine *engine, CkptCheckpointInfo *info)
+/* Looks at the VM's files, once for a page, and records what they say; not while an operation works on
+ * them: what was read may be half of before and half of after. */
+static gboolean
+look_at_family(CkptEngine *engine, Family *family, const char *vm_id, GError **error)
 {
-    g_auto(Situation) situation = {0};
-    g_autoptr(GError) error = NULL;
+    gboolean busy_before, busy_after;
+    guint64 turns = ckpt_engine_turns(engine, vm_id, &busy_before);
+
+    if (family->situation)
+        return TRUE;
+    family->situation = g_new0(Situation, 1);
+    if (!ckpt_situation_read(engine, vm_id, FALSE, family->situation, error)) {
+        ckpt_situation_clear(family->situation);
+        g_clear_pointer(&family->situation, g_free);
+        return FALSE;
+    }
+    if (turns == ckpt_engine_turns(engine, vm_id, &busy_after) && !busy_before && !busy_after)
+        ckpt_situation_record(engine, family->situation);
+    return TRUE;
+}
+
+/* The row as the files are now. FALSE when they cannot be looked at: what was true at some time is not
+ * passed on as verified. */
+static gboolean
+verify_info(CkptEngine *engine, GHashTable *families, CkptCheckpointInfo *info, GError **error)
+{
+    const char *vm_id = info->checkpoint->vm_id;
+    Family *family = get_family(engine, families, vm_id, error);
+    g_autoptr(GError) why = NULL;
     CkptCheckpoint *row;
 
-    if (!ckpt_situation_read(engine, info->checkpoint->vm_id, FALSE, &situation, &error))
-        return;
-    row = ckpt_graph_find(situation.checkpoints, info->checkpoint->id);
-    if (!row)
-        return;
-    ckpt_situation_record(engine, &situation);
+    if (!family)
+        return FALSE;
+    if (!look_at_family(engine, family, vm_id, &why)) {
+        if (ckpt_error_reason(why) != CKPT_REASON_VM_NOT_FOUND) {
+            g_propagate_error(error, g_steal_pointer(&why));
+            return FALSE;
+        }
+        ckpt_set_str(&info->checkpoint->disabled_reason, "its VM is not defined on this host");
+        return TRUE;
+    }
+    row = ckpt_graph_find(family->situation->checkpoints, info->checkpoint->id);
+    if (!row) /* deleted since it was listed */
+        return TRUE;
     ckpt_checkpoint_free(info->checkpoint);
     info->checkpoint = ckpt_checkpoint_copy(row);
-    fill_sizes(info, situation.vm);
+    fill_sizes(info, family->situation->vm);
+    return TRUE;
 }
 
 CkptCheckpointInfo *
@@ -129,16 +163,16 @@ ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify, 
 {
     g_autoptr(GHashTable) families = families_new();
     g_autoptr(CkptCheckpoint) checkpoint = ckpt_store_get_checkpoint(engine->store, id, error);
-    CkptCheckpointInfo *info;
+    g_autoptr(CkptCheckpointInfo) info = NULL;
 
     if (!checkpoint) {
         ckpt_error_add(error, CKPT_META_CHECKPOINT, id);
         return NULL;
     }
     info = make_info(engine, families, checkpoint, error);
-    if (info && verify)
-        verify_info(engine, info);
-    return info;
+    if (!info || (verify && !verify_info(engine, families, info, error)))
+        return NULL;
+    return g_steal_pointer(&info);
 }
 
 GPtrArray *
@@ -158,9 +192,9 @@ ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *quer
 
         if (!info)
             return NULL;
-        if (verify)
-            verify_info(engine, info);
         g_ptr_array_add(infos, info);
+        if (verify && !verify_info(engine, families, info, error))
+            return NULL;
     }
     return g_steal_pointer(&infos);
 }

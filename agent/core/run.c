@@ -35,7 +35,6 @@ take_over_delete(CkptEngine *engine, CkptOperation *op, GError **error)
     CkptOperationQuery query = {
         .checkpoint_id = op->checkpoint_id,
         .states = 1u << CKPT_OP_FAILED | 1u << CKPT_OP_CANCELLED,
-        .limit = 500,
     };
     g_autoptr(GPtrArray) earlier = ckpt_store_list_operations(engine->store, &query, error);
 
@@ -98,7 +97,7 @@ lift_quarantine(CkptEngine *engine, Situation *situation, GError **error)
 }
 
 gboolean
-ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error)
+ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error)
 {
     g_auto(Situation) situation = {0};
     g_autoptr(GError) refusal = NULL;
@@ -111,8 +110,9 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, GError **error)
         return take_over_delete(engine, op, error);
     op->plan = ckpt_plan_make(&situation.input, op->request, &refusal);
     if (op->plan)
-        return lift_quarantine(engine, &situation, error);
-    note_refusal(engine, &situation, refusal);
+        return dry || lift_quarantine(engine, &situation, error);
+    if (!dry)
+        note_refusal(engine, &situation, refusal);
     g_propagate_error(error, g_steal_pointer(&refusal));
     return FALSE;
 }
@@ -184,9 +184,11 @@ copy_metadata(CkptOperation *op, const GError *error)
         op->metadata = g_hash_table_ref(metadata);
 }
 
-static void
+/* FALSE when the store does not take it: the operation has not ended, then. */
+static gboolean
 store_failure(CkptEngine *engine, CkptOperation *op, const GError *error)
 {
+    const CkptOpState before = op->state;
     g_autoptr(GError) why = NULL;
 
     op->reason = ckpt_error_reason(error);
@@ -197,8 +199,11 @@ store_failure(CkptEngine *engine, CkptOperation *op, const GError *error)
     copy_metadata(op, error);
     g_message("%s of VM %s for %s failed: %s: %s", ckpt_kind_name(op->kind), op->vm_id, op->identity,
               ckpt_reason_name(op->reason), error->message);
-    if (!ckpt_store_end_operation(engine->store, op, NULL, &why))
-        g_warning("cannot store the end of operation %s: %s", op->request_id, why->message);
+    if (ckpt_store_end_operation(engine->store, op, NULL, &why))
+        return TRUE;
+    g_warning("cannot store the end of operation %s: %s", op->request_id, why->message);
+    op->state = before;
+    return FALSE;
 }
 
 static gboolean
@@ -218,6 +223,21 @@ check_start(const CkptOperation *op, LiveOp *live, GError **error)
     return TRUE;
 }
 
+static gboolean
+is_deleting(CkptEngine *engine, const char *id)
+{
+    g_autoptr(CkptCheckpoint) row = ckpt_store_get_checkpoint(engine->store, id, NULL);
+
+    return row && row->state == CKPT_STATE_DELETING;
+}
+
+static void
+drop_plan(CkptOperation *op)
+{
+    g_clear_pointer(&op->plan, ckpt_plan_free);
+    op->step_begun = op->step_ended = -1;
+}
+
 /* From QUEUED to RUNNING, with a journalled plan. */
 static gboolean
 begin(CkptEngine *engine, LiveOp *live, GError **error)
@@ -229,7 +249,9 @@ begin(CkptEngine *engine, LiveOp *live, GError **error)
     op->started_us = g_get_real_time();
     if (op->kind == CKPT_KIND_UPDATE)
         return TRUE;
-    if (!op->plan && !ckpt_engine_plan(engine, op, error))
+    if (op->plan && !is_deleting(engine, op->checkpoint_id))
+        drop_plan(op); /* somebody else has finished that delete since */
+    if (!op->plan && !ckpt_engine_plan(engine, op, FALSE, error))
         return FALSE;
     ckpt_set_str(&op->checkpoint_id, op->plan->checkpoint_id);
     op->state = CKPT_OP_RUNNING;
@@ -283,7 +305,12 @@ execute(CkptEngine *engine, LiveOp *live, GError **error)
         .data = &telling,
     };
 
-    return ckpt_execute(&execution, error);
+    CkptEnd end = ckpt_execute(&execution, error);
+
+    if (execution.alarm)
+        quarantine(engine, live->op->vm_id, execution.alarm);
+    g_free(execution.alarm);
+    return end;
 }
 
 CkptEnd
@@ -305,17 +332,20 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
         break;
     case CKPT_END_STUCK:
         quarantine(engine, op->vm_id, (*error)->message);
-        store_failure(engine, op, *error);
+        if (!store_failure(engine, op, *error))
+            end = CKPT_END_LATER;
         break;
     case CKPT_END_FAILED:
         ckpt_error_add(error, CKPT_META_VM, op->vm_id);
-        store_failure(engine, op, *error);
+        if (!store_failure(engine, op, *error))
+            end = CKPT_END_LATER;
         break;
     case CKPT_END_LATER:
         g_warning("%s of VM %s is not finished yet: %s", ckpt_kind_name(op->kind), op->vm_id,
                   (*error)->message);
-        g_clear_error(error);
         break;
     }
+    if (end == CKPT_END_LATER)
+        g_clear_error(error);
     return end;
 }

@@ -117,26 +117,15 @@ verify(const Situation *situation, CkptCheckpoint *checkpoint)
 void
 ckpt_situation_record(CkptEngine *engine, Situation *situation)
 {
-    g_autoptr(CkptChange) change = ckpt_change_new();
+    g_autoptr(GPtrArray) changed = g_ptr_array_new();
     g_autoptr(GError) error = NULL;
 
     for (guint i = 0; i < situation->checkpoints->len; i++) {
         CkptCheckpoint *checkpoint = g_ptr_array_index(situation->checkpoints, i);
 
         if (verify(situation, checkpoint))
-            g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(checkpoint));
+            g_ptr_array_add(changed, checkpoint);
     }
-    if (change->upserts->len > 0 &&
-        !ckpt_store_apply(engine->store, change, situation->vm->id, &error))
+    if (changed->len > 0 && !ckpt_store_note_verified(engine->store, changed, &error))
         g_warning("cannot record which checkpoints are enabled: %s", error->message);
-    for (guint i = 0; i < change->upserts->len; i++) {
-        CkptCheckpoint *row = g_ptr_array_index(change->upserts, i);
-
-        for (guint k = 0; k < situation->checkpoints->len; k++) {
-            CkptCheckpoint *checkpoint = g_ptr_array_index(situation->checkpoints, k);
-
-            if (g_str_equal(checkpoint->id, row->id))
-                checkpoint->revision = row->revision;
-        }
-    }
 }

@@ -125,6 +125,10 @@ ckpt_answer_from_store(CkptEngine *engine, const char *identity, const char *req
 
     if (!op && !error)
         ckpt_error_set(&error, CKPT_REASON_INTERNAL, "operation %s is not in the store", request_id);
+    if (op && !any_end && (op->state == CKPT_OP_QUEUED || op->state == CKPT_OP_RUNNING)) {
+        set_running_error(request_id, &error);
+        g_clear_pointer(&op, ckpt_operation_free);
+    }
     if (op && !any_end && (op->state == CKPT_OP_FAILED || op->state == CKPT_OP_CANCELLED)) {
         ckpt_operation_error(op, &error);
         g_clear_pointer(&op, ckpt_operation_free);

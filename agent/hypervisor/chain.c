@@ -5,6 +5,7 @@
 
 /* qemuDomainStorageSourceValidateDepth(). */
 #define MAX_DEPTH 200
+#define CHECK_LOOKS 5
 
 GHashTable *
 ckpt_chain_files_new(void)
@@ -301,15 +302,30 @@ check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
     return locks_agree(disk->target, chain, view->active, error);
 }
 
+static gboolean
+check_disks(const CkptView *view, GPtrArray *disks, GError **error)
+{
+    for (guint i = 0; disks && i < disks->len; i++)
+        if (!check_disk(view, g_ptr_array_index(disks, i), error))
+            return FALSE;
+    return TRUE;
+}
+
 gboolean
 ckpt_step_check_chain(CkptRun *run, GError **error)
 {
-    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    /* A VM that starts or stops in mid-look would show a mismatch that is none. */
+    for (guint i = 1;; i++) {
+        g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+        g_autoptr(GError) mismatch = NULL;
 
-    if (!view)
-        return FALSE;
-    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++)
-        if (!check_disk(view, g_ptr_array_index(run->step->disks, i), error))
+        if (!view)
             return FALSE;
-    return TRUE;
+        if (check_disks(view, run->step->disks, &mismatch))
+            return TRUE;
+        if (i < CHECK_LOOKS && ckpt_view_is_stale(view))
+            continue;
+        g_propagate_error(error, g_steal_pointer(&mismatch));
+        return FALSE;
+    }
 }

@@ -84,7 +84,8 @@ ckpt_step_define_undo(CkptRun *run, GError **error)
     g_autoptr(virDomain) domain =
         ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
 
-    return domain && define(run, step->definition_before, error) &&
+    /* Under the name that it has now: it may have been renamed since. */
+    return domain && define_as(run, domain, step->definition_before, NULL, error) &&
            set_autostart(domain, step->autostart_before, error);
 }
 

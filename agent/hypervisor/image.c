@@ -343,6 +343,16 @@ fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
     return TRUE;
 }
 
+static gboolean
+has_manifest(const char *path)
+{
+    char *real = realpath(path, NULL);
+    g_autofree char *manifest = real ? g_strconcat(real, CKPT_MANIFEST_ENDING, NULL) : NULL;
+
+    free(real);
+    return manifest && g_file_test(manifest, G_FILE_TEST_EXISTS);
+}
+
 CkptLayer *
 ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError **fault)
 {
@@ -368,6 +378,7 @@ ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError 
     }
     clean = fill_open(layer, fd, header, fault);
     close(fd);
+    layer->manifest = has_manifest(path);
     if (!clean) {
         g_prefix_error(fault, "file %s: ", path);
         ckpt_error_add(fault, CKPT_META_FILE, path);

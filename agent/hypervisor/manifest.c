@@ -1,4 +1,5 @@
 /* The manifest beside each sealed file: what a lost catalogue is rebuilt from. */
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 
 #include <errno.h>
@@ -8,13 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ENDING ".vmckpt.json"
 #define NEW ".new"
 
 static char *
 path_of(const CkptDiskFile *disk)
 {
-    return g_strconcat(disk->file, ENDING, NULL);
+    return g_strconcat(disk->file, CKPT_MANIFEST_ENDING, NULL);
 }
 
 static gboolean

@@ -277,7 +277,9 @@ ckpt_step_merge(CkptRun *run, GError **error)
     /* Once the saved definition was seen to be right, or nothing came of it. */
     if (ckpt_merge_resume(run, &paused))
         return done;
-    /* Its reason counts: with libvirt away the step is run again, and with it the resume. */
+    /* A suspended guest comes before whatever else went wrong: as if libvirt were away, the step is run
+     * again, and with it the resume. */
+    paused->code = CKPT_REASON_HYPERVISOR_UNAVAILABLE;
     if (!done && error && *error) {
         g_prefix_error(&paused, "%s; ", (*error)->message);
         g_clear_error(error);

@@ -134,6 +134,20 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     return outcome;
 }
 
+/* A disk that was resized since its overlay was made would get its old size back. */
+static gboolean
+has_size_of(const CkptLayer *overlay, const char *top, GError **error)
+{
+    CkptLayer *below = ckpt_layer_look(top, overlay->backing_format, NULL, NULL);
+    gboolean same = below->virtual_size == overlay->virtual_size;
+
+    if (!same)
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY, "%s was resized meanwhile: repeat the request",
+                       top);
+    ckpt_layer_free(below);
+    return same;
+}
+
 /* REUSE_EXT takes any file: one whose header names another one would run, and ruin that one at its
  * merge (hazard A25). */
 static gboolean
@@ -155,10 +169,34 @@ overlay_fits(const CkptView *view, const CkptDiskFile *disk, GError **error)
                        overlay->backing ? overlay->backing : "nothing",
                        ckpt_format_name(overlay->backing_format), disk->target,
                        top ? top : "nothing");
+    fits = fits && has_size_of(overlay, top, error);
     ckpt_layer_free(overlay);
     ckpt_error_add(error, CKPT_META_DISK, disk->target);
     ckpt_error_add(error, CKPT_META_FILE, disk->file);
     return fits;
+}
+
+/* What the reply will say of the checkpoint was decided on how the VM was when it was planned. */
+static gboolean
+is_as_planned(CkptRun *run, const CkptView *view, GError **error)
+{
+    const CkptXmlDomain *present = view->active ? view->live_xml : view->definition_xml;
+    gboolean was_off = run->step->power == CKPT_POWER_SHUT_OFF;
+    guint captured = 0;
+
+    for (guint i = 0; i < present->disks->len; i++)
+        captured += ckpt_xml_disk_is_captured(g_ptr_array_index(present->disks, i));
+    if (run->step->power != CKPT_POWER_UNKNOWN && was_off == (view->active != 0)) {
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM was %s meanwhile: repeat the request",
+                       view->active ? "started" : "stopped");
+        return FALSE;
+    }
+    if (captured != run->step->disks->len) {
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                       "a disk was attached or detached meanwhile: repeat the request");
+        return FALSE;
+    }
+    return TRUE;
 }
 
 static gboolean
@@ -193,6 +231,8 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     case CKPT_OUTCOME_NOT_DONE:
         break;
     }
+    if (!is_as_planned(run, view, error))
+        return FALSE;
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
             return FALSE;

@@ -13,7 +13,8 @@ typedef enum {
                                    removed, if it is the one we made and nothing has it open */
     CKPT_STEP_SEAL,             /* `file` to mode 0440. Undo: back to `mode` */
     CKPT_STEP_UNSEAL,           /* `file` to `mode`, for its own merge. Undo: 0440 */
-    CKPT_STEP_SNAPSHOT,         /* each of `disks` from its present top to its `file`, atomically */
+    CKPT_STEP_SNAPSHOT,         /* each of `disks` from its present top to its `file`, atomically; refused
+                                   if the VM was started or stopped since it was `power` */
     CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id` */
     CKPT_STEP_WRITE_MANIFEST,   /* the manifest of checkpoint `checkpoint_id` beside each of `disks`,
                                    `text` as contents; 0600, synced. Undo: removed */

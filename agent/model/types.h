@@ -75,6 +75,7 @@ typedef struct {
     guint uid, gid;
     char *backing;          /* absolute path that its own qcow2 header names; NULL = none (raw) */
     CkptFormat backing_format; /* as that header says; 0 = it does not */
+    gboolean manifest;      /* a checkpoint's manifest lies beside it: somebody has sealed it */
     gboolean bitmaps;       /* has persistent dirty bitmaps */
     gboolean encrypted;     /* its header says so */
     gboolean read_locked;   /* a process holds QEMU's lock byte 100 (consistent read) */

@@ -146,6 +146,61 @@ ckpt_store_apply(CkptStore *store, CkptChange *change, const char *vm_id, GError
     return TRUE;
 }
 
+/* ---- What verification found ---- */
+
+typedef struct {
+    GPtrArray *rows;
+    GArray *revisions; /* new ones; 0 = the row was changed or removed since it was read */
+} Verified;
+
+static gboolean
+note_row(CkptDatabase *db, const CkptCheckpoint *row, guint64 *revision, GError **error)
+{
+    g_autofree char *body = ckpt_checkpoint_to_json(row);
+    gboolean failed = FALSE;
+    sqlite3_stmt *statement = ckpt_database_query(
+        db, error,
+        "UPDATE checkpoints SET enabled = ?3, revision = revision + 1, body = ?4"
+        " WHERE id = ?1 AND revision = ?2 RETURNING revision",
+        "tiit", row->id, (gint64)row->revision, (gint64)is_enabled(row), body);
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        *revision = (guint64)sqlite3_column_int64(statement, 0);
+    return !failed;
+}
+
+static gboolean
+note_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    Verified *verified = data;
+
+    for (guint i = 0; i < verified->rows->len; i++) {
+        guint64 revision = 0;
+
+        if (!note_row(db, g_ptr_array_index(verified->rows, i), &revision, error))
+            return FALSE;
+        g_array_append_val(verified->revisions, revision);
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_store_note_verified(CkptStore *store, GPtrArray *rows, GError **error)
+{
+    g_autoptr(GArray) revisions = g_array_new(FALSE, FALSE, sizeof(guint64));
+    Verified verified = {rows, revisions};
+
+    if (!ckpt_store_write(store, note_work, &verified, error))
+        return FALSE;
+    for (guint i = 0; i < rows->len; i++)
+        if (g_array_index(revisions, guint64, i))
+            ((CkptCheckpoint *)g_ptr_array_index(rows, i))->revision =
+                g_array_index(revisions, guint64, i);
+    return TRUE;
+}
+
 /* ---- Reads: the store thread copies rows, their reader parses them ---- */
 
 typedef struct {

@@ -44,7 +44,7 @@ unfinished_work(CkptDatabase *db, gpointer data, GError **error)
 {
     Read *read = data;
     sqlite3_stmt *statement = ckpt_database_query(
-        db, error, CKPT_OPERATION_SELECT " WHERE state <= 2 ORDER BY number", "");
+        db, error, CKPT_OPERATION_SELECT " WHERE state <= 2 ORDER BY state DESC, number", "");
 
     return ckpt_operation_rows(db, statement, read->operations, error);
 }
@@ -378,7 +378,12 @@ forget_work(CkptDatabase *db, gpointer data, GError **error)
 {
     Write *write = data;
 
-    return ckpt_database_run(db, error, "DELETE FROM operations WHERE state > 2 AND ended_us < ?1",
+    /* But for the plan by which a delete that has begun can be finished. */
+    return ckpt_database_run(db, error,
+                             "DELETE FROM operations WHERE state > 2 AND ended_us < ?1"
+                             " AND NOT EXISTS (SELECT 1 FROM checkpoints"
+                             " WHERE checkpoints.id = operations.checkpoint_id"
+                             " AND checkpoints.state = 2)",
                              "i", write->before_us);
 }
 

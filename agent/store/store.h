@@ -40,7 +40,7 @@ gboolean ckpt_store_journal(CkptStore *store, const CkptOperation *operation, Ck
 /* Writes how it ended, and a change, in one transaction. */
 gboolean ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation,
                                   CkptChange *change, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* QUEUED and RUNNING ones, in the order in which they came: what a crash left. */
+/* RUNNING ones, then QUEUED ones, each in the order in which they came: what a crash left. */
 GPtrArray *ckpt_store_unfinished_operations(CkptStore *store, GError **error);
 typedef struct {
     const char *identity; /* NULL = everybody's */
@@ -77,7 +77,11 @@ typedef struct {
 } CkptCheckpointQuery;
 GPtrArray *ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query,
                                        GError **error);
-/* A change outside of an operation (a disabled_reason found on verification). */
+/* Records disabled_reason of rows (CkptCheckpoint, borrowed) that were read and verified: only of those
+ * that nobody has changed or removed since; sets the revisions of these. */
+gboolean ckpt_store_note_verified(CkptStore *store, GPtrArray *rows, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* A change outside of an operation, for tests and repairs. */
 gboolean ckpt_store_apply(CkptStore *store, CkptChange *change, const char *vm_id, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 

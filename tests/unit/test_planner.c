@@ -344,6 +344,26 @@ a_definition_on_a_sealed_file_quarantines(void **state) /* hazard A22 */
 }
 
 static void
+a_file_that_another_vms_checkpoint_sealed_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(0);
+
+    ckpt_vm_find_file(world->vm, "/img/web.raw")->manifest = TRUE;
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_QUARANTINED);
+}
+
+static void
+a_sealed_file_by_another_name_quarantines_too(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    add_file(world, "/alias/web.raw", NULL)->id =
+        ckpt_vm_find_file(world->vm, "/img/web.raw")->id;
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/alias/web.raw");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_QUARANTINED);
+}
+
+static void
 a_chain_that_somebody_moved_is_refused(void **state)
 {
     g_autoptr(World) world = world_with_line(2);
@@ -642,6 +662,8 @@ main(void)
         cmocka_unit_test(create_is_refused_below_the_reserve),
         cmocka_unit_test(an_obstacle_refuses_everything_by_its_name),
         cmocka_unit_test(a_definition_on_a_sealed_file_quarantines),
+        cmocka_unit_test(a_file_that_another_vms_checkpoint_sealed_is_refused),
+        cmocka_unit_test(a_sealed_file_by_another_name_quarantines_too),
         cmocka_unit_test(a_chain_that_somebody_moved_is_refused),
         cmocka_unit_test(restore_defines_before_it_stops_and_keeps_the_present_state),
         cmocka_unit_test(restore_of_a_vm_that_is_off_stops_nothing),
