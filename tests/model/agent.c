@@ -94,6 +94,8 @@ strike(Model *model, const Fault *fault, gboolean of_store, const CkptStep *step
             return TRUE;
         if (step)
             excuse(model, step);
+        else
+            model->manifests_open = TRUE; /* who writes one asks first for whom it is */
         ckpt_error_set(error,
                        fault->chance % 2 ? CKPT_REASON_FILE_FAILED : CKPT_REASON_HYPERVISOR_FAILED,
                        "told to fail");

@@ -130,7 +130,7 @@ check_files(Model *model, const CkptCheckpoint *row, const Expected *expected)
             model_fail(model, "checkpoint %s: the catalogue is wrong about who made %s", row->id,
                        file->path);
         else if (g_strcmp0(g_hash_table_lookup(model->sim->manifests, file->path), row->id) != 0 &&
-                 !g_hash_table_contains(model->excused, file->path))
+                 !model->manifests_open && !g_hash_table_contains(model->excused, file->path))
             model_fail(model, "checkpoint %s: its manifest beside %s is missing", row->id, file->path);
     }
     return TRUE;
@@ -273,11 +273,12 @@ check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         CkptSimFile *file = value;
 
-        if (!file->agent_made || g_hash_table_contains(model->excused, file->path))
+        if (!file->agent_made)
             continue;
         if (!is_owned(owned, file->path))
             model_fail(model, "%s is left, and nobody owns it", file->path);
-        else if (!g_hash_table_contains(needed, file->path) && !is_deleting(model))
+        else if (!g_hash_table_contains(needed, file->path) && !is_deleting(model) &&
+                 !g_hash_table_contains(model->excused, file->path))
             model_fail(model, "%s is left, and nobody needs it", file->path);
     }
     for (guint i = 0; i < owned->len; i++)
@@ -285,7 +286,8 @@ check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
             model_fail(model, "%s is owned, and is not there", (char *)owned->pdata[i]);
     g_hash_table_iter_init(&iter, model->sim->manifests);
     while (g_hash_table_iter_next(&iter, &key, &value))
-        if (!model_find_expected(model, value) && !g_hash_table_contains(model->excused, key))
+        if (!model_find_expected(model, value) && !model->manifests_open &&
+            !g_hash_table_contains(model->excused, key))
             model_fail(model, "a manifest of checkpoint %s, which is gone, lies beside %s",
                        (char *)value, (char *)key);
 }

@@ -140,6 +140,7 @@ typedef struct {
     GPtrArray *past;           /* Past */
     GHashTable *captures;      /* checkpoint ID → State, at the instant of its snapshot */
     guint touched;             /* the VM that the last action was about */
+    gboolean manifests_open;   /* one may be missing */
     GHashTable *excused;       /* paths whose removal, or whose manifest's, was told to fail */
     guint32 last_value;        /* that a guest wrote */
     guint last_disk, last_file;

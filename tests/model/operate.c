@@ -91,8 +91,14 @@ leave_disks(Model *model, const Attempt *attempt, char *const *tops)
         Detached *detached;
         CkptSimFile *file = ckpt_sim_find(model->sim, tops[i]);
 
-        if (!before->disks[i].attached || state_has_disk(&attempt->restored, before->disks[i].disk))
+        if (!before->disks[i].attached)
             continue;
+        if (state_has_disk(&attempt->restored, before->disks[i].disk)) {
+            /* To be removed, or, where the planner is not certain, left with a warning. */
+            if (file)
+                g_hash_table_add(model->excused, g_strdup(tops[i]));
+            continue;
+        }
         if (before->disks[i].clone && file && !file->agent_made)
             continue;
         if (!file) {
@@ -182,7 +188,8 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
         }
     if (model_is_odd(model) &&
         (reason == CKPT_REASON_VM_QUARANTINED || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
-         reason == CKPT_REASON_DISK_FILE_MISSING || reason == CKPT_REASON_CHAIN_MISMATCH))
+         reason == CKPT_REASON_DISK_FILE_MISSING || reason == CKPT_REASON_CHAIN_MISMATCH ||
+         reason == CKPT_REASON_VM_BUSY))
         return TRUE;
     if (reason == CKPT_REASON_CHAIN_MISMATCH && vm->reattached)
         return TRUE;

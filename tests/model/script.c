@@ -19,7 +19,7 @@ static const struct {
 #define KIND(name, weight) [name] = {#name, weight}
     KIND(ACT_WRITE, 26),   KIND(ACT_CREATE, 18), KIND(ACT_RESTORE, 13),  KIND(ACT_DELETE, 20),
     KIND(ACT_UPDATE, 2),   KIND(ACT_REPEAT, 3),  KIND(ACT_POWER, 6),     KIND(ACT_RESIZE, 2),
-    KIND(ACT_ATTACH, 3),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 1),
+    KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
 #undef KIND
 };
@@ -45,10 +45,10 @@ draw_kind(guint64 *state)
 }
 
 static void
-draw_fault(guint64 *state, Fault *fault)
+draw_fault(guint64 *state, guint within, Fault *fault)
 {
     fault->kind = (FaultKind)(1 + script_next(state) % (FAULT_KINDS - 1));
-    fault->at = 1 + (guint)(script_next(state) % 50);
+    fault->at = 1 + (guint)(script_next(state) % within);
     fault->chance = (guint32)script_next(state);
 }
 
@@ -67,9 +67,10 @@ script_draw(guint64 seed, Action *actions, guint count)
         action->d = (guint32)script_next(&state);
         if (action->kind < ACT_CREATE || action->kind > ACT_DELETE || script_next(&state) % 2)
             continue;
-        draw_fault(&state, &action->faults[0]);
-        if (script_next(&state) % 4 == 0)
-            draw_fault(&state, &action->faults[1]);
+        draw_fault(&state, 50, &action->faults[0]);
+        /* A second one is the most telling where the first is being dealt with. */
+        if (script_next(&state) % 3 == 0)
+            draw_fault(&state, script_next(&state) % 2 ? 4 : 30, &action->faults[1]);
     }
 }
 

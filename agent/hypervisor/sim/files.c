@@ -158,7 +158,25 @@ ckpt_sim_locks(CkptSim *sim, const CkptSimFile *file, gboolean *read, gboolean *
     }
 }
 
-/* Who would miss it: QEMU, a definition's chain, another file's header. */
+static char *
+find_definition(CkptSim *sim, const CkptSimFile *file)
+{
+    for (guint i = 0; i < sim->vms->len; i++) {
+        CkptSimVm *vm = g_ptr_array_index(sim->vms, i);
+
+        for (guint k = 0; k < vm->definition->disks->len; k++) {
+            CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, k);
+            g_autoptr(GPtrArray) chain = ckpt_sim_chain(sim, disk->source);
+
+            if (chain && g_ptr_array_find(chain, file, NULL))
+                return g_strdup_printf("the definition of %s", vm->name);
+        }
+    }
+    return NULL;
+}
+
+/* Who would miss it: QEMU, a definition's chain, the header of a file of the agent's. An owner's file that
+ * no definition and no checkpoint has is nobody's business. */
 static char *
 find_user(CkptSim *sim, const CkptSimFile *file)
 {
@@ -173,20 +191,10 @@ find_user(CkptSim *sim, const CkptSimFile *file)
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         CkptSimFile *other = value;
 
-        if (!other->given_up && g_strcmp0(other->backing, file->path) == 0)
+        if (other->agent_made && !other->given_up && g_strcmp0(other->backing, file->path) == 0)
             return g_strdup(other->path);
     }
-    for (guint i = 0; i < sim->vms->len; i++) {
-        CkptSimVm *vm = g_ptr_array_index(sim->vms, i);
-
-        for (guint k = 0; k < vm->definition->disks->len; k++) {
-            CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, k);
-
-            if (g_strcmp0(disk->source, file->path) == 0)
-                return g_strdup_printf("the definition of %s", vm->name);
-        }
-    }
-    return NULL;
+    return find_definition(sim, file);
 }
 
 void
