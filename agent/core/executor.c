@@ -301,10 +301,12 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
 {
     CkptOperation *op = x->operation;
     CkptPlan *plan = op->plan;
-    g_autofree char *what = ckpt_step_describe(step_at(plan, op->step_begun));
+    g_autofree char *what =
+        op->step_begun < 0 ? NULL : ckpt_step_describe(step_at(plan, op->step_begun));
 
     *forward = FALSE;
-    g_prefix_error(&cause, "%s: ", what);
+    if (what)
+        g_prefix_error(&cause, "%s: ", what);
     if (store_is_gone(x) && op->step_begun >= (gint)plan->decisive) {
         g_propagate_error(error, cause); /* what is done is journalled; the next start finishes it */
         return CKPT_END_LATER;
@@ -360,6 +362,9 @@ forward_from(CkptExecution *x, gint from, GError **error)
         end = handle_failure(x, cause, &go_on, error);
         if (!go_on)
             return end;
+        /* It was the journal that failed if the step now known to be done is the one before. */
+        i = x->operation->step_begun;
+        apply_identities(plan, i);
     }
     return finish(x, error);
 }

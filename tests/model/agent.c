@@ -85,6 +85,8 @@ strike(Model *model, const Fault *fault, gboolean of_store, const CkptStep *step
     model->moments = 0; /* the next one's are counted from here */
     switch (fault->kind) {
     case FAULT_ERROR:
+        if (of_store && fault->chance % 4 == 0 && model->journalling)
+            return FALSE; /* this once: a backup has the database */
         if (of_store) {
             model->store_failed = TRUE;
             model_wake(model);
@@ -172,10 +174,11 @@ on_moment(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptSt
 /* ---- What the linker puts in the place of the real functions ---- */
 
 static gboolean
-store_fails(GError **error)
+store_fails(gboolean journalling, GError **error)
 {
     g_autoptr(GError) ignored = NULL;
 
+    model_present->journalling = journalling;
     if (!model_present->store_failed && pass(model_present, TRUE, NULL, FALSE, &ignored))
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the store is read-only");
@@ -188,7 +191,8 @@ store_fails(GError **error)
     gboolean __wrap_##name parameters;                                                             \
     gboolean __wrap_##name parameters                                                              \
     {                                                                                              \
-        return !store_fails(error) && __real_##name arguments;                                     \
+        return !store_fails(g_str_equal(#name, "ckpt_store_journal"), error) &&                     \
+               __real_##name arguments;                                                            \
     }
 
 WRAP(ckpt_store_add_operation, (CkptStore * store, CkptOperation *op, GError **error),

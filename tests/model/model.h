@@ -154,7 +154,7 @@ typedef struct {
     guint away;                /* calls for which libvirt stays away */
     int dead;                  /* atomic: from here on nothing has any effect */
     gboolean fired;            /* a fault took effect in this attempt */
-    gboolean store_failed;
+    gboolean store_failed, journalling;
 
     GMutex lock;
     GCond changed;             /* answered, or dead */

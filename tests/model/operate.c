@@ -404,7 +404,6 @@ void
 model_repeat(Model *model, const Action *action)
 {
     g_auto(Answer) answer = {0};
-    g_autofree char *other = NULL;
     Attempt attempt;
     CkptRequest *request;
     Past *past;
