@@ -82,12 +82,20 @@ on_watchdog(gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
-/* Whether a trim is due; atomic. */
-static int trim_due;
+/* When there was last something to do, in seconds, and whether the timer runs; atomic. */
+static int last_work, trim_due;
+
+static int
+seconds_now(void)
+{
+    return (int)(g_get_monotonic_time() / G_USEC_PER_SEC);
+}
 
 static gboolean
 on_trim(gpointer data)
 {
+    if (seconds_now() - g_atomic_int_get(&last_work) < TRIM_AFTER_S)
+        return G_SOURCE_CONTINUE;
     g_atomic_int_set(&trim_due, 0);
     ckpt_process_trim();
     return G_SOURCE_REMOVE;
@@ -97,6 +105,7 @@ on_trim(gpointer data)
 static void
 trim_later(void)
 {
+    g_atomic_int_set(&last_work, seconds_now());
     if (g_atomic_int_compare_and_exchange(&trim_due, 0, 1))
         g_timeout_add_seconds(TRIM_AFTER_S, on_trim, NULL);
 }
@@ -107,6 +116,21 @@ on_operation(guint64 number, const CkptOperation *operation, guint64 bytes_done,
 {
     trim_later();
 }
+
+static void
+handle_call(gpointer service, CkptCall *call, GBytes *request)
+{
+    trim_later();
+    ckpt_service_vtable()->handle(service, call, request);
+}
+
+static CkptMethodKind
+lookup_method(gpointer service, const char *method, gboolean *slow)
+{
+    return ckpt_service_vtable()->lookup(service, method, slow);
+}
+
+static const CkptServiceVtable served = {lookup_method, handle_call};
 
 static gboolean
 build(Agent *agent, const CkptConfig *config, GError **error)
@@ -136,7 +160,7 @@ build(Agent *agent, const CkptConfig *config, GError **error)
         return FALSE;
     agent->engine = ckpt_engine_new(agent->driver, agent->store, &config->limits);
     agent->service = ckpt_service_new(agent->engine, &service);
-    agent->server = ckpt_server_new(&server, ckpt_service_vtable(), agent->service, error);
+    agent->server = ckpt_server_new(&server, &served, agent->service, error);
     return agent->server != NULL;
 }
 

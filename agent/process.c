@@ -57,6 +57,8 @@ raise_descriptors(void)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static void find_constants(void);
+
 void
 ckpt_process_init(void)
 {
@@ -71,48 +73,71 @@ ckpt_process_init(void)
     (void)mallopt(M_ARENA_MAX, 2);
     (void)mallopt(M_TRIM_THRESHOLD, 256 * 1024);
     (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+    find_constants();
 }
 
-/* A line that begins a mapping in /proc/self/maps: "start-end perms offset dev inode path". Only
- * code of a file is wanted: it is never written to, so that dropping it loses nothing. */
+/* What the linker mapped before main() and nobody has written to: code and constants of a file. Such a
+ * mapping is never made writable later, so that dropping its pages loses nothing. */
+typedef struct {
+    gpointer start;
+    gsize size;
+} Mapping;
+
+static GArray *constants; /* Mapping; made before any other thread is there */
+
+/* A line that begins a mapping in /proc/self/smaps: "start-end perms offset dev inode path". FALSE for
+ * the lines about it. */
 static gboolean
-parse_code_mapping(const char *line, gpointer *start, gsize *size)
+parse_mapping(const char *line, Mapping *mapping, gboolean *constant)
 {
     guint64 from, to;
     char permissions[5];
 
     if (sscanf(line, "%" G_GINT64_MODIFIER "x-%" G_GINT64_MODIFIER "x %4s", &from, &to,
-               permissions) != 3 ||
-        !g_str_equal(permissions, "r-xp") || !strchr(line, '/'))
+               permissions) != 3)
         return FALSE;
-    *start = GSIZE_TO_POINTER(from);
-    *size = to - from;
+    *mapping = (Mapping){GSIZE_TO_POINTER(from), to - from};
+    *constant = permissions[0] == 'r' && permissions[1] == '-' && strchr(line, '/');
     return TRUE;
 }
 
-/* Unmaps library code that starting, or an operation, has run through once. The kernel's page cache
- * keeps it; what is run again is mapped again. */
 static void
-forget_code(void)
+find_constants(void)
 {
     g_autofree char *maps = NULL;
     g_auto(GStrv) lines = NULL;
+    Mapping mapping = {0};
+    gboolean constant = FALSE;
 
-    if (!g_file_get_contents("/proc/self/maps", &maps, NULL, NULL))
+    constants = g_array_new(FALSE, FALSE, sizeof(Mapping));
+    if (!g_file_get_contents("/proc/self/smaps", &maps, NULL, NULL))
         return;
     lines = g_strsplit(maps, "\n", -1);
     for (char **line = lines; *line; line++) {
-        gpointer start;
-        gsize size;
+        guint64 written;
 
-        if (parse_code_mapping(*line, &start, &size))
-            (void)madvise(start, size, MADV_DONTNEED);
+        if (parse_mapping(*line, &mapping, &constant) || !constant)
+            continue;
+        if (sscanf(*line, "Anonymous: %" G_GINT64_MODIFIER "u", &written) == 1 && written == 0)
+            g_array_append_val(constants, mapping);
+    }
+}
+
+/* Unmaps the pages of libraries that starting, or an operation, has gone through once. The kernel's page
+ * cache keeps them; what is needed again is mapped again. */
+static void
+forget_constants(void)
+{
+    for (guint i = 0; i < constants->len; i++) {
+        Mapping *mapping = &g_array_index(constants, Mapping, i);
+
+        (void)madvise(mapping->start, mapping->size, MADV_DONTNEED);
     }
 }
 
 void
 ckpt_process_trim(void)
 {
-    forget_code();
+    forget_constants();
     (void)malloc_trim(0);
 }
