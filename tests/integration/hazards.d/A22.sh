@@ -1,0 +1,51 @@
+# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# The VM is defined again on its old path: the next boot writes into a sealed file
+A22() {
+	local one two base
+	make_guest a22-01
+	up
+	guest mark "$dir" "$vm" one
+	# As it stands in git, or in Terraform's state.
+	on "$dir" dumpxml --inactive "$vm" >"$dir/a22-wrong.xml"
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" two
+	two=$(create "$dir" "$id")
+	guest poweroff "$dir" "$vm"
+	base=$dir/images/a22-01-vda.qcow2
+	on "$dir" dumpxml --inactive "$vm" >"$dir/a22-right.xml"
+	on "$dir" define "$dir/a22-wrong.xml" >/dev/null
+	if on "$dir" start "$vm" >/dev/null 2>"$dir/a22-start"; then
+		fail A22_sealed_file_cannot_be_written "the VM started on it"
+		on "$dir" destroy "$vm"
+	else
+		pass A22_sealed_file_cannot_be_written
+		beside "virsh start: $(grep -ao "Could not open.*" "$dir/a22-start" | tail -n 1)"
+	fi
+	refused A22_create_quarantines VM_QUARANTINED "$base" ask CreateCheckpoint "vm_id:'$id'"
+	call "$dir" GetVirtualMachine "vm_id:'$id'"
+	check A22_quarantine_is_told [ -n "$(got '.virtualMachine.quarantineReason')" ]
+	equal A22_its_checkpoint_is_not_enabled "$(enabled "$one")" false
+	equal A22_nor_those_above_it "$(enabled "$two")" false
+	refused A22_restore_refused VM_QUARANTINED "$base" ask RestoreCheckpoint "checkpoint_id:'$one'"
+	refused A22_delete_refused VM_QUARANTINED "$base" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	on "$dir" define "$dir/a22-right.xml" >/dev/null
+	equal A22_enabled_again_once_mended "$(enabled "$one")" true
+	local three
+	three=$(create "$dir" "$id") && pass A22_quarantine_lifted
+	remove "$dir" "$three" >/dev/null
+	whole A22_oracle "shut off"
+
+	# Somebody insists: makes it writable, and boots from it. Everything on it is ruined, and known to be.
+	on "$dir" define "$dir/a22-wrong.xml" >/dev/null
+	chmod 600 "$base"
+	guest start "$dir" "$vm"
+	guest wait-line "$dir" "$vm" '^resume ' >/dev/null
+	equal A22_written_by_force_while_open "$(enabled "$one") $(enabled "$two")" "false false"
+	guest stop "$dir" "$vm"
+	on "$dir" define "$dir/a22-right.xml" >/dev/null
+	equal A22_written_by_force_is_never_enabled "$(enabled "$one") $(enabled "$two")" "false false"
+	refused A22_restore_of_a_changed_file_refused SEALED_FILE_CHANGED "changed" ask RestoreCheckpoint "checkpoint_id:'$one'"
+	refused A22_restore_above_it_refused SEALED_FILE_CHANGED "changed" ask RestoreCheckpoint "checkpoint_id:'$two'"
+	call "$dir" ListCheckpoints "filter{vm_id:'$id'}"
+	equal A22_listed_with_the_reason "$(got '[.checkpoints[] | select(.disabledReason == "")] | length')" 0
+}
