@@ -109,8 +109,13 @@ run_next(VmQueue *queue)
 {
     CkptEngine *engine = queue->engine;
 
-    if (queue->busy || g_queue_is_empty(&queue->waiting) || g_atomic_int_get(&engine->stopping))
+    if (queue->busy || g_atomic_int_get(&engine->stopping))
         return;
+    if (g_queue_is_empty(&queue->waiting)) {
+        if (queue->look)
+            g_thread_pool_push(engine->lookers, g_strdup(queue->vm_id), NULL);
+        return;
+    }
     queue->busy = TRUE;
     queue->turns++;
     engine->running++;
@@ -201,7 +206,7 @@ ckpt_engine_turns(CkptEngine *engine, const char *vm_id, gboolean *busy)
     g_mutex_lock(&engine->lock);
     queue = g_hash_table_lookup(engine->queues, vm_id);
     turns = queue ? queue->turns : 0;
-    *busy = queue && queue->busy;
+    *busy = queue && queue->busy && !queue->looking;
     g_mutex_unlock(&engine->lock);
     return turns;
 }
@@ -217,6 +222,50 @@ ckpt_engine_queued(CkptEngine *engine, const char *vm_id)
     waiting = queue ? g_queue_get_length(&queue->waiting) : 0;
     g_mutex_unlock(&engine->lock);
     return waiting;
+}
+
+void
+ckpt_engine_mark(CkptEngine *engine, const char *vm_id)
+{
+    VmQueue *queue;
+
+    g_mutex_lock(&engine->lock);
+    queue = get_queue(engine, vm_id);
+    queue->look = TRUE;
+    run_next(queue);
+    g_mutex_unlock(&engine->lock);
+}
+
+gboolean
+ckpt_engine_take_turn(CkptEngine *engine, const char *vm_id)
+{
+    VmQueue *queue;
+    gboolean taken;
+
+    g_mutex_lock(&engine->lock);
+    queue = get_queue(engine, vm_id);
+    taken = queue->look && !queue->busy && !g_atomic_int_get(&engine->stopping);
+    if (taken) {
+        queue->look = FALSE;
+        queue->busy = queue->looking = TRUE;
+        engine->running++;
+    }
+    g_mutex_unlock(&engine->lock);
+    return taken;
+}
+
+void
+ckpt_engine_end_turn(CkptEngine *engine, const char *vm_id)
+{
+    VmQueue *queue;
+
+    g_mutex_lock(&engine->lock);
+    queue = get_queue(engine, vm_id);
+    queue->busy = queue->looking = FALSE;
+    engine->running--;
+    run_next(queue);
+    g_cond_broadcast(&engine->idle);
+    g_mutex_unlock(&engine->lock);
 }
 
 /* ---- Watching ---- */
@@ -278,6 +327,7 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->queues = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, queue_free);
     engine->watches = g_ptr_array_new_with_free_func(g_free);
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
+    engine->lookers = g_thread_pool_new(ckpt_reconcile_work, engine, 1, FALSE, NULL);
     return engine;
 }
 
@@ -314,6 +364,8 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
     g_ptr_array_set_free_func(unfinished, NULL);
     for (guint i = 0; i < unfinished->len; i++)
         take_up(engine, g_ptr_array_index(unfinished, i));
+    if (engine->driver->watch)
+        engine->driver->watch(engine->driver, ckpt_reconcile_changed, engine);
     return TRUE;
 }
 
@@ -324,8 +376,13 @@ ckpt_engine_stop(CkptEngine *engine, guint grace_ms)
     GHashTableIter iter;
     gpointer value;
 
+    if (engine->driver->watch)
+        engine->driver->watch(engine->driver, NULL, NULL);
     g_mutex_lock(&engine->lock);
     g_atomic_int_set(&engine->stopping, 1);
+    if (engine->settle)
+        g_source_remove(engine->settle);
+    engine->settle = 0;
     g_hash_table_iter_init(&iter, engine->queues);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         VmQueue *queue = value;
@@ -348,6 +405,8 @@ ckpt_engine_free(CkptEngine *engine)
         return;
     ckpt_engine_stop(engine, 0);
     g_thread_pool_free(engine->pool, FALSE, TRUE);
+    g_thread_pool_free(engine->lookers, FALSE, TRUE);
+    g_clear_pointer(&engine->changed, g_hash_table_unref);
     g_hash_table_unref(engine->queues);
     g_hash_table_unref(engine->live);
     g_hash_table_unref(engine->tickets);

@@ -23,7 +23,9 @@ typedef struct {
     CkptEngine *engine;
     char *vm_id;
     GQueue waiting;       /* LiveOp */
-    gboolean busy;        /* one is running, or waits to be tried again */
+    gboolean busy;        /* one is running, or waits to be tried again; or it is looked at */
+    gboolean look;        /* to be looked at, when none of them runs or waits */
+    gboolean looking;     /* is being looked at */
     guint64 turns;        /* how often one began to run */
     guint retry;          /* source; 0 = none */
     guint retry_ms;
@@ -48,6 +50,9 @@ struct _CkptEngine {
     GHashTable *live;     /* key → LiveOp; lock */
     GHashTable *tickets;  /* ticket → Waiter; lock */
     GHashTable *queues;   /* vm_id → VmQueue; lock */
+    GThreadPool *lookers; /* of reconcile.c: char *, a vm_id, or "" for all of them */
+    GHashTable *changed;  /* such, told of since; NULL = none; lock */
+    guint settle;         /* source; 0 = none; lock */
     guint64 last_ticket;  /* lock */
     guint running;        /* workers pushed and not done; lock */
     guint recovering;     /* recovered operations not ended; lock */
@@ -66,6 +71,11 @@ void ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live);
  * may be half of before and half of after. */
 guint64 ckpt_engine_turns(CkptEngine *engine, const char *vm_id, gboolean *busy);
 guint ckpt_engine_queued(CkptEngine *engine, const char *vm_id);
+/* The VM is to be looked at when no operation of it runs or waits. */
+void ckpt_engine_mark(CkptEngine *engine, const char *vm_id);
+/* FALSE: not now, or no longer wanted. After TRUE the VM is the caller's, until end_turn. */
+gboolean ckpt_engine_take_turn(CkptEngine *engine, const char *vm_id);
+void ckpt_engine_end_turn(CkptEngine *engine, const char *vm_id);
 /* Tells the watchers of the operation as it is now. On its worker's thread. */
 void ckpt_engine_emit(CkptEngine *engine, LiveOp *live);
 
@@ -90,6 +100,12 @@ gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, G
 /* The stored end of an operation as an error. */
 void ckpt_operation_error(const CkptOperation *op, GError **error);
 
+/* reconcile.c */
+void ckpt_reconcile_changed(const char *vm_id, gpointer engine); /* CkptVmChangedFunc */
+void ckpt_reconcile_work(gpointer vm_id, gpointer engine);
+/* Looks at the VM now, and records what it finds. The VM's turn is the caller's. */
+void ckpt_engine_look(CkptEngine *engine, const char *vm_id);
+
 /* Its delete was committed: it cannot be undone, only finished, and only by its own plan. */
 gboolean ckpt_operation_has_begun_delete(const CkptOperation *op);
 
@@ -110,3 +126,9 @@ void ckpt_situation_clear(Situation *situation);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Situation, ckpt_situation_clear)
 /* Verifies every checkpoint of the VM and records where the answer has changed. */
 void ckpt_situation_record(CkptEngine *engine, Situation *situation);
+/* What says that the VM is not as it must be, not only that something cannot be done with it. */
+gboolean ckpt_engine_is_alarming(const GError *error);
+/* The alarm: recorded, and logged as a warning that says "is quarantined". */
+void ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *reason);
+/* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
+gboolean ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error);

@@ -130,6 +130,17 @@ ckpt_graph_is_top(const CkptPlanInput *input, const char *file)
 }
 
 gboolean
+ckpt_graph_lies_on(const CkptPlanInput *input, const char *overlay, const char *file)
+{
+    g_auto(GStrv) chain = ckpt_graph_chain(input, overlay);
+
+    for (guint i = 1; chain[0] && chain[i]; i++)
+        if (is_same(input, chain[i], file))
+            return TRUE;
+    return FALSE;
+}
+
+gboolean
 ckpt_graph_agent_made(const CkptPlanInput *input, const char *file)
 {
     return g_ptr_array_find_with_equal_func(input->made, file, g_str_equal, NULL);

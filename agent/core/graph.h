@@ -15,6 +15,8 @@ char **ckpt_graph_chain(const CkptPlanInput *input, const char *file);
 CkptDisk *ckpt_graph_attached(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_is_top(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_agent_made(const CkptPlanInput *input, const char *file);
+/* Whether `file` is below `overlay`, by the headers. */
+gboolean ckpt_graph_lies_on(const CkptPlanInput *input, const char *overlay, const char *file);
 /* Who, besides this VM, uses the file; NULL if nobody does. */
 const CkptFileUser *ckpt_graph_user(const CkptPlanInput *input, const char *file);
 /* What a reader is, for people: "checkpoint NAME (ID)", "the present state", "FILE". */

@@ -7,6 +7,9 @@ CkptPlan *ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *reques
 CkptPlan *ckpt_plan_restore(const CkptPlanInput *input, const CkptRequest *request, GError **error);
 CkptPlan *ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError **error);
 
+/* Each disk's top is no sealed file (hazard A22), and lies on the current checkpoint's. */
+gboolean ckpt_plan_check_tops(const CkptPlanInput *input, GError **error);
+
 /* Appends a step and returns it. */
 CkptStep *ckpt_plan_add(CkptPlan *plan, CkptStepKind kind);
 CkptStep *ckpt_plan_add_make_overlay(CkptPlan *plan, const char *overlay, const char *base,

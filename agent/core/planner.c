@@ -119,11 +119,9 @@ refuse_unfinished_delete(const CkptPlanInput *input, const CkptRequest *request,
     return FALSE;
 }
 
-static gboolean
-check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+gboolean
+ckpt_plan_check_tops(const CkptPlanInput *input, GError **error)
 {
-    if (refuse_obstacle(input->vm, error) || refuse_unfinished_delete(input, request, error))
-        return FALSE;
     for (guint i = 0; i < input->vm->disks->len; i++) {
         CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
 
@@ -131,6 +129,13 @@ check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
             return FALSE;
     }
     return TRUE;
+}
+
+static gboolean
+check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    return !refuse_obstacle(input->vm, error) &&
+           !refuse_unfinished_delete(input, request, error) && ckpt_plan_check_tops(input, error);
 }
 
 static gboolean

@@ -24,5 +24,13 @@ CkptPlan *ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request,
 gboolean ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* Whether the VM can be trusted as it is found, nobody having asked for anything: definition, running VM,
+ * headers, locks and catalogue agree. CHAIN_MISMATCH or VM_QUARANTINED: they do not; any other error:
+ * that cannot be told now. */
+gboolean ckpt_plan_look(const CkptPlanInput *input, GError **error);
+/* Hazards A5, A26: the plan that puts the disks of the persistent definition onto the overlays of ours that
+ * QEMU is writing to, where that names a file below them. NULL: there is nothing to be put right. */
+CkptPlan *ckpt_plan_mend(const CkptPlanInput *input);
+
 /* Checkpoints from the root to this one. */
 guint ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint);

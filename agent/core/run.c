@@ -55,8 +55,8 @@ take_over_delete(CkptEngine *engine, CkptOperation *op, GError **error)
     return FALSE;
 }
 
-static void
-quarantine(CkptEngine *engine, const char *vm_id, const char *reason)
+void
+ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *reason)
 {
     g_autoptr(GError) error = NULL;
 
@@ -65,8 +65,8 @@ quarantine(CkptEngine *engine, const char *vm_id, const char *reason)
         g_warning("cannot record the quarantine of VM %s: %s", vm_id, error->message);
 }
 
-static gboolean
-is_alarming(const GError *error)
+gboolean
+ckpt_engine_is_alarming(const GError *error)
 {
     CkptReason reason = ckpt_error_reason(error);
 
@@ -79,16 +79,15 @@ note_refusal(CkptEngine *engine, Situation *situation, const GError *refusal)
 {
     CkptReason reason = ckpt_error_reason(refusal);
 
-    if (is_alarming(refusal))
-        quarantine(engine, situation->vm->id, refusal->message);
-    if (is_alarming(refusal) || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
+    if (ckpt_engine_is_alarming(refusal))
+        ckpt_engine_quarantine(engine, situation->vm->id, refusal->message);
+    if (ckpt_engine_is_alarming(refusal) || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
         reason == CKPT_REASON_DISK_FILE_MISSING)
         ckpt_situation_record(engine, situation);
 }
 
-/* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
-static gboolean
-lift_quarantine(CkptEngine *engine, Situation *situation, GError **error)
+gboolean
+ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error)
 {
     if (!situation->record->quarantine_reason)
         return TRUE;
@@ -110,7 +109,7 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
         return take_over_delete(engine, op, error);
     op->plan = ckpt_plan_make(&situation.input, op->request, &refusal);
     if (op->plan)
-        return dry || lift_quarantine(engine, &situation, error);
+        return dry || ckpt_engine_lift_quarantine(engine, &situation, error);
     if (!dry)
         note_refusal(engine, &situation, refusal);
     g_propagate_error(error, g_steal_pointer(&refusal));
@@ -308,7 +307,7 @@ execute(CkptEngine *engine, LiveOp *live, GError **error)
     CkptEnd end = ckpt_execute(&execution, error);
 
     if (execution.alarm)
-        quarantine(engine, live->op->vm_id, execution.alarm);
+        ckpt_engine_quarantine(engine, live->op->vm_id, execution.alarm);
     g_free(execution.alarm);
     return end;
 }
@@ -331,7 +330,7 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
                   op->identity, op->checkpoint_id);
         break;
     case CKPT_END_STUCK:
-        quarantine(engine, op->vm_id, (*error)->message);
+        ckpt_engine_quarantine(engine, op->vm_id, (*error)->message);
         if (!store_failure(engine, op, *error))
             end = CKPT_END_LATER;
         break;

@@ -22,6 +22,9 @@ typedef struct {
     CkptFormat format;
 } CkptKnownFile;
 
+/* Told that a VM was defined, started or stopped, by anybody; NULL: any of them may have been. */
+typedef void (*CkptVmChangedFunc)(const char *vm_id, gpointer data);
+
 typedef struct _CkptDriver CkptDriver;
 struct _CkptDriver {
     const char *name; /* "qemu" */
@@ -55,6 +58,10 @@ struct _CkptDriver {
     /* The files of all VMs' writable disks by their definitions: char *, any order. NULL in a driver
      * whose disks are no files of this host. */
     GPtrArray *(*image_files)(CkptDriver *driver, GError **error);
+    /* From now on tells of changes: first that any VM may have changed, as soon as the hypervisor
+     * answers, and so again whenever it was away. On any thread; func must not block. func NULL: no
+     * more; it is not called after that returned. NULL in a driver that cannot tell. */
+    void (*watch)(CkptDriver *driver, CkptVmChangedFunc func, gpointer data);
 };
 
 /* Connects lazily and reconnects; uri as in "qemu:///system" or

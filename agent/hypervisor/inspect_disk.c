@@ -96,8 +96,10 @@ inspect_top_lock(CkptVm *vm, const CkptDisk *disk, const CkptLayer *top, gboolea
 
     if (active && !top->write_locked) {
         ckpt_vm_add_obstacle(vm, CKPT_REASON_CHAIN_MISMATCH, disk->target, top->path,
-                             "disk %s: no QEMU has %s open for writing although the VM runs on it",
-                             disk->target, top->path);
+                             "disk %s: no QEMU has %s open for writing although the VM runs on it: virsh "
+                             "qemu-monitor-command %s --hmp info block tells what it writes to; define "
+                             "the disk on that (virsh define), then stop and start the VM",
+                             disk->target, top->path, vm->name);
     } else if (!active && (top->read_locked || top->write_locked)) {
         holder = ckpt_locks_holder(top->path);
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, disk->target, top->path,

@@ -107,6 +107,12 @@ gboolean ckpt_step_remove_manifest(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_write_manifest_check(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
 
+/* ---- watch.c ---- */
+typedef struct _CkptWatcher CkptWatcher;
+/* Calls func as CkptDriver.watch says, until it is stopped. Needs the default main context. */
+CkptWatcher *ckpt_watcher_start(const char *uri, CkptVmChangedFunc func, gpointer data);
+void ckpt_watcher_stop(CkptWatcher *watcher); /* NULL is none */
+
 /* ---- snapshot.c ---- */
 gboolean ckpt_step_snapshot(CkptRun *run, GError **error);
 gboolean ckpt_step_snapshot_undo(CkptRun *run, GError **error);

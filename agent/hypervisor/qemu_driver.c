@@ -4,6 +4,7 @@
 typedef struct {
     CkptDriver base;
     CkptConnection *connection;
+    CkptWatcher *watcher; /* NULL = nobody watches; touched by who starts and stops the engine */
 } QemuDriver;
 
 typedef struct {
@@ -205,8 +206,19 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
 }
 
 static void
+watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data)
+{
+    QemuDriver *qemu = (QemuDriver *)driver;
+
+    g_clear_pointer(&qemu->watcher, ckpt_watcher_stop);
+    if (func)
+        qemu->watcher = ckpt_watcher_start(ckpt_connection_uri(qemu->connection), func, data);
+}
+
+static void
 driver_free(CkptDriver *driver)
 {
+    g_clear_pointer(&((QemuDriver *)driver)->watcher, ckpt_watcher_stop);
     ckpt_connection_free(connection_of(driver));
     g_free(driver);
 }
@@ -227,6 +239,7 @@ ckpt_qemu_driver_new(const char *uri, GError **error)
         .step_check = step_check,
         .free = driver_free,
         .image_files = image_files,
+        .watch = watch,
     };
     driver->connection = ckpt_connection_new(uri);
     return &driver->base;

@@ -11,6 +11,7 @@ typedef struct {
     guint old, new, elsewhere; /* answers counted over all disks */
     gboolean used;             /* an overlay was written to */
     guint open;                /* overlays that are open for writing */
+    guint stale;               /* of the old ones: what libvirt believes of the running VM */
     GString *facts;
 } Tally;
 
@@ -52,6 +53,7 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
     count(tally, place_of(defined, disk, overlay));
     if (view->active) {
         count(tally, place_of(live, disk, overlay));
+        tally->stale += place_of(live, disk, overlay) == PLACE_OLD;
         count(tally, overlay->write_locked ? PLACE_NEW : PLACE_OLD);
     } else if (overlay->read_locked || overlay->write_locked) {
         count(tally, PLACE_ELSEWHERE);
@@ -78,7 +80,10 @@ look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
 
     for (guint i = 0; i < disks->len; i++)
         tally_disk(&tally, view, g_ptr_array_index(disks, i));
-    if (tally.elsewhere == 0 && tally.old == 0)
+    /* That libvirtd did not live to note it changes nothing of it (hazard A5): the next start is right,
+     * and the check of the chain says what is wrong until then. */
+    if (tally.elsewhere == 0 && (tally.old == 0 || (tally.open == disks->len &&
+                                                    tally.old == tally.stale)))
         outcome = CKPT_OUTCOME_DONE;
     /* An overlay that was written to is newer than the file that libvirt names (hazard A5). */
     else if (tally.elsewhere == 0 && tally.new == 0 && !tally.used)

@@ -97,6 +97,8 @@ void ckpt_vm_record_free(CkptVmRecord *record);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmRecord, ckpt_vm_record_free)
 /* Never NULL without an error: a VM the store does not know has an empty record. */
 CkptVmRecord *ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error);
+/* The VMs that have checkpoints or are quarantined: char *. */
+GPtrArray *ckpt_store_vms(CkptStore *store, GError **error);
 /* Files that the agent made for the VM and has not given up (CkptChange.made less .gone): char *,
  * sorted. A path belongs to the VM that named it last. */
 GPtrArray *ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error);

@@ -44,6 +44,31 @@ ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error)
     return g_steal_pointer(&record);
 }
 
+static gboolean
+list_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    gboolean failed = FALSE;
+    sqlite3_stmt *statement = ckpt_database_query(
+        db, error,
+        "SELECT vm_id FROM checkpoints UNION"
+        " SELECT vm_id FROM vms WHERE quarantine_reason IS NOT NULL ORDER BY vm_id",
+        "");
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        g_ptr_array_add(data, ckpt_column_text(statement, 0));
+    return !failed;
+}
+
+GPtrArray *
+ckpt_store_vms(CkptStore *store, GError **error)
+{
+    g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
+
+    return ckpt_store_read(store, list_work, ids, error) ? g_steal_pointer(&ids) : NULL;
+}
+
 typedef struct {
     const char *vm_id;
     GPtrArray *paths;

@@ -582,6 +582,7 @@ ckpt_sim_new(void)
 
     sim->base = (CkptDriver){"sim",   host_info, list_vms,   inspect, settle,
                              step_do, step_undo, step_check, sim_free};
+    sim->base.watch = ckpt_sim_watch;
     g_rec_mutex_init(&sim->lock);
     sim->files = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
                                        (GDestroyNotify)ckpt_sim_file_unref);

@@ -100,6 +100,7 @@ static void
 add_disk(CkptSim *sim, const CkptSimVm *from, CkptVm *vm, const CkptSimDisk *defined)
 {
     CkptSimLive *live = ckpt_sim_find_live(from, defined->target);
+    CkptSimDisk *running = ckpt_sim_definition_find(from->live, defined->target);
     CkptDisk *disk = g_new0(CkptDisk, 1);
 
     disk->target = g_strdup(defined->target);
@@ -111,8 +112,8 @@ add_disk(CkptSim *sim, const CkptSimVm *from, CkptVm *vm, const CkptSimDisk *def
         disk->live_source = g_strdup(disk->live_chain[0]);
     }
     g_ptr_array_add(vm->disks, disk);
-    add_chain(sim, vm, disk->live_source ? disk->live_source : disk->source, defined->format,
-              disk->chain);
+    add_chain(sim, vm, disk->live_source ? disk->live_source : disk->source,
+              live && running ? running->format : defined->format, disk->chain);
     find_obstacles(vm, disk, from->live != NULL);
 }
 

@@ -80,9 +80,13 @@ struct _CkptSim {
     CkptSimHook hook;
     gpointer hook_data;
     GPtrArray *crimes;             /* char *: what must never happen and did */
+    CkptVmChangedFunc watcher;     /* NULL = nobody watches */
+    gpointer watcher_data;
 };
 
 CkptSim *ckpt_sim_new(void);
+/* Tells whoever watches that the VM (NULL: any) was changed by somebody. */
+void ckpt_sim_tell(CkptSim *sim, const char *vm_id);
 CkptDriver *ckpt_sim_driver(CkptSim *sim); /* borrowed; its free() frees the sim */
 
 /* ---- Files (files.c) ---- */
@@ -129,6 +133,7 @@ void ckpt_sim_detach(CkptSim *sim, CkptSimVm *vm, const char *target);
 GPtrArray *ckpt_sim_disk_chain(CkptSim *sim, const CkptSimVm *vm, const char *target);
 
 /* ---- Inside the driver ---- */
+void ckpt_sim_watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data);
 typedef struct {
     CkptSim *sim;
     const CkptPlan *plan;

@@ -272,3 +272,23 @@ ckpt_sim_add_vm(CkptSim *sim, const char *id, const char *name)
     g_ptr_array_add(sim->vms, vm);
     return vm;
 }
+
+void
+ckpt_sim_watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data)
+{
+    CkptSim *sim = (CkptSim *)driver;
+
+    g_rec_mutex_lock(&sim->lock);
+    sim->watcher = func;
+    sim->watcher_data = data;
+    g_rec_mutex_unlock(&sim->lock);
+}
+
+void
+ckpt_sim_tell(CkptSim *sim, const char *vm_id)
+{
+    g_rec_mutex_lock(&sim->lock);
+    if (sim->watcher)
+        sim->watcher(vm_id, sim->watcher_data);
+    g_rec_mutex_unlock(&sim->lock);
+}
