@@ -129,8 +129,12 @@ do_step(CkptExecution *x, gint index, GError **error)
         return journal(x, index, index, step->change, error);
     if (!prepare_step(x, step, error))
         return FALSE;
-    return x->driver->step_do(x->driver, x->operation->plan, step, x->progress, x->data, cancellable,
-                              error);
+    if (!x->driver->step_do(x->driver, x->operation->plan, step, x->progress, x->data, cancellable,
+                            error))
+        return FALSE;
+    if (step->warning)
+        g_ptr_array_add(x->operation->warnings, g_steal_pointer(&step->warning));
+    return TRUE;
 }
 
 /* A failure that must not undo or stop what the steps before have reached. */
@@ -313,7 +317,7 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
     }
     if (op->step_begun == (gint)plan->decisive && op->step_ended < op->step_begun)
         return decide(x, cause, forward, error);
-    if (op->step_begun > (gint)plan->decisive) {
+    if (op->step_begun > (gint)plan->decisive || op->step_ended == (gint)plan->decisive) {
         if (is_passing(cause)) {
             g_propagate_error(error, cause);
             return CKPT_END_LATER;

@@ -29,6 +29,7 @@ static gboolean
 check_disks(const CkptPlanInput *input, GError **error)
 {
     const CkptVm *vm = input->vm;
+    g_autoptr(GArray) space = ckpt_plan_space_new();
 
     if (vm->disks->len == 0) {
         ckpt_error_set(error, CKPT_REASON_VM_STATE_UNSUPPORTED,
@@ -47,7 +48,7 @@ check_disks(const CkptPlanInput *input, GError **error)
             ckpt_error_add(error, CKPT_META_FILE, top->path);
             return FALSE;
         }
-        if (!ckpt_plan_check_space(input, top, 0, error))
+        if (!ckpt_plan_take_space(input, space, top, CKPT_PLAN_OVERLAY_BYTES, error))
             return FALSE;
     }
     return TRUE;

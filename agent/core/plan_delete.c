@@ -94,8 +94,7 @@ check_overlay(const CkptPlanInput *input, const Merge *merge, GError **error)
                        merge->sealed->virtual_size, merge->disk->sealed_file);
         return FALSE;
     }
-    /* What the overlay holds may all be new to the file below; the overlay is freed afterwards. */
-    return ckpt_plan_check_space(input, merge->sealed, overlay->allocated, error);
+    return TRUE;
 }
 
 static gboolean
@@ -194,7 +193,6 @@ add_merge(const CkptPlanInput *input, CkptPlan *plan, const Merge *merge, CkptCh
 {
     const CkptCheckpointDisk *disk = merge->disk;
 
-    ckpt_plan_add_unseal(plan, disk->sealed_file, disk->mode_before | 0600);
     if (merge->overlay_owner) /* qemu-img opens it for writing, though it only reads */
         ckpt_plan_add_unseal(plan, merge->overlay->path, merge->overlay_owner_disk->mode_before | 0600);
     if (merge->above_owner) /* its header is rewritten to lie on the merged file */
@@ -295,6 +293,34 @@ add_removals(CkptPlan *plan, const CkptCheckpoint *target, const Merge *merges, 
     }
 }
 
+/* What an overlay holds may all be new to the file below, as far as that has no blocks for it; the overlay
+ * is freed afterwards. */
+static gboolean
+check_space(const CkptPlanInput *input, const Merge *merges, guint count, GError **error)
+{
+    g_autoptr(GArray) space = ckpt_plan_space_new();
+
+    for (guint i = 0; i < count; i++) {
+        const CkptLayer *overlay = merges[i].overlay, *sealed = merges[i].sealed;
+        guint64 bytes = overlay ? overlay->allocated : 0;
+
+        if (overlay && merges[i].disk->format == CKPT_FORMAT_RAW)
+            bytes = MIN(bytes, overlay->virtual_size - MIN(sealed->allocated, overlay->virtual_size));
+        if (overlay && !ckpt_plan_take_space(input, space, sealed, bytes, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* Everything that may be refused for want of space or permission is, while there is a way back. */
+static void
+add_reservations(CkptPlan *plan, const Merge *merges, guint count)
+{
+    for (guint i = 0; i < count; i++)
+        if (merges[i].overlay)
+            ckpt_plan_add_reserve(plan, merges[i].disk, merges[i].sealed, merges[i].overlay);
+}
+
 static void
 add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target,
           const Merge *merges, guint count)
@@ -302,7 +328,8 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
     CkptChange *change = ckpt_change_new();
     g_autoptr(GPtrArray) after = chains_after(input, merges, count);
 
-    plan->decisive = 0;
+    add_reservations(plan, merges, count);
+    plan->decisive = plan->steps->len;
     plan->no_return = TRUE;
     add_mark(input, plan, target);
     for (guint i = 0; i < count; i++) {
@@ -359,6 +386,8 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
             return NULL;
         }
     }
+    if (!check_space(input, merges, target->disks->len, error))
+        return NULL;
     ckpt_plan_set_checkpoint(plan, ckpt_checkpoint_copy(target));
     add_steps(input, plan, target, merges, target->disks->len);
     return g_steal_pointer(&plan);

@@ -49,6 +49,22 @@ ckpt_plan_add_unseal(CkptPlan *plan, const char *file, guint mode)
     return add_with_mode(plan, CKPT_STEP_UNSEAL, file, mode);
 }
 
+void
+ckpt_plan_add_reserve(CkptPlan *plan, const CkptCheckpointDisk *disk, const CkptLayer *sealed,
+                      const CkptLayer *overlay)
+{
+    CkptStep *step;
+
+    ckpt_plan_add_unseal(plan, disk->sealed_file, disk->mode_before | 0600);
+    step = ckpt_plan_add(plan, CKPT_STEP_RESERVE);
+    ckpt_set_str(&step->target, disk->target);
+    ckpt_set_str(&step->file, overlay->path);
+    ckpt_set_str(&step->base, disk->sealed_file);
+    step->base_format = disk->format;
+    step->id = disk->id;
+    step->size = sealed->allocated;
+}
+
 CkptStep *
 ckpt_plan_add_identify(CkptPlan *plan, const char *file)
 {
@@ -251,11 +267,38 @@ ckpt_plan_capture(const CkptPlanInput *input, const char *creator)
     return checkpoint;
 }
 
-gboolean
-ckpt_plan_check_space(const CkptPlanInput *input, const CkptLayer *layer, guint64 bytes,
-                      GError **error)
+typedef struct {
+    guint64 device, bytes;
+} Space;
+
+GArray *
+ckpt_plan_space_new(void)
 {
-    guint64 needed = bytes + input->limits->reserve_bytes;
+    return g_array_new(FALSE, FALSE, sizeof(Space));
+}
+
+/* What is taken of this file system with these. */
+static guint64
+add_space(GArray *space, guint64 device, guint64 bytes)
+{
+    Space first = {device, bytes};
+
+    for (guint i = 0; i < space->len; i++) {
+        Space *taken = &g_array_index(space, Space, i);
+
+        if (taken->device == device)
+            return taken->bytes += bytes;
+    }
+    g_array_append_val(space, first);
+    return bytes;
+}
+
+gboolean
+ckpt_plan_take_space(const CkptPlanInput *input, GArray *space, const CkptLayer *layer,
+                     guint64 bytes, GError **error)
+{
+    guint64 needed =
+        add_space(space, layer->id.device, bytes) + input->limits->reserve_bytes;
 
     if (layer->fs_available >= needed)
         return TRUE;

@@ -16,6 +16,9 @@ CkptStep *ckpt_plan_add_make_overlay(CkptPlan *plan, const char *overlay, const 
                                      CkptFormat base_format, const char *target);
 CkptStep *ckpt_plan_add_seal(CkptPlan *plan, const char *file, guint mode_before);
 CkptStep *ckpt_plan_add_unseal(CkptPlan *plan, const char *file, guint mode);
+/* Steps that make the sealed file writable and take the space that merging `overlay` into it may need. */
+void ckpt_plan_add_reserve(CkptPlan *plan, const CkptCheckpointDisk *disk, const CkptLayer *sealed,
+                           const CkptLayer *overlay);
 CkptStep *ckpt_plan_add_identify(CkptPlan *plan, const char *file);
 /* Beside each of the checkpoint's disks. The text is written when the step is run. */
 CkptStep *ckpt_plan_add_manifest(CkptPlan *plan, const CkptCheckpoint *checkpoint);
@@ -40,9 +43,13 @@ GPtrArray *ckpt_plan_lay_overlays(const CkptPlanInput *input, CkptPlan *plan,
 /* A checkpoint of the present state, IDs of files still unset. */
 CkptCheckpoint *ckpt_plan_capture(const CkptPlanInput *input, const char *creator);
 
-/* Refuses when a file's file system would have less than the reserve left after `bytes` more. */
-gboolean ckpt_plan_check_space(const CkptPlanInput *input, const CkptLayer *layer, guint64 bytes,
-                               GError **error);
+/* What a plan takes of each file system, over all disks. */
+GArray *ckpt_plan_space_new(void);
+/* Takes `bytes` more where `layer` lies: refused when less than the reserve would be left. */
+gboolean ckpt_plan_take_space(const CkptPlanInput *input, GArray *space, const CkptLayer *layer,
+                              guint64 bytes, GError **error);
+/* An overlay as it is made, with its manifest. */
+#define CKPT_PLAN_OVERLAY_BYTES (512u * 1024)
 gboolean ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint *parent,
                                GError **error);
 gboolean ckpt_plan_check_etag(const CkptCheckpoint *checkpoint, const CkptRequest *request,

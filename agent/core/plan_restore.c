@@ -9,6 +9,7 @@ check_request(const CkptPlanInput *input, const CkptRequest *request,
               const CkptCheckpoint *target, GError **error)
 {
     const char *expected = request->expected_current_checkpoint_id;
+    g_autoptr(GArray) space = ckpt_plan_space_new();
 
     if (expected && g_strcmp0(expected, input->current_id) != 0) {
         ckpt_error_set(error, CKPT_REASON_CURRENT_CHECKPOINT_MISMATCH,
@@ -24,7 +25,8 @@ check_request(const CkptPlanInput *input, const CkptRequest *request,
     for (guint i = 0; i < target->disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(target->disks, i);
 
-        if (!ckpt_plan_check_space(input, ckpt_vm_find_file(input->vm, disk->sealed_file), 0, error))
+        if (!ckpt_plan_take_space(input, space, ckpt_vm_find_file(input->vm, disk->sealed_file),
+                                  CKPT_PLAN_OVERLAY_BYTES, error))
             return FALSE;
     }
     return TRUE;

@@ -20,7 +20,7 @@ ckpt_file_error(GError **error, const char *what, const char *path)
 {
     int cause = errno;
 
-    ckpt_error_set(error, cause == ENOSPC ? CKPT_REASON_SPACE_LOW : CKPT_REASON_FILE_FAILED,
+    ckpt_error_set(error, cause == ENOSPC || cause == EDQUOT ? CKPT_REASON_SPACE_LOW : CKPT_REASON_FILE_FAILED,
                    "%s %s: %s", what, path, g_strerror(cause));
     ckpt_error_add(error, CKPT_META_FILE, path);
     return FALSE;

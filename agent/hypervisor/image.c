@@ -221,7 +221,7 @@ read_fixed(Reader *reader, CkptQcow2 *header, GError **error)
     cluster_bits = get32(reader->bytes + 20);
     if (cluster_bits < MIN_CLUSTER_BITS || cluster_bits > MAX_CLUSTER_BITS)
         return bad(error, "its cluster size is out of range");
-    reader->cluster_size = 1ull << cluster_bits;
+    reader->cluster_size = header->cluster_size = 1ull << cluster_bits;
     reader->extensions = V2_HEADER_LENGTH;
     header->virtual_size = get64(reader->bytes + 24);
     header->encrypted = get32(reader->bytes + 32) != 0;

@@ -10,6 +10,7 @@
 typedef struct {
     guint version;          /* 2 or 3 */
     guint64 virtual_size;   /* bytes */
+    guint64 cluster_size;   /* bytes; 512 to 2 MiB */
     gboolean encrypted;
     gboolean corrupt;       /* QEMU marked it so */
     gboolean data_file;     /* its data lies in another file */

@@ -245,7 +245,10 @@ merge_leaf(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
 
-    return commit_files(run, error) && ckpt_file_sync(step->base, error);
+    if (!commit_files(run, error))
+        return FALSE;
+    ckpt_reserve_release(step->base);
+    return ckpt_file_sync(step->base, error);
 }
 
 static gboolean
@@ -257,8 +260,10 @@ merge(CkptRun *run, GError **error)
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         Next next = view ? look(view, run->step, error) : NEXT_FAILED;
 
-        if (next == NEXT_DONE)
+        if (next == NEXT_DONE) {
+            ckpt_reserve_release(run->step->base);
             return sync_all(run->step, error);
+        }
         if (!do_next(run, view, next, error))
             return FALSE;
     }

@@ -81,6 +81,18 @@ void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);
 gboolean ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments,
                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* Told of each line, without its end. */
+typedef void (*CkptLineFunc)(const char *line, gpointer data);
+/* The same, for what it says on stdout. */
+gboolean ckpt_qemu_img_lines(const CkptRun *run, const char *const *arguments, CkptLineFunc func,
+                             gpointer data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- reserve.c ---- */
+gboolean ckpt_step_reserve(CkptRun *run, GError **error);
+gboolean ckpt_step_reserve_undo(CkptRun *run, GError **error);
+/* After the merge: what `path` holds beyond its end, if nobody writes to it; its mtime changes. */
+void ckpt_reserve_release(const char *path);
+
 /* ---- files.c ---- */
 gboolean ckpt_file_sync(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_sync_folder(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;

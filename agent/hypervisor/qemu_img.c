@@ -41,19 +41,48 @@ report_progress(const CkptRun *run, guint64 total, const char *text)
                       run->data);
 }
 
+/* What becomes of its words on stdout. */
+typedef struct {
+    const CkptRun *run;
+    guint64 total;     /* of progress */
+    CkptLineFunc func; /* NULL: they are progress */
+    gpointer data;
+    GString *line;     /* begun */
+} Listener;
+
+static void
+take_text(Listener *listener, const char *text)
+{
+    if (!listener->func) {
+        report_progress(listener->run, listener->total, text);
+        return;
+    }
+    for (; *text; text++) {
+        if (*text != '\n') {
+            g_string_append_c(listener->line, *text);
+            continue;
+        }
+        listener->func(listener->line->str, listener->data);
+        g_string_truncate(listener->line, 0);
+    }
+}
+
 /* Reads what it says on stdout to its end, so that the pipe never fills. */
 static gboolean
-follow(const CkptRun *run, guint64 total, GSubprocess *child, GError **error)
+follow(Listener *listener, GSubprocess *child, GError **error)
 {
     GInputStream *output = g_subprocess_get_stdout_pipe(child);
-    char buffer[513];
+    g_autoptr(GString) line = listener->line = g_string_new(NULL);
+    char buffer[4097];
     gssize got;
 
-    while ((got = g_input_stream_read(output, buffer, sizeof buffer - 1, run->cancellable, error)) >
-           0) {
+    while ((got = g_input_stream_read(output, buffer, sizeof buffer - 1,
+                                      listener->run->cancellable, error)) > 0) {
         buffer[got] = '\0';
-        report_progress(run, total, buffer);
+        take_text(listener, buffer);
     }
+    if (got == 0 && listener->func && line->len > 0)
+        listener->func(line->str, listener->data);
     return got == 0;
 }
 
@@ -73,8 +102,8 @@ read_words(GSubprocess *child)
     return g_utf8_make_valid(buffer, -1);
 }
 
-gboolean
-ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments, GError **error)
+static gboolean
+run_tool(Listener *listener, const char *const *arguments, GError **error)
 {
     g_autoptr(GSubprocess) child = spawn(arguments, error);
     g_autoptr(GError) stopped = NULL;
@@ -82,7 +111,7 @@ ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments, G
 
     if (!child)
         return FALSE;
-    if (!follow(run, total, child, &stopped))
+    if (!follow(listener, child, &stopped))
         g_subprocess_force_exit(child);
     words = read_words(child);
     g_subprocess_wait(child, NULL, NULL);
@@ -105,4 +134,21 @@ ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments, G
                                                                 : CKPT_REASON_IMAGE_TOOL_FAILED,
                        TOOL " %s: %.600s", arguments[0], words);
     return FALSE;
+}
+
+gboolean
+ckpt_qemu_img(const CkptRun *run, guint64 total, const char *const *arguments, GError **error)
+{
+    Listener listener = {.run = run, .total = total};
+
+    return run_tool(&listener, arguments, error);
+}
+
+gboolean
+ckpt_qemu_img_lines(const CkptRun *run, const char *const *arguments, CkptLineFunc func,
+                    gpointer data, GError **error)
+{
+    Listener listener = {.run = run, .func = func, .data = data};
+
+    return run_tool(&listener, arguments, error);
 }

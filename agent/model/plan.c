@@ -16,6 +16,7 @@ static const char *const step_names[] = {
     [CKPT_STEP_MERGE] = "merge",
     [CKPT_STEP_CHECK_CHAIN] = "check-chain",
     [CKPT_STEP_REMOVE_FILE] = "remove-file",
+    [CKPT_STEP_RESERVE] = "reserve",
     [CKPT_STEP_CATALOGUE] = "catalogue",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_CATALOGUE + 1);
@@ -111,6 +112,7 @@ ckpt_step_free(CkptStep *step)
     free_secret(step->definition_before);
     g_clear_pointer(&step->disks, g_ptr_array_unref);
     ckpt_change_free(step->change);
+    g_free(step->warning);
     g_free(step);
 }
 
@@ -241,6 +243,8 @@ ckpt_step_describe(const CkptStep *step)
         return g_strdup_printf("merge %s of %s into %s", file, target, base);
     case CKPT_STEP_REMOVE_FILE:
         return g_strdup_printf("remove %s", file);
+    case CKPT_STEP_RESERVE:
+        return g_strdup_printf("reserve space in %s for the merge of %s", base, file);
     case CKPT_STEP_CATALOGUE:
         return describe_change(step->change);
     }

@@ -34,6 +34,10 @@ typedef enum {
                                    and locks. No undo */
     CKPT_STEP_REMOVE_FILE,      /* unlinks `file` if nobody has it open and no definition names it,
                                    folder synced. No undo */
+    CKPT_STEP_RESERVE,          /* the space that merging `file` (qcow2) into `base` of `base_format` may
+                                   need there, before the point of no return; `id`: the sealed `base`,
+                                   which it still is afterwards, `size`: the bytes that it took. Undo:
+                                   given back */
     /* Of the store; their `change` is applied in the transaction that journals their end. */
     CKPT_STEP_CATALOGUE
 } CkptStepKind;
@@ -81,6 +85,7 @@ typedef struct {
     GPtrArray *disks; /* CkptDiskFile; may be NULL */
     CkptChange *change;
     CkptFileId id;    /* result of IDENTIFY, journalled with the step's end */
+    char *warning;    /* result of any, for the operation's; not journalled. NULL = none */
 } CkptStep;
 CkptStep *ckpt_step_new(CkptStepKind kind);
 void ckpt_step_free(CkptStep *step);

@@ -479,8 +479,8 @@ delete_of_the_current_one_merges_the_top_into_its_file(void **state)
     g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c1");
     CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
 
-    assert_steps(made, "catalogue unseal merge check-chain catalogue remove-manifest remove-file");
-    assert_int_equal(made->decisive, 0);
+    assert_steps(made, "unseal reserve catalogue merge check-chain catalogue remove-manifest remove-file");
+    assert_int_equal(made->decisive, 2);
     assert_true(made->no_return);
     assert_string_equal(merge->file, "/img/web.ckpt-1.qcow2");
     assert_string_equal(merge->base, "/img/web.raw");
@@ -488,6 +488,21 @@ delete_of_the_current_one_merges_the_top_into_its_file(void **state)
     assert_null(last_change(made)->current_id);
     assert_true(last_change(made)->set_current);
     assert_int_equal(find_step(made, CKPT_STEP_UNSEAL, 0)->mode, 0644);
+}
+
+static void
+delete_reserves_in_the_file_as_it_was_sealed(void **state) /* hazard A8 */
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    const CkptLayer *sealed = ckpt_vm_find_file(world->vm, "/img/web.raw");
+    CkptStep *reserve = find_step(made, CKPT_STEP_RESERVE, 0);
+
+    assert_string_equal(reserve->file, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(reserve->base, "/img/web.raw");
+    assert_int_equal(reserve->base_format, CKPT_FORMAT_RAW);
+    assert_int_equal(reserve->size, sealed->allocated);
+    assert_true(ckpt_file_id_equal(&reserve->id, &sealed->id));
 }
 
 static void
@@ -500,8 +515,8 @@ delete_in_the_middle_remaps_the_child_and_seals_again(void **state)
     CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
 
     /* c3's file lies on the merged one: its header is rewritten, and it is identified anew */
-    assert_steps(made, "catalogue unseal unseal unseal merge seal identify seal identify check-chain "
-                       "write-manifest write-manifest catalogue remove-manifest remove-manifest "
+    assert_steps(made, "unseal reserve catalogue unseal unseal merge seal identify seal identify "
+                       "check-chain write-manifest write-manifest catalogue remove-manifest remove-manifest "
                        "remove-file");
     assert_string_equal(merge->above, "/img/web.ckpt-2.qcow2");
     assert_non_null(c2);
@@ -615,7 +630,67 @@ delete_needs_room_for_what_it_merges(void **state)
 {
     g_autoptr(World) world = world_with_line(1);
 
+    ckpt_vm_find_file(world->vm, "/img/web.raw")->virtual_size = 2000ull * MIB;
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->virtual_size = 2000ull * MIB;
     ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->allocated = 1000ull * MIB;
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SPACE_LOW);
+}
+
+static CkptCheckpointDisk *
+add_checkpoint_disk(CkptCheckpoint *checkpoint, const char *target, const CkptLayer *sealed)
+{
+    CkptCheckpointDisk *disk = g_new0(CkptCheckpointDisk, 1);
+
+    disk->target = g_strdup(target);
+    disk->sealed_file = g_strdup(sealed->path);
+    disk->format = sealed->format;
+    disk->virtual_size = sealed->virtual_size;
+    disk->id = sealed->id;
+    disk->mode_before = 0644;
+    g_ptr_array_add(checkpoint->disks, disk);
+    return disk;
+}
+
+/* Each has room for itself: 600 of 1024 MiB, on one file system or on two. */
+static void
+space_is_summed_for_each_file_system(void **state)
+{
+    for (guint devices = 1; devices <= 2; devices++) {
+        g_autoptr(World) world = world_with_line(1);
+        CkptLayer *base = add_file(world, "/img/web-b.raw", NULL);
+        CkptLayer *overlay = add_file(world, "/img/web-b.ckpt-1.qcow2", "/img/web-b.raw");
+
+        base->id.device = devices;
+        add_disk(world, "vdb", overlay->path);
+        add_checkpoint_disk(g_ptr_array_index(world->checkpoints, 0), "vdb", base);
+        g_ptr_array_add(world->made, g_strdup(overlay->path));
+        for (guint i = 0; i < 2; i++) {
+            const char *bases[] = {"/img/web.raw", "/img/web-b.raw"};
+            const char *overlays[] = {"/img/web.ckpt-1.qcow2", "/img/web-b.ckpt-1.qcow2"};
+
+            ckpt_vm_find_file(world->vm, bases[i])->virtual_size = 2048ull * MIB;
+            ckpt_vm_find_file(world->vm, overlays[i])->virtual_size = 2048ull * MIB;
+            ckpt_vm_find_file(world->vm, overlays[i])->allocated = 600ull * MIB;
+        }
+        if (devices == 1)
+            assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SPACE_LOW);
+        else
+            ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
+    }
+}
+
+/* A raw file that has all its blocks needs none. */
+static void
+delete_into_an_allocated_file_needs_no_room(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    CkptLayer *base = ckpt_vm_find_file(world->vm, "/img/web.raw");
+    CkptLayer *overlay = ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2");
+
+    base->virtual_size = base->allocated = overlay->virtual_size = 1000ull * MIB;
+    overlay->allocated = 1000ull * MIB;
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
+    overlay->virtual_size = 2000ull * MIB; /* grown since */
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SPACE_LOW);
 }
 
@@ -682,6 +757,9 @@ main(void)
         cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),
         cmocka_unit_test(delete_never_takes_the_newest_file_of_a_detached_disk),
         cmocka_unit_test(delete_needs_room_for_what_it_merges),
+        cmocka_unit_test(delete_reserves_in_the_file_as_it_was_sealed),
+        cmocka_unit_test(space_is_summed_for_each_file_system),
+        cmocka_unit_test(delete_into_an_allocated_file_needs_no_room),
         cmocka_unit_test(delete_of_a_held_one_is_refused),
         cmocka_unit_test(an_unfinished_delete_comes_first),
         cmocka_unit_test(a_loop_in_the_headers_ends),

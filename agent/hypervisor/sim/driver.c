@@ -432,6 +432,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_MERGE] = {ckpt_sim_merge, NULL, NULL},
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_sim_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {remove_file, NULL, remove_file_check},
+    [CKPT_STEP_RESERVE] = {ckpt_sim_reserve, ckpt_sim_reserve_undo, NULL},
 };
 
 static gboolean

@@ -277,6 +277,62 @@ merge(CkptSimRun *run, CkptSimVm *vm, GError **error)
     return FALSE;
 }
 
+/* ---- Space for it ---- */
+
+static void
+release(CkptSim *sim, CkptSimFile *base)
+{
+    if (!base)
+        return;
+    sim->free_bytes += base->reserved;
+    base->reserved = 0;
+}
+
+gboolean
+ckpt_sim_reserve(CkptSimRun *run, GError **error)
+{
+    CkptSim *sim = run->sim;
+    CkptSimFile *file = ckpt_sim_find(sim, run->step->file);
+    CkptSimFile *base = ckpt_sim_find(sim, run->step->base);
+    CkptFileId id;
+    guint64 needed = 0;
+
+    if (!is_writable(base, error))
+        return FALSE;
+    id = ckpt_sim_file_id(base);
+    if (!file || !ckpt_file_id_equal(&id, &run->step->id)) {
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED, "%s was changed", base->path);
+        return FALSE;
+    }
+    for (guint i = 0; i < CKPT_SIM_CELLS; i++)
+        needed += file->set[i] && !base->set[i] ? CKPT_SIM_CELL : 0;
+    if (needed > sim->free_bytes) {
+        ckpt_error_set(error, CKPT_REASON_SPACE_LOW, "%s: no space left", base->path);
+        return FALSE;
+    }
+    sim->free_bytes -= needed;
+    base->reserved += needed;
+    base->mtime = ++sim->clock;
+    if (!ckpt_sim_changed(run, error))
+        return FALSE;
+    base->mtime = run->step->id.mtime_ns;
+    return ckpt_sim_changed(run, error);
+}
+
+gboolean
+ckpt_sim_reserve_undo(CkptSimRun *run, GError **error)
+{
+    CkptSimFile *base = ckpt_sim_find(run->sim, run->step->base);
+
+    if (!base || base->inode != run->step->id.inode)
+        return TRUE;
+    release(run->sim, base);
+    base->mtime = run->step->id.mtime_ns;
+    return ckpt_sim_changed(run, error);
+}
+
+/* ---- */
+
 /* A guest that was suspended for the pivot goes on, also when the merge failed; when libvirt cannot be
  * told, that is the error, since it must be told later. */
 static gboolean
@@ -301,8 +357,11 @@ gboolean
 ckpt_sim_merge(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    gboolean done = resume(run, vm, merge(run, vm, error), error);
 
-    return resume(run, vm, merge(run, vm, error), error);
+    if (done)
+        release(run->sim, ckpt_sim_find(run->sim, run->step->base));
+    return done;
 }
 
 /* ---- A snapshot undone: each overlay is merged into what lies below ---- */

@@ -26,6 +26,7 @@ typedef struct {
     gint64 mtime;
     gboolean agent_made;
     gboolean given_up;             /* its removal was told to fail: nobody minds what becomes of it */
+    guint64 reserved;              /* bytes for a merge to come */
     gboolean merged_back;          /* an undo is merging it down: a mark beside it says so */
 } CkptSimFile;
 
@@ -142,6 +143,9 @@ typedef struct {
 CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
 gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);
+/* Of the sim's free bytes, to the target; a merge takes from there what it writes to holes. */
+gboolean ckpt_sim_reserve(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_reserve_undo(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);
 /* Unlinks it; a crime if somebody needs it. */

@@ -1,0 +1,255 @@
+/* RESERVE and its undo on real files: blocks come and go, everything else stays. */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/qemu.h"
+#include "tests/unit/image_fixture.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (1024 * 1024)
+
+typedef struct {
+    CkptPlan *plan;
+    CkptStep *step;
+    CkptRun run;
+    char *contents; /* of the base */
+    guint64 allocated;
+} World;
+
+static CkptLayer *
+look(const char *path)
+{
+    return ckpt_layer_look(path, CKPT_FORMAT_QCOW2, NULL, NULL);
+}
+
+static guint64
+allocated(const World *world)
+{
+    CkptLayer *layer = look(world->step->base);
+    guint64 bytes = layer->allocated;
+
+    ckpt_layer_free(layer);
+    return bytes;
+}
+
+static char *
+contents_of(const char *path)
+{
+    g_autofree char *bytes = NULL;
+    gsize length;
+
+    assert_true(g_file_get_contents(path, &bytes, &length, NULL));
+    return g_compute_checksum_for_data(G_CHECKSUM_SHA256, (guchar *)bytes, length);
+}
+
+static void
+assert_as_sealed(const World *world)
+{
+    CkptLayer *layer = look(world->step->base);
+    g_autofree char *contents = contents_of(world->step->base);
+
+    assert_true(ckpt_file_id_equal(&layer->id, &world->step->id));
+    assert_string_equal(contents, world->contents);
+    ckpt_layer_free(layer);
+}
+
+/* $d/o.qcow2 with 8 MiB of data at 16 MiB, on a base of 64 MiB with 1 MiB at 0, made by `make`. */
+static World *
+world_new(CkptFormat format, const char *make)
+{
+    World *world = g_new0(World, 1);
+    g_autofree char *create = g_strdup_printf(
+        "rm -f $d/b $d/o.qcow2; %s && qemu-io -f %s -c 'write -P 1 0 1M' $d/b >/dev/null && "
+        "qemu-img create -q -f qcow2 -F %s -b $d/b $d/o.qcow2 && "
+        "qemu-io -f qcow2 -c 'write -P 2 16M 8M' $d/o.qcow2 >/dev/null && touch -d 2020-01-01 $d/b",
+        make, ckpt_format_name(format), ckpt_format_name(format));
+    CkptLayer *base;
+
+    shell(create);
+    world->plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    world->step = ckpt_step_new(CKPT_STEP_RESERVE);
+    g_ptr_array_add(world->plan->steps, world->step);
+    world->step->file = image("o.qcow2");
+    world->step->base = image("b");
+    world->step->base_format = format;
+    base = look(world->step->base);
+    world->step->id = base->id;
+    world->step->size = world->allocated = base->allocated;
+    ckpt_layer_free(base);
+    world->contents = contents_of(world->step->base);
+    world->run = (CkptRun){.plan = world->plan, .step = world->step};
+    return world;
+}
+
+static World *
+world_with_qcow2(void)
+{
+    return world_new(CKPT_FORMAT_QCOW2, "qemu-img create -q -f qcow2 $d/b 64M");
+}
+
+static World *
+world_with_raw(void)
+{
+    return world_new(CKPT_FORMAT_RAW, "truncate -s 64M $d/b");
+}
+
+static void
+world_free(World *world)
+{
+    ckpt_plan_free(world->plan);
+    g_free(world->contents);
+    g_free(world);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+reserve(World *world)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_step_reserve(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_null(world->step->warning);
+    assert_as_sealed(world);
+}
+
+static void
+undo(World *world)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_step_reserve_undo(&world->run, &error))
+        fail_msg("%s", error->message);
+}
+
+static void
+a_qcow2_target_gets_space_behind_its_end(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+
+    reserve(world);
+    assert_true(allocated(world) >= world->allocated + 8 * MIB);
+    assert_true(allocated(world) < world->allocated + 24 * MIB);
+    undo(world);
+    undo(world);
+    assert_true(allocated(world) <= world->allocated + 64 * 1024); /* extents are kept in blocks */
+    assert_as_sealed(world);
+}
+
+static void
+a_raw_target_gets_what_the_overlay_has(void **state)
+{
+    g_autoptr(World) world = world_with_raw();
+
+    reserve(world);
+    assert_in_range(allocated(world), world->allocated + 8 * MIB, world->allocated + 9 * MIB);
+    undo(world);
+    assert_true(allocated(world) <= world->allocated + 64 * 1024); /* extents are kept in blocks */
+    assert_as_sealed(world);
+}
+
+static void
+a_grown_overlay_gets_space_behind_a_raw_target(void **state)
+{
+    g_autoptr(World) world = world_with_raw();
+
+    shell("qemu-img resize -q $d/o.qcow2 128M; "
+          "qemu-io -f qcow2 -c 'write -P 3 96M 4M' $d/o.qcow2 >/dev/null");
+    reserve(world);
+    assert_in_range(allocated(world), world->allocated + 12 * MIB, world->allocated + 13 * MIB);
+    undo(world);
+    assert_true(allocated(world) <= world->allocated + 64 * 1024); /* extents are kept in blocks */
+}
+
+static void
+what_its_owner_had_allocated_stays(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_FORMAT_RAW, "fallocate -l 64M $d/b");
+
+    reserve(world);
+    undo(world);
+    assert_true(allocated(world) >= 64 * MIB);
+    assert_as_sealed(world);
+}
+
+/* The crash came between taking the space and putting the time back. */
+static void
+undo_puts_the_time_back(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+
+    reserve(world);
+    shell("touch $d/b");
+    undo(world);
+    assert_as_sealed(world);
+}
+
+static void
+undo_leaves_what_somebody_writes_to(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+    guint64 before;
+    int fd;
+
+    reserve(world);
+    before = allocated(world);
+    fd = open(world->step->base, O_RDWR | O_CLOEXEC);
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    undo(world);
+    assert_int_equal(allocated(world), before);
+    close(fd);
+}
+
+static void
+undo_leaves_what_has_grown(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    guint64 before;
+
+    reserve(world);
+    shell("printf x >>$d/b");
+    before = allocated(world);
+    undo(world);
+    assert_int_equal(allocated(world), before);
+}
+
+static void
+a_changed_file_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    g_autoptr(GError) error = NULL;
+
+    shell("touch $d/b");
+    assert_false(ckpt_step_reserve(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_SEALED_FILE_CHANGED);
+}
+
+static void
+what_is_left_after_a_merge_is_given_back(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+
+    reserve(world);
+    ckpt_reserve_release(world->step->base);
+    assert_true(allocated(world) <= world->allocated + MIB);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_qcow2_target_gets_space_behind_its_end),
+        cmocka_unit_test(a_raw_target_gets_what_the_overlay_has),
+        cmocka_unit_test(a_grown_overlay_gets_space_behind_a_raw_target),
+        cmocka_unit_test(what_its_owner_had_allocated_stays),
+        cmocka_unit_test(undo_puts_the_time_back),
+        cmocka_unit_test(undo_leaves_what_somebody_writes_to),
+        cmocka_unit_test(undo_leaves_what_has_grown),
+        cmocka_unit_test(a_changed_file_is_refused),
+        cmocka_unit_test(what_is_left_after_a_merge_is_given_back),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
