@@ -82,6 +82,24 @@ make_private(const char *state_dir, int dir_fd, const char *name, int flags, GEr
     return done;
 }
 
+/* A catalogue that was there once and is nothing now was lost: taken for a new one, the agent would know
+ * nothing of its checkpoints and say so to everybody. */
+static gboolean
+check_not_emptied(const char *state_dir, int dir_fd, int lock_fd, GError **error)
+{
+    g_autofree char *path = g_build_filename(state_dir, DATABASE, NULL);
+    struct stat mark, database;
+
+    if (fstat(lock_fd, &mark) < 0 || mark.st_size == 0 ||
+        fstatat(dir_fd, DATABASE, &database, AT_SYMLINK_NOFOLLOW) < 0 || database.st_size > 0)
+        return TRUE;
+    return refuse(error, path,
+                  "the catalogue is empty, and it was not. No checkpoint is lost by that: the images "
+                  "and the manifests beside them are whole. Put a backup in its place; or set the "
+                  "file and its -wal and -shm aside to start with an empty catalogue, and see "
+                  "docs/by-hand.md");
+}
+
 static gboolean
 make_files(const char *state_dir, int dir_fd, GError **error)
 {
@@ -120,7 +138,8 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
     }
     if (check_folder(state_dir, dir_fd, FALSE, error))
         *lock_fd = lock_folder(state_dir, dir_fd, error);
-    if (*lock_fd >= 0 && make_files(state_dir, dir_fd, error))
+    if (*lock_fd >= 0 && check_not_emptied(state_dir, dir_fd, *lock_fd, error) &&
+        make_files(state_dir, dir_fd, error))
         path = g_build_filename(state_dir, DATABASE, NULL);
     close(dir_fd);
     if (!path && *lock_fd >= 0) {
@@ -128,4 +147,21 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
         *lock_fd = -1;
     }
     return path;
+}
+
+/* The folder first: a journal that a power cut brought back would empty the catalogue again. */
+gboolean
+ckpt_state_dir_made(const char *state_dir, int lock_fd, GError **error)
+{
+    int dir_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct stat mark;
+    gboolean done = dir_fd >= 0 && fstat(lock_fd, &mark) == 0 &&
+                    (mark.st_size > 0 || (fsync(dir_fd) == 0 && pwrite(lock_fd, "1\n", 2, 0) == 2 &&
+                                          fsync(lock_fd) == 0));
+
+    if (!done)
+        refuse(error, state_dir, g_strerror(errno));
+    if (dir_fd >= 0)
+        close(dir_fd);
+    return done;
 }

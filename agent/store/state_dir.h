@@ -7,6 +7,9 @@
  * agent, is told of the mode only. */
 gboolean ckpt_state_dir_check(const char *state_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Checks that the folder is ours and closed to others, and locks it until *lock_fd is closed; makes
- * the database file (0600) if there is none. Returns its path. */
+ * the database file (0600) if there is none. Refuses an empty one that was not empty. Returns its path. */
 char *ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* From now on an empty database file is one that was lost: its tables are made. */
+gboolean ckpt_state_dir_made(const char *state_dir, int lock_fd, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -228,7 +228,7 @@ ckpt_store_open(const char *state_dir, GError **error)
     if (!path)
         return NULL;
     db = ckpt_database_open(path, error);
-    if (!db) {
+    if (!db || !ckpt_state_dir_made(state_dir, lock_fd, error)) {
         close(lock_fd);
         return NULL;
     }

@@ -4,8 +4,8 @@
 
 #include <glib/gstdio.h>
 
-static void
-remove_tree(const char *dir)
+void
+store_fixture_remove_tree(const char *dir)
 {
     g_autoptr(GDir) folder = g_dir_open(dir, 0, NULL);
     const char *name;
@@ -45,7 +45,7 @@ store_fixture_teardown(void **state)
     StoreFixture *fixture = *state;
 
     ckpt_store_close(fixture->store);
-    remove_tree(fixture->dir);
+    store_fixture_remove_tree(fixture->dir);
     g_free(fixture->dir);
     g_free(fixture);
     return 0;

@@ -11,6 +11,7 @@ typedef struct {
 int store_fixture_setup(void **state); /* cmocka's; *state is a StoreFixture */
 int store_fixture_teardown(void **state);
 void store_fixture_reopen(StoreFixture *fixture);
+void store_fixture_remove_tree(const char *dir); /* one folder and the files in it */
 
 /* Fail the test if the store does. */
 void store_add(CkptStore *store, CkptOperation *operation);
