@@ -201,6 +201,7 @@ static const Setting settings[] = {
     /* The API promises seven days. */
     {"limits", "result_days", take_number, AT(limits.result_days), RANGE(7, 3650)},
     {"limits", "max_wait_seconds", take_seconds, AT(limits.max_wait_us), RANGE(1, 300)},
+    {"limits", "merge_mib_per_second", take_number, AT(merge_mib), RANGE(0, 1024 * 1024)},
     {"limits", "handler_threads", take_number, AT(handler_threads), RANGE(1, 64)},
     {"limits", "max_calls", take_number, AT(max_calls), RANGE(1, 65536)},
     {"limits", "max_connections", take_number, AT(max_connections), RANGE(2, 65536)},

@@ -15,6 +15,7 @@ typedef struct {
     CkptAccess *access;
     GPtrArray *libraries; /* CkptLibraryPlace, in the file's order */
     CkptLimits limits;
+    guint merge_mib; /* a second; 0 = no limit */
     guint handler_threads, max_calls, max_connections, max_watches; /* 0 = the default */
 } CkptConfig;
 

@@ -158,6 +158,7 @@ build(Agent *agent, const CkptConfig *config, GError **error)
     agent->driver = ckpt_qemu_driver_new(config->hypervisor, error);
     if (!agent->driver)
         return FALSE;
+    ckpt_qemu_driver_limit_merges(agent->driver, config->merge_mib);
     agent->engine = ckpt_engine_new(agent->driver, agent->store, &config->limits);
     agent->service = ckpt_service_new(agent->engine, &service);
     agent->server = ckpt_server_new(&server, &served, agent->service, error);

@@ -29,6 +29,19 @@ on_operation(CkptReply *reply, gpointer data)
     }
 }
 
+/* "6/9 merge …, 42%" */
+static char *
+step_cell(const PbOperation *operation)
+{
+    g_autofree char *percent = NULL;
+
+    if (operation->bytes_total > 0)
+        percent = g_strdup_printf(", %.0f%%", 100.0 * (double)operation->bytes_done /
+                                                  (double)operation->bytes_total);
+    return g_strdup_printf("%u/%u %s%s", operation->step, operation->steps_total,
+                           operation->step_description, percent ? percent : "");
+}
+
 static void
 print_table(const CkptHost *host, const PbOperation *operation)
 {
@@ -40,8 +53,7 @@ print_table(const CkptHost *host, const PbOperation *operation)
     g_autofree char *state =
         ckpt_enum_word(&vmcheckpoint__v1__operation_state__descriptor, (int)operation->state);
     g_autofree char *begun = ckpt_time_cell(operation->create_time);
-    g_autofree char *step = g_strdup_printf("%u/%u %s", operation->step, operation->steps_total,
-                                            operation->step_description);
+    g_autofree char *step = step_cell(operation);
     const char *cells[] = {host->name, kind, state, operation->vm_id, operation->checkpoint_id,
                            begun,      step};
     g_autofree char *text = NULL;

@@ -14,7 +14,7 @@ typedef struct {
     GPtrArray *waiters;   /* Waiter; engine.lock */
     GCancellable *cancellable;
     gboolean recovered;   /* left by a crash */
-    guint64 bytes_done, bytes_total; /* of the present step; its worker's alone */
+    guint64 bytes_done, bytes_total; /* of the present step; written by its worker, engine.lock */
     gint64 told_us;       /* when progress was last told */
 } LiveOp;
 

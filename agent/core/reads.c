@@ -201,6 +201,24 @@ ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *quer
 
 /* ---- Operations ---- */
 
+/* How far the step of one that runs is; the store does not know. */
+static void
+add_progress(CkptEngine *engine, CkptOperation *op)
+{
+    g_autofree char *key = ckpt_live_key(op->identity, op->request_id);
+    const LiveOp *live;
+
+    if (op->state != CKPT_OP_RUNNING)
+        return;
+    g_mutex_lock(&engine->lock);
+    live = g_hash_table_lookup(engine->live, key);
+    if (live) {
+        op->bytes_done = live->bytes_done;
+        op->bytes_total = live->bytes_total;
+    }
+    g_mutex_unlock(&engine->lock);
+}
+
 CkptOperation *
 ckpt_engine_get_operation(CkptEngine *engine, const char *identity, const char *request_id,
                           GError **error)
@@ -214,6 +232,8 @@ ckpt_engine_get_operation(CkptEngine *engine, const char *identity, const char *
         ckpt_error_set(error, CKPT_REASON_OPERATION_NOT_FOUND,
                        "no operation of %s has request_id %s", identity, request_id);
         ckpt_error_add(error, CKPT_META_REQUEST, request_id);
+    } else {
+        add_progress(engine, op);
     }
     return op;
 }

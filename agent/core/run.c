@@ -266,11 +266,20 @@ typedef struct {
 } Telling;
 
 static void
+set_progress(Telling *telling, guint64 done, guint64 total)
+{
+    g_mutex_lock(&telling->engine->lock);
+    telling->live->bytes_done = done;
+    telling->live->bytes_total = total;
+    g_mutex_unlock(&telling->engine->lock);
+}
+
+static void
 on_step(gpointer data)
 {
     Telling *telling = data;
 
-    telling->live->bytes_done = telling->live->bytes_total = 0;
+    set_progress(telling, 0, 0);
     ckpt_engine_emit(telling->engine, telling->live);
 }
 
@@ -281,8 +290,7 @@ on_progress(guint64 done, guint64 total, gpointer data)
     LiveOp *live = telling->live;
     gint64 now = g_get_monotonic_time();
 
-    live->bytes_done = done;
-    live->bytes_total = total;
+    set_progress(telling, done, total);
     if (now - live->told_us < G_TIME_SPAN_SECOND / 2)
         return;
     live->told_us = now;

@@ -69,6 +69,8 @@ struct _CkptDriver {
  * event loop lives there). Never fails for an unreachable hypervisor: its functions then answer
  * HYPERVISOR_UNAVAILABLE. */
 CkptDriver *ckpt_qemu_driver_new(const char *uri, GError **error);
+/* Merges move at most so many MiB a second; 0 = as fast as they can. Before the first step. */
+void ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second);
 static inline void
 ckpt_driver_free(CkptDriver *driver)
 {

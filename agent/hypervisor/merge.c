@@ -195,12 +195,14 @@ static gboolean
 commit_files(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
-    const char *const arguments[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
+    g_autofree char *rate = run->merge_mib ? g_strdup_printf("%uM", run->merge_mib) : NULL;
+    const char *const arguments[] = {"commit", "-p", "-d", "-f", "qcow2", "-r", rate, step->file, NULL};
+    const char *const unlimited[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
     guint64 bytes = 0;
 
     return lies_on_base(step, &bytes, error) && is_free(step->file, error) &&
            is_free(step->base, error) && (!step->above || is_free(step->above, error)) &&
-           ckpt_qemu_img(run, bytes, arguments, error) && ckpt_file_sync(step->base, error);
+           ckpt_qemu_img(run, bytes, rate ? arguments : unlimited, error) && ckpt_file_sync(step->base, error);
 }
 
 static gboolean
@@ -230,10 +232,12 @@ do_next(CkptRun *run, CkptView *view, Next next, GError **error)
     return FALSE;
 }
 
-/* What is done is on the disk, also what a QEMU did that is gone by now. */
+/* What is done is on the disk, also what a QEMU did that is gone by now. Not while the guest stands still:
+ * its host may have much to write. (QEMU has flushed the base before the pivot.) */
 static gboolean
-sync_all(const CkptStep *step, GError **error)
+finish(const CkptStep *step, GError **error)
 {
+    ckpt_reserve_release(step->base);
     return ckpt_file_sync(step->base, error) &&
            (!step->above || ckpt_file_sync(step->above, error));
 }
@@ -243,12 +247,7 @@ sync_all(const CkptStep *step, GError **error)
 static gboolean
 merge_leaf(CkptRun *run, GError **error)
 {
-    const CkptStep *step = run->step;
-
-    if (!commit_files(run, error))
-        return FALSE;
-    ckpt_reserve_release(step->base);
-    return ckpt_file_sync(step->base, error);
+    return commit_files(run, error);
 }
 
 static gboolean
@@ -260,10 +259,8 @@ merge(CkptRun *run, GError **error)
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         Next next = view ? look(view, run->step, error) : NEXT_FAILED;
 
-        if (next == NEXT_DONE) {
-            ckpt_reserve_release(run->step->base);
-            return sync_all(run->step, error);
-        }
+        if (next == NEXT_DONE)
+            return TRUE;
         if (!do_next(run, view, next, error))
             return FALSE;
     }
@@ -281,7 +278,7 @@ ckpt_step_merge(CkptRun *run, GError **error)
 
     /* Once the saved definition was seen to be right, or nothing came of it. */
     if (ckpt_merge_resume(run, &paused))
-        return done;
+        return done && finish(run->step, error);
     /* A suspended guest comes before whatever else went wrong: as if libvirt were away, the step is run
      * again, and with it the resume. */
     paused->code = CKPT_REASON_HYPERVISOR_UNAVAILABLE;

@@ -119,7 +119,7 @@ begin(CkptRun *run, CkptView *view, gboolean top, GError **error)
         place++;
     /* libvirt compares names, so it gets its own. */
     if (virDomainBlockCommit(view->domain, step->target, live->chain[place + 1], live->chain[place],
-                             0, top ? VIR_DOMAIN_BLOCK_COMMIT_ACTIVE : 0) < 0)
+                             run->merge_mib, top ? VIR_DOMAIN_BLOCK_COMMIT_ACTIVE : 0) < 0)
         return job_failed(step, error, "begin the block commit");
     return TRUE;
 }

@@ -13,6 +13,7 @@ typedef struct {
     CkptProgressFunc progress; /* NULL = nobody listens */
     gpointer data;
     GCancellable *cancellable; /* or NULL */
+    guint merge_mib;           /* a second; 0 = no limit */
 } CkptRun;
 
 /* ---- domain_view.c: one VM as libvirt shows it at one moment ---- */

@@ -5,6 +5,7 @@ typedef struct {
     CkptDriver base;
     CkptConnection *connection;
     CkptWatcher *watcher; /* NULL = nobody watches; touched by who starts and stops the engine */
+    guint merge_mib;      /* a second; 0 = no limit */
 } QemuDriver;
 
 typedef struct {
@@ -180,7 +181,8 @@ static gboolean
 step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFunc progress,
         gpointer data, GCancellable *cancellable, GError **error)
 {
-    CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable};
+    CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable,
+                   ((QemuDriver *)driver)->merge_mib};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     return step_table[step->kind].run(&run, error);
@@ -189,7 +191,7 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
 static gboolean
 step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error)
 {
-    CkptRun run = {connection_of(driver), plan, step, NULL, NULL, NULL};
+    CkptRun run = {.connection = connection_of(driver), .plan = plan, .step = step};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     return !step_table[step->kind].undo || step_table[step->kind].undo(&run, error);
@@ -198,7 +200,8 @@ step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **err
 static CkptOutcome
 step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GError **error)
 {
-    CkptRun run = {connection_of(driver), plan, (CkptStep *)step, NULL, NULL, NULL};
+    CkptRun run = {
+        .connection = connection_of(driver), .plan = plan, .step = (CkptStep *)step};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     if (step_table[step->kind].check)
@@ -244,4 +247,10 @@ ckpt_qemu_driver_new(const char *uri, GError **error)
     };
     driver->connection = ckpt_connection_new(uri);
     return &driver->base;
+}
+
+void
+ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second)
+{
+    ((QemuDriver *)driver)->merge_mib = mib_per_second;
 }

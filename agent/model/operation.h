@@ -25,6 +25,7 @@ typedef struct {
     CkptPlan *plan;       /* NULL until planned */
     gint step_begun;      /* index of the last step begun; -1 = none. step_ended: likewise */
     gint step_ended;
+    guint64 bytes_done, bytes_total; /* of the present step; of one that runs, and never stored */
     gboolean undoing;     /* steps are being undone from step_begun downwards */
     /* When it ended: */
     CkptReason reason;    /* 0 unless FAILED or CANCELLED */

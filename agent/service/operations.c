@@ -38,7 +38,7 @@ ckpt_get_operation(const CkptCaller *caller, const ProtobufCMessage *base, GErro
     if (!operation)
         return NULL;
     reply = ckpt_message_new(&vmcheckpoint__v1__get_operation_response__descriptor);
-    reply->operation = ckpt_give_operation(operation, 0, 0);
+    reply->operation = ckpt_give_operation(operation, operation->bytes_done, operation->bytes_total);
     return &reply->base;
 }
 
@@ -125,7 +125,9 @@ static PB(Operation) * give_listed(CkptEngine *engine, const CkptOperation *oper
     if (operation->state == CKPT_OP_RUNNING)
         running =
             ckpt_engine_get_operation(engine, operation->identity, operation->request_id, NULL);
-    return ckpt_give_operation(running ? running : operation, 0, 0);
+    if (running)
+        operation = running;
+    return ckpt_give_operation(operation, operation->bytes_done, operation->bytes_total);
 }
 
 static guint
