@@ -1,6 +1,6 @@
 #include "agent/core/executor.h"
 
-#include "agent/core/fault.h"
+#include "common/fault.h"
 #include "agent/core/graph.h"
 #include "agent/core/manifest.h"
 
@@ -36,13 +36,37 @@ set_identity(CkptCheckpoint *checkpoint, const char *file, const CkptFileId *id)
     }
 }
 
-/* The rows that the plan will write get the identities found so far. */
 static void
-apply_identities(CkptPlan *plan, gint ended)
+set_consistency(CkptCheckpoint *checkpoint, const CkptStep *found)
+{
+    if (!checkpoint || g_strcmp0(checkpoint->id, found->checkpoint_id) != 0)
+        return;
+    checkpoint->reached = found->reached;
+    checkpoint->freeze_us = found->freeze_us;
+    checkpoint->pause_us = found->pause_us;
+}
+
+static void
+apply_consistency(CkptPlan *plan, const CkptStep *found)
+{
+    set_consistency(plan->checkpoint, found);
+    for (guint k = 0; k < plan->steps->len; k++) {
+        CkptStep *step = step_at(plan, k);
+
+        for (guint c = 0; step->change && c < step->change->upserts->len; c++)
+            set_consistency(g_ptr_array_index(step->change->upserts, c), found);
+    }
+}
+
+/* The rows that the plan will write get the identities found so far, and what was reached. */
+static void
+apply_results(CkptPlan *plan, gint ended)
 {
     for (gint i = 0; i <= ended; i++) {
         CkptStep *found = step_at(plan, i);
 
+        if (found->kind == CKPT_STEP_SNAPSHOT && found->reached)
+            apply_consistency(plan, found);
         if (found->kind != CKPT_STEP_IDENTIFY)
             continue;
         set_identity(plan->checkpoint, found->file, &found->id);
@@ -227,6 +251,9 @@ set_result(CkptExecution *x)
     op->safety = stored_row(x, plan->safety_id);
     for (guint i = 0; i < plan->warnings->len; i++)
         g_ptr_array_insert(op->warnings, (gint)i, g_strdup(g_ptr_array_index(plan->warnings, i)));
+    for (guint i = 0; i < plan->steps->len; i++)
+        if (step_at(plan, (gint)i)->note)
+            g_ptr_array_add(op->warnings, g_strdup(step_at(plan, (gint)i)->note));
 }
 
 static CkptEnd
@@ -250,6 +277,26 @@ finish(CkptExecution *x, GError **error)
 
 static CkptEnd undo(CkptExecution *x, GError *cause, GError **error);
 
+/* A snapshot that was made is to be kept only if it is as consistent as the caller must have it. Of one
+ * that was cut short it is not known whether the guest was frozen all the while. */
+static gboolean
+is_good_enough(CkptStep *step, GError **cause)
+{
+    if (step->kind != CKPT_STEP_SNAPSHOT || step->asked < CKPT_CONSISTENCY_APPLICATION)
+        return TRUE;
+    if (!step->reached) {
+        step->reached = CKPT_CONSISTENCY_CRASH;
+        step->freeze_us = -1;
+        ckpt_set_str(&step->note, "the snapshot was interrupted, so that it is not known whether the "
+                                  "guest's file systems were frozen: reached is CRASH");
+    }
+    if (step->reached >= step->minimum)
+        return TRUE;
+    if (*cause == NULL)
+        ckpt_error_set(cause, CKPT_REASON_QUIESCE_FAILED, "%s", step->note);
+    return FALSE;
+}
+
 /* The decisive step was begun and it is not known whether it was done: asked of the world. */
 static CkptEnd
 decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
@@ -267,6 +314,8 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
     }
     switch (x->driver->step_check(x->driver, op->plan, step, &why)) {
     case CKPT_OUTCOME_DONE:
+        if (!is_good_enough(step, &cause))
+            return undo(x, cause, error);
         *forward = TRUE;
         g_clear_error(&cause);
         return CKPT_END_DONE;
@@ -342,7 +391,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
 {
     CkptPlan *plan = x->operation->plan;
 
-    apply_identities(plan, from - 1);
+    apply_results(plan, from - 1);
     for (gint i = from; i < (gint)plan->steps->len; i++) {
         GError *cause = NULL;
         gboolean go_on = TRUE;
@@ -355,7 +404,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
         }
         if (journal_begin(x, i, &cause) && check_cancelled(x, i, &cause) && do_step(x, i, &cause)) {
             ckpt_fault_point();
-            apply_identities(plan, i);
+            apply_results(plan, i);
             continue;
         }
         if (!is_passing(cause) && is_bearable(x, i)) {
@@ -368,7 +417,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
             return end;
         /* It was the journal that failed if the step now known to be done is the one before. */
         i = x->operation->step_begun;
-        apply_identities(plan, i);
+        apply_results(plan, i);
     }
     return finish(x, error);
 }
@@ -521,7 +570,7 @@ ckpt_execute(CkptExecution *x, GError **error)
     }
     if (op->undoing || (op->step_begun < decisive))
         return undo(x, NULL, error);
-    apply_identities(op->plan, op->step_ended);
+    apply_results(op->plan, op->step_ended);
     if (op->step_begun == decisive && op->step_ended < decisive) {
         end = decide(x, NULL, &forward, error);
         return forward ? forward_from(x, decisive + 1, error) : end;

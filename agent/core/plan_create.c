@@ -5,24 +5,53 @@
 #include "common/text.h"
 
 static gboolean
-check_consistency(const CkptPlanInput *input, const CkptRequest *request,
-                  const CkptCheckpoint *checkpoint, GError **error)
+is_enough(const CkptRequest *request, CkptConsistency best, const char *why, GError **error)
 {
-    if (checkpoint->reached >= request->minimum)
+    if (best >= request->minimum)
         return TRUE;
-    if (input->vm->power == CKPT_POWER_SHUT_OFF)
-        ckpt_error_set(error, CKPT_REASON_CONSISTENCY_UNAVAILABLE,
-                       "the VM is shut off and has no memory to capture: minimum_consistency MEMORY "
-                       "cannot be met");
-    else
-        ckpt_error_set(error, CKPT_REASON_CONSISTENCY_UNAVAILABLE,
-                       "this agent reaches CRASH for a running VM, minimum_consistency asks for more: "
-                       "%s", request->minimum == CKPT_CONSISTENCY_MEMORY
-                                 ? "capturing memory is not implemented yet"
-                                 : "freezing file systems is not implemented yet; a VM that is shut "
-                                   "off reaches APPLICATION");
+    ckpt_error_set(error, CKPT_REASON_CONSISTENCY_UNAVAILABLE,
+                   "minimum_consistency %s cannot be met: %s",
+                   request->minimum == CKPT_CONSISTENCY_MEMORY ? "MEMORY" : "APPLICATION", why);
     ckpt_error_add(error, CKPT_META_FIELD, "minimum_consistency");
     return FALSE;
+}
+
+/* As much as a VM that runs or is paused can do of what is preferred, if that is enough; what is less
+ * is said. 0 = refused. */
+static CkptConsistency
+choose_for_active(const CkptVm *vm, const CkptRequest *request, CkptPlan *plan, GError **error)
+{
+    const char *why = vm->application.reason ? vm->application.reason : "this hypervisor cannot";
+
+    if (!is_enough(request, CKPT_CONSISTENCY_APPLICATION, "capturing memory is not implemented yet",
+                   error))
+        return (CkptConsistency)0;
+    if (request->asked == CKPT_CONSISTENCY_MEMORY)
+        ckpt_plan_warn(plan, "memory is not captured: not implemented by this agent yet");
+    if (request->asked == CKPT_CONSISTENCY_CRASH)
+        return CKPT_CONSISTENCY_CRASH;
+    if (vm->application.available)
+        return CKPT_CONSISTENCY_APPLICATION;
+    if (!is_enough(request, CKPT_CONSISTENCY_CRASH, why, error))
+        return (CkptConsistency)0;
+    ckpt_plan_warn(plan, "the guest's file systems were not frozen, reached is CRASH: %s", why);
+    return CKPT_CONSISTENCY_CRASH;
+}
+
+static gboolean
+choose_consistency(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan,
+                   GError **error)
+{
+    CkptConsistency best = CKPT_CONSISTENCY_APPLICATION;
+
+    if (input->vm->power != CKPT_POWER_SHUT_OFF)
+        best = choose_for_active(input->vm, request, plan, error);
+    else if (!is_enough(request, best, "the VM is shut off and has no memory to capture", error))
+        return FALSE;
+    else if (request->asked == CKPT_CONSISTENCY_MEMORY)
+        ckpt_plan_warn(plan, "memory is not captured: the VM is shut off");
+    plan->checkpoint->reached = best;
+    return best != 0;
 }
 
 static gboolean
@@ -92,8 +121,22 @@ new_checkpoint(const CkptPlanInput *input, const CkptRequest *request)
     return checkpoint;
 }
 
+/* Which checkpoint it is of, since what it reaches is written to that one's row. */
 static void
-add_steps(const CkptPlanInput *input, CkptPlan *plan)
+add_snapshot(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan, GPtrArray *tops)
+{
+    CkptStep *step = ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops);
+    gboolean freeze = input->vm->power != CKPT_POWER_SHUT_OFF &&
+                      plan->checkpoint->reached == CKPT_CONSISTENCY_APPLICATION;
+
+    step->power = input->vm->power;
+    ckpt_set_str(&step->checkpoint_id, plan->checkpoint->id);
+    step->asked = freeze ? CKPT_CONSISTENCY_APPLICATION : CKPT_CONSISTENCY_CRASH;
+    step->minimum = freeze ? request->minimum : CKPT_CONSISTENCY_CRASH;
+}
+
+static void
+add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan)
 {
     CkptChange *change = ckpt_change_new();
     GPtrArray *disks = plan->checkpoint->disks;
@@ -108,7 +151,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan)
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
     }
     plan->decisive = plan->steps->len;
-    ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops)->power = input->vm->power;
+    add_snapshot(input, request, plan, tops);
     for (guint i = 0; i < disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
 
@@ -132,8 +175,8 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     if (!check_disks(input, error) || !ckpt_plan_check_depth(input, parent, error))
         return NULL;
     ckpt_plan_set_checkpoint(plan, new_checkpoint(input, request));
-    if (!check_consistency(input, request, plan->checkpoint, error))
+    if (!choose_consistency(input, request, plan, error))
         return NULL;
-    add_steps(input, plan);
+    add_steps(input, request, plan);
     return g_steal_pointer(&plan);
 }

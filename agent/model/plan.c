@@ -84,6 +84,7 @@ ckpt_step_new(CkptStepKind kind)
     CkptStep *step = g_new0(CkptStep, 1);
 
     step->kind = kind;
+    step->freeze_us = -1;
     return step;
 }
 
@@ -107,6 +108,7 @@ ckpt_step_free(CkptStep *step)
     g_free(step->above);
     g_free(step->like);
     g_free(step->checkpoint_id);
+    g_free(step->note);
     free_secret(step->text);
     free_secret(step->definition);
     free_secret(step->definition_before);
@@ -203,6 +205,8 @@ describe_disks(const CkptStep *step)
     g_autofree char *moves = list_disks(step, "to");
     const char *checkpoint = or_unnamed(step->checkpoint_id);
 
+    if (step->kind == CKPT_STEP_SNAPSHOT && step->asked >= CKPT_CONSISTENCY_APPLICATION)
+        return g_strdup_printf("snapshot: freeze the guest, switch %s at one instant, thaw", moves);
     if (step->kind == CKPT_STEP_SNAPSHOT)
         return g_strdup_printf("snapshot: switch %s at one instant", moves);
     if (step->kind == CKPT_STEP_WRITE_MANIFEST)

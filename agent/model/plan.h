@@ -14,7 +14,10 @@ typedef enum {
     CKPT_STEP_SEAL,             /* `file` to mode 0440. Undo: back to `mode` */
     CKPT_STEP_UNSEAL,           /* `file` to `mode`, for its own merge. Undo: 0440 */
     CKPT_STEP_SNAPSHOT,         /* each of `disks` from its present top to its `file`, atomically; refused
-                                   if the VM was started or stopped since it was `power` */
+                                   if the VM was started or stopped since it was `power`. When `asked`
+                                   is APPLICATION, with the guest frozen around it; QUIESCE_FAILED when
+                                   less than `minimum` is reached. Fills reached, freeze_us, pause_us
+                                   and note. Of checkpoint `checkpoint_id` */
     CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id` */
     CKPT_STEP_WRITE_MANIFEST,   /* the manifest of checkpoint `checkpoint_id` beside each of `disks`,
                                    `text` as contents; 0600, synced. Undo: removed */
@@ -84,7 +87,16 @@ typedef struct {
     CkptPower power;
     GPtrArray *disks; /* CkptDiskFile; may be NULL */
     CkptChange *change;
-    CkptFileId id;    /* result of IDENTIFY, journalled with the step's end */
+    CkptConsistency asked, minimum; /* of SNAPSHOT */
+    /* Results, journalled with the step's end. Of IDENTIFY: */
+    CkptFileId id;
+    /* Of SNAPSHOT: */
+    CkptConsistency reached; /* 0 = what the plan says; with `asked` APPLICATION: not known, the guest
+                                may be frozen */
+    gint64 freeze_us;        /* from before the freeze was asked for until the thaw was confirmed;
+                                -1 = was not frozen, or until when is not known */
+    gint64 pause_us;
+    char *note;              /* a warning: why less was reached than asked; NULL = none */
     char *warning;    /* result of any, for the operation's; not journalled. NULL = none */
 } CkptStep;
 CkptStep *ckpt_step_new(CkptStepKind kind);

@@ -144,6 +144,35 @@ read_step_results(CkptDatabase *db, CkptOperation *operation, GError **error)
     return !failed;
 }
 
+static gboolean
+read_snapshot_results(CkptDatabase *db, CkptOperation *operation, GError **error)
+{
+    gboolean failed = FALSE;
+    sqlite3_stmt *row;
+
+    if (!operation->plan)
+        return TRUE;
+    row = ckpt_database_query(db, error,
+                              "SELECT step, reached, freeze_us, pause_us, note FROM snapshot_results"
+                              " WHERE operation = ?1",
+                              "i", operation->number);
+    if (!row)
+        return FALSE;
+    while (ckpt_database_next(db, row, &failed, error)) {
+        gint64 index = sqlite3_column_int64(row, 0);
+        CkptStep *step;
+
+        if (index < 0 || index >= (gint64)operation->plan->steps->len)
+            continue;
+        step = operation->plan->steps->pdata[index];
+        step->reached = (CkptConsistency)sqlite3_column_int64(row, 1);
+        step->freeze_us = sqlite3_column_int64(row, 2);
+        step->pause_us = sqlite3_column_int64(row, 3);
+        ckpt_set_str(&step->note, (const char *)sqlite3_column_text(row, 4));
+    }
+    return !failed;
+}
+
 gboolean
 ckpt_operation_rows(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *operations,
                     GError **error)
@@ -166,7 +195,8 @@ ckpt_operation_rows(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *operat
         return FALSE;
     }
     for (guint i = 0; i < operations->len; i++)
-        if (!read_step_results(db, operations->pdata[i], error))
+        if (!read_step_results(db, operations->pdata[i], error) ||
+            !read_snapshot_results(db, operations->pdata[i], error))
             return FALSE;
     return TRUE;
 }

@@ -243,6 +243,8 @@ plan_work(CkptDatabase *db, gpointer data, GError **error)
 
     return ckpt_database_run(db, error, "DELETE FROM step_results WHERE operation = ?1", "i",
                              operation->number) &&
+           ckpt_database_run(db, error, "DELETE FROM snapshot_results WHERE operation = ?1", "i",
+                             operation->number) &&
            ckpt_database_run(db, error,
                              "UPDATE operations SET state = 2, started_us = ?2, vm_id = ?3,"
                              " checkpoint_id = ?4, request = ?5, plan = ?6, step_begun = ?7,"
@@ -272,6 +274,14 @@ write_step_result(CkptDatabase *db, const CkptOperation *operation, gint index, 
 {
     const CkptStep *step = operation->plan->steps->pdata[index];
 
+    if (step->reached &&
+        !ckpt_database_run(db, error,
+                           "INSERT OR REPLACE INTO snapshot_results"
+                           " (operation, step, reached, freeze_us, pause_us, note)"
+                           " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                           "iiiiit", operation->number, (gint64)index, (gint64)step->reached,
+                           step->freeze_us, step->pause_us, step->note))
+        return FALSE;
     if (!ckpt_file_id_is_set(&step->id))
         return TRUE;
     return ckpt_database_run(db, error,

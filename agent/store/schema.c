@@ -4,7 +4,7 @@
 
 /* "ckpt": tells our file from other SQLite files. */
 #define APPLICATION_ID 0x636b7074
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
 /* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
  * kept as the signed number of the same bits. */
@@ -48,6 +48,13 @@ static const char version_1[] =
     "CREATE INDEX files_vm ON files (vm_id, path);"
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;";
 
+/* What a snapshot reached. */
+static const char version_2[] =
+    "CREATE TABLE snapshot_results ("
+    " operation INTEGER NOT NULL REFERENCES operations (number) ON DELETE CASCADE,"
+    " step INTEGER NOT NULL, reached INTEGER NOT NULL, freeze_us INTEGER NOT NULL,"
+    " pause_us INTEGER NOT NULL, note TEXT, PRIMARY KEY (operation, step)) STRICT, WITHOUT ROWID;";
+
 static gboolean
 read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 {
@@ -61,20 +68,26 @@ read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
     return !failed;
 }
 
+/* From the version that is there, 0 = none, to ours, all at once. */
 static gboolean
-create(CkptDatabase *db, GError **error)
+upgrade(CkptDatabase *db, gint64 version, GError **error)
 {
+    static const char *const versions[] = {version_1, version_2};
+
+    G_STATIC_ASSERT(G_N_ELEMENTS(versions) == SCHEMA_VERSION);
     if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
         return FALSE;
-    if (sqlite3_exec(db->handle, version_1, NULL, NULL, NULL) != SQLITE_OK) {
+    for (gint64 i = version; i < SCHEMA_VERSION; i++) {
+        if (sqlite3_exec(db->handle, versions[i], NULL, NULL, NULL) == SQLITE_OK)
+            continue;
         ckpt_database_failed(db, "create the tables", error);
         return FALSE;
     }
     return ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
-           ckpt_database_run(db, error, "PRAGMA user_version = 1", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 2", "") &&
            ckpt_database_run(db, error, "COMMIT", "");
 }
-G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 1);
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 2);
 
 gboolean
 ckpt_schema_prepare(CkptDatabase *db, GError **error)
@@ -86,12 +99,14 @@ ckpt_schema_prepare(CkptDatabase *db, GError **error)
         !read_pragma(db, "SELECT count(*) FROM sqlite_schema", &tables, error))
         return FALSE;
     if (application == 0 && version == 0 && tables == 0)
-        return create(db, error);
+        return upgrade(db, 0, error);
     if (application != APPLICATION_ID) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue is the SQLite file of another program: set it aside");
         return FALSE;
     }
+    if (version >= 1 && version < SCHEMA_VERSION)
+        return upgrade(db, version, error);
     if (version != SCHEMA_VERSION) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue has schema %" G_GINT64_FORMAT " and this agent knows %d: a "

@@ -125,6 +125,12 @@ sample_step(void)
     g_ptr_array_add(step->disks, ckpt_disk_file_new("vdb", "/c", CKPT_FORMAT_RAW, NULL));
     step->change = sample_change();
     step->id = (CkptFileId){G_MAXUINT64, 2, 3, G_MAXINT64};
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->minimum = CKPT_CONSISTENCY_CRASH;
+    step->reached = CKPT_CONSISTENCY_APPLICATION;
+    step->freeze_us = G_MAXINT64;
+    step->pause_us = 3;
+    step->note = g_strdup("the guest thawed \"by itself\"");
     return step;
 }
 

@@ -140,6 +140,10 @@ journal_keeps_the_steps_results_over_a_restart(void **state)
     step->id = earlier;
     step = operation->plan->steps->pdata[1];
     step->id = id;
+    step->reached = CKPT_CONSISTENCY_CRASH;
+    step->freeze_us = 12345;
+    step->pause_us = 7;
+    ckpt_set_str(&step->note, "by itself");
     assert_true(ckpt_store_journal(fixture->store, operation, NULL, &error));
     store_fixture_reopen(fixture);
     unfinished = ckpt_store_unfinished_operations(fixture->store, &error);
@@ -153,6 +157,10 @@ journal_keeps_the_steps_results_over_a_restart(void **state)
     assert_true(ckpt_file_id_equal(&step->id, &earlier));
     step = found->plan->steps->pdata[1];
     assert_true(ckpt_file_id_equal(&step->id, &id));
+    assert_int_equal(step->reached, CKPT_CONSISTENCY_CRASH);
+    assert_true(step->freeze_us == 12345);
+    assert_int_equal(step->pause_us, 7);
+    assert_string_equal(step->note, "by itself");
 }
 
 static CkptChange *

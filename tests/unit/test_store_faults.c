@@ -102,7 +102,7 @@ a_newer_schema_is_refused(void **state)
 {
     StoreFixture *fixture = *state;
 
-    tamper(fixture, "PRAGMA user_version = 2");
+    tamper(fixture, "PRAGMA user_version = 99");
     assert_not_opened(fixture->dir, "newer agent");
 }
 

@@ -1,4 +1,4 @@
-#include "agent/core/fault.h"
+#include "common/fault.h"
 
 #ifdef CKPT_FAULTS
 #include <glib.h>
@@ -14,5 +14,13 @@ ckpt_fault_point(void)
 
     if (at && g_atomic_int_add(&reached, 1) + 1 == atoi(at))
         raise(SIGKILL);
+}
+
+void
+ckpt_fault_point_named(const char *name)
+{
+    if (g_strcmp0(g_getenv("VMCKPT_KILL_AT"), name) == 0)
+        raise(SIGKILL);
+    ckpt_fault_point();
 }
 #endif
