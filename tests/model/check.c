@@ -73,6 +73,8 @@ check_vm(Model *model, guint vm)
 
     if (found->suspended)
         model_fail(model, "vm-%u is left suspended", vm);
+    else if (found->frozen && !found->guards)
+        model_fail(model, "vm-%u is left frozen", vm);
     else if (found->power != expected->power)
         model_fail(model, "vm-%u is %s, it should be %s", vm, ckpt_power_name(found->power),
                    ckpt_power_name(expected->power));

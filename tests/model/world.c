@@ -170,6 +170,8 @@ populate(Model *model, guint64 *random)
         CkptSimVm *vm = ckpt_sim_add_vm(model->sim, vm_ids[i], name);
 
         model->vms[i].id = vm->id;
+        /* Every kind of guest agent comes by; drawn apart, so that old seeds stay what they were. */
+        vm->agent = (CkptSimAgent)((model->ids / 7 + i) % (CKPT_SIM_AGENT_DEAF + 1));
         model->vms[i].present.memory = vm->definition->memory = 1 + i;
         add_disk(model, i, 0, random);
         if (script_next(random) % 3 == 0)
@@ -266,7 +268,7 @@ model_guest_write(Model *model, guint vm, guint32 chance)
     Image *image;
     guint cell;
 
-    if (sim_vm->power != CKPT_POWER_RUNNING || sim_vm->live_disks->len == 0)
+    if (sim_vm->power != CKPT_POWER_RUNNING || sim_vm->frozen || sim_vm->live_disks->len == 0)
         return;
     live = g_ptr_array_index(sim_vm->live_disks, chance % sim_vm->live_disks->len);
     top = g_ptr_array_index(live->chain, 0);

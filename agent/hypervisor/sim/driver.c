@@ -20,6 +20,12 @@ ckpt_sim_changed(CkptSimRun *run, GError **error)
     return call_hook(run->sim, CKPT_SIM_CHANGED, run->plan, run->step, error);
 }
 
+gboolean
+ckpt_sim_begin(CkptSimRun *run, GError **error)
+{
+    return call_hook(run->sim, CKPT_SIM_BEGUN, run->plan, run->step, error);
+}
+
 static CkptSimFile *
 need_file(CkptSimRun *run, GError **error)
 {
@@ -252,17 +258,11 @@ switch_live(CkptSimRun *run, CkptSimVm *vm)
 }
 
 static gboolean
-snapshot(CkptSimRun *run, GError **error)
+switch_over(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = vm_of(run);
-    CkptOutcome outcome = snapshot_check(run, error);
     gboolean died;
 
-    if (outcome != CKPT_OUTCOME_NOT_DONE)
-        return outcome == CKPT_OUTCOME_DONE;
-    for (guint i = 0; i < run->step->disks->len; i++)
-        if (!overlay_fits(run, vm, g_ptr_array_index(run->step->disks, i), error))
-            return FALSE;
     if (!vm->live) {
         name_overlays(run, vm->definition);
         return ckpt_sim_changed(run, error);
@@ -278,6 +278,35 @@ snapshot(CkptSimRun *run, GError **error)
     }
     name_overlays(run, vm->definition);
     return ckpt_sim_changed(run, error);
+}
+
+static gboolean
+snapshot(CkptSimRun *run, GError **error)
+{
+    CkptSimVm *vm = vm_of(run);
+    CkptOutcome outcome = snapshot_check(run, error);
+
+    if (outcome != CKPT_OUTCOME_NOT_DONE)
+        return outcome == CKPT_OUTCOME_DONE;
+    for (guint i = 0; i < run->step->disks->len; i++)
+        if (!overlay_fits(run, vm, g_ptr_array_index(run->step->disks, i), error))
+            return FALSE;
+    return ckpt_sim_frozen(run, vm, switch_over, error);
+}
+
+/* What a crash left frozen goes on before anything else. */
+static CkptOutcome
+snapshot_recover(CkptSimRun *run, GError **error)
+{
+    if (!ckpt_sim_recover(run, vm_of(run), error))
+        return CKPT_OUTCOME_UNCLEAR;
+    return snapshot_check(run, error);
+}
+
+static gboolean
+snapshot_undo(CkptSimRun *run, GError **error)
+{
+    return ckpt_sim_recover(run, vm_of(run), error) && ckpt_sim_snapshot_undo(run, error);
 }
 
 /* ---- Definition and power ---- */
@@ -422,7 +451,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_MAKE_OVERLAY] = {make_overlay, make_overlay_undo, NULL},
     [CKPT_STEP_SEAL] = {seal, unseal, NULL},
     [CKPT_STEP_UNSEAL] = {unseal, seal, NULL},
-    [CKPT_STEP_SNAPSHOT] = {snapshot, ckpt_sim_snapshot_undo, snapshot_check},
+    [CKPT_STEP_SNAPSHOT] = {snapshot, snapshot_undo, snapshot_recover},
     [CKPT_STEP_IDENTIFY] = {identify, NULL, NULL},
     [CKPT_STEP_WRITE_MANIFEST] = {write_manifest, remove_manifest, NULL},
     [CKPT_STEP_REMOVE_MANIFEST] = {remove_manifest, NULL, NULL},

@@ -47,10 +47,25 @@ typedef struct {
     GPtrArray *chain;              /* CkptSimFile, referenced, top first */
 } CkptSimLive;
 
+/* What a guest agent makes of freeze and thaw. */
+typedef enum {
+    CKPT_SIM_AGENT_NONE,       /* no channel: nothing can be asked */
+    CKPT_SIM_AGENT_GOOD,
+    CKPT_SIM_AGENT_HUNG,       /* does nothing, answers nothing */
+    CKPT_SIM_AGENT_LATE,       /* freezes after the time limit, hears no thaw before */
+    CKPT_SIM_AGENT_LYING,      /* freezes, and says that it froze nothing */
+    CKPT_SIM_AGENT_REFUSING,   /* answers with an error */
+    CKPT_SIM_AGENT_IMPATIENT,  /* thaws by itself before it is told to */
+    CKPT_SIM_AGENT_DEAF        /* freezes, and hears no thaw for a while */
+} CkptSimAgent;
+
 typedef struct {
     char *id, *name;
     CkptPower power;
     gboolean autostart;
+    CkptSimAgent agent;
+    gboolean frozen;               /* the guest writes nothing */
+    guint guards;                  /* thaw guards that wait for it to hear a thaw */
     CkptSimDefinition *definition; /* persistent */
     CkptSimDefinition *live;       /* NULL while off */
     GPtrArray *live_disks;         /* CkptSimLive; NULL while off */
@@ -121,6 +136,8 @@ CkptSimDisk *ckpt_sim_definition_find(const CkptSimDefinition *definition, const
 void ckpt_sim_definition_set(CkptSimDefinition *definition, const char *target, const char *source,
                              CkptFormat format);
 void ckpt_sim_definition_remove(CkptSimDefinition *definition, const char *target);
+/* The guest agent comes to itself, and every thaw guard with it. */
+void ckpt_sim_wake_agent(CkptSimVm *vm);
 CkptSimLive *ckpt_sim_find_live(const CkptSimVm *vm, const char *target);
 /* Opens every chain as QEMU does: refused for a missing, sealed or locked file. */
 gboolean ckpt_sim_start(CkptSim *sim, CkptSimVm *vm, CkptPower power, GError **error);
@@ -142,6 +159,12 @@ typedef struct {
 } CkptSimRun;
 CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
 gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_begin(CkptSimRun *run, GError **error); /* asks the hook at CKPT_SIM_BEGUN */
+/* Runs `act` with the guest frozen around it, as the step asks for (freeze.c). */
+gboolean ckpt_sim_frozen(CkptSimRun *run, CkptSimVm *vm,
+                         gboolean (*act)(CkptSimRun *run, GError **error), GError **error);
+/* Thaws what a snapshot that was cut short may have frozen. */
+gboolean ckpt_sim_recover(CkptSimRun *run, CkptSimVm *vm, GError **error);
 gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);
 /* Of the sim's free bytes, to the target; a merge takes from there what it writes to holes. */
 gboolean ckpt_sim_reserve(CkptSimRun *run, GError **error);
