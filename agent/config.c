@@ -205,6 +205,7 @@ static const Setting settings[] = {
     {"limits", "handler_threads", take_number, AT(handler_threads), RANGE(1, 64)},
     {"limits", "max_calls", take_number, AT(max_calls), RANGE(1, 65536)},
     {"limits", "max_connections", take_number, AT(max_connections), RANGE(2, 65536)},
+    {"limits", "guest_agent_seconds", take_number, AT(guest_agent_seconds), RANGE(1, 60)},
     {"limits", "max_watches", take_number, AT(max_watches), RANGE(1, 4096)},
 };
 

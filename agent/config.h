@@ -17,6 +17,7 @@ typedef struct {
     CkptLimits limits;
     guint merge_mib; /* a second; 0 = no limit */
     guint handler_threads, max_calls, max_connections, max_watches; /* 0 = the default */
+    guint guest_agent_seconds; /* likewise */
 } CkptConfig;
 
 /* INVALID_ARGUMENT "FILE:LINE: what", or FILE_FAILED. */

@@ -135,6 +135,14 @@ static const CkptServiceVtable served = {lookup_method, handle_call};
 static gboolean
 build(Agent *agent, const CkptConfig *config, GError **error)
 {
+    g_autofree char *guards = g_build_filename(config->state_dir, "guards", NULL);
+    CkptQemuOptions hypervisor = {
+        .uri = config->hypervisor,
+        .guest_agent_seconds = config->guest_agent_seconds,
+        /* Ourselves, also after an upgrade has replaced the file. */
+        .guard_program = "/proc/self/exe",
+        .guard_folder = guards,
+    };
     CkptServiceOptions service = {
         .access = config->access,
         .agent_version = CKPT_VERSION,
@@ -155,7 +163,7 @@ build(Agent *agent, const CkptConfig *config, GError **error)
     agent->store = ckpt_store_open(config->state_dir, error);
     if (!agent->store)
         return FALSE;
-    agent->driver = ckpt_qemu_driver_new(config->hypervisor, error);
+    agent->driver = ckpt_qemu_driver_new(&hypervisor, error);
     if (!agent->driver)
         return FALSE;
     ckpt_qemu_driver_limit_merges(agent->driver, config->merge_mib);
@@ -244,6 +252,8 @@ main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
 
     ckpt_process_init();
+    if (argc > 1 && g_str_equal(argv[1], CKPT_THAW_GUARD_OPTION))
+        return ckpt_thaw_guard(argc, argv);
     if (!ckpt_options_parse(&options, argc, argv, &error)) {
         g_critical("%s; see vmcheckpointd --help", error->message);
         return EXIT_USAGE;

@@ -19,7 +19,10 @@ ckpt_fault_point(void)
 void
 ckpt_fault_point_named(const char *name)
 {
-    if (g_strcmp0(g_getenv("VMCKPT_KILL_AT"), name) == 0)
+    const char *at = g_getenv("VMCKPT_KILL_AT");
+    g_auto(GStrv) names = at ? g_strsplit(at, ",", -1) : NULL;
+
+    if (names && g_strv_contains((const char *const *)names, name))
         raise(SIGKILL);
     ckpt_fault_point();
 }

@@ -212,6 +212,18 @@ has_nvram(xmlNodePtr os)
            attribute_is(loader, "type", "pflash");
 }
 
+static void
+read_channel(CkptXmlDomain *domain, xmlNodePtr node)
+{
+    xmlNodePtr target = child(node, "target");
+
+    if (!attribute_is(target, "type", "virtio") ||
+        !attribute_is(target, "name", "org.qemu.guest_agent.0"))
+        return;
+    domain->guest_agent = TRUE;
+    domain->guest_agent_connected = attribute_is(target, "state", "connected");
+}
+
 CkptXmlDomain *
 ckpt_xml_domain_parse(const char *xml, GError **error)
 {
@@ -229,9 +241,14 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
     domain->nvram = has_nvram(child(root, "os"));
     domain->tpm = child(devices, "tpm") != NULL;
     domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
-    for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next)
-        if (node->type == XML_ELEMENT_NODE && g_str_equal((const char *)node->name, "disk"))
+    for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
+        if (node->type != XML_ELEMENT_NODE)
+            continue;
+        if (g_str_equal((const char *)node->name, "disk"))
             g_ptr_array_add(domain->disks, read_disk(node));
+        else if (g_str_equal((const char *)node->name, "channel"))
+            read_channel(domain, node);
+    }
     return domain;
 }
 

@@ -24,6 +24,8 @@ typedef struct {
     char *name, *uuid;
     gboolean nvram;    /* has UEFI variables, also when libvirt is to choose the firmware */
     gboolean tpm;
+    gboolean guest_agent;           /* has its channel, org.qemu.guest_agent.0 */
+    gboolean guest_agent_connected; /* live XML: the guest has it open */
     GPtrArray *disks;  /* CkptXmlDisk, all of them, CD-ROMs too */
 } CkptXmlDomain;
 

@@ -64,13 +64,24 @@ struct _CkptDriver {
     void (*watch)(CkptDriver *driver, CkptVmChangedFunc func, gpointer data);
 };
 
-/* Connects lazily and reconnects; uri as in "qemu:///system" or
- * "qemu+unix:///session?socket=PATH". Needs GLib's default main context to be iterated (libvirt's
- * event loop lives there). Never fails for an unreachable hypervisor: its functions then answer
- * HYPERVISOR_UNAVAILABLE. */
-CkptDriver *ckpt_qemu_driver_new(const char *uri, GError **error);
+typedef struct {
+    const char *uri; /* as in "qemu:///system" or "qemu+unix:///session?socket=PATH" */
+    /* How long a command to a guest agent may take, and how long a guest stays frozen; 0 = 10. */
+    guint guest_agent_seconds;
+    /* The program that is a thaw guard when its first argument says so, and an own folder for them.
+     * NULL: no guest is ever frozen. */
+    const char *guard_program, *guard_folder;
+} CkptQemuOptions;
+
+/* Copies options. Connects lazily and reconnects. Needs GLib's default main context to be iterated
+ * (libvirt's event loop lives there). Never fails for an unreachable hypervisor: its functions then
+ * answer HYPERVISOR_UNAVAILABLE. */
+CkptDriver *ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error);
 /* Merges move at most so many MiB a second; 0 = as fast as they can. Before the first step. */
 void ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second);
+/* The thaw guard's main(): for whoever is guard_program, when its first argument is this. */
+#define CKPT_THAW_GUARD_OPTION "--thaw-guard"
+int ckpt_thaw_guard(int argc, char **argv);
 static inline void
 ckpt_driver_free(CkptDriver *driver)
 {

@@ -139,20 +139,22 @@ add_user(const char *file, gboolean is_top, const char *user, gpointer data)
 }
 
 static void
-set_abilities(CkptVm *vm)
+set_abilities(CkptVm *vm, const CkptView *view)
 {
-    const char *missing = "not implemented by this agent yet";
+    const CkptObstacle *first =
+        vm->obstacles->len ? g_ptr_array_index(vm->obstacles, 0) : NULL;
+    const char *not_frozen = view->active ? ckpt_freeze_obstacle(view) : NULL;
 
-    vm->memory.reason = g_strdup(missing);
-    vm->application.reason = g_strdup(missing);
-    if (vm->obstacles->len == 0) {
-        vm->checkpoint.available = vm->live.available = TRUE;
+    vm->memory.reason = g_strdup("not implemented by this agent yet");
+    vm->checkpoint.available = vm->live.available = !first;
+    vm->application.available = !first && !not_frozen;
+    if (!first) {
+        vm->application.reason = g_strdup(not_frozen);
         return;
     }
-    const CkptObstacle *first = g_ptr_array_index(vm->obstacles, 0);
-
     vm->checkpoint.reason = g_strdup(first->message);
     vm->live.reason = g_strdup(first->message);
+    vm->application.reason = g_strdup(first->message);
 }
 
 static CkptVm *
@@ -182,7 +184,7 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
     ckpt_inspect_files(vm, files);
     if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
         return NULL;
-    set_abilities(vm);
+    set_abilities(vm, view);
     return g_steal_pointer(&vm);
 }
 

@@ -9,11 +9,12 @@
 typedef struct {
     CkptConnection *connection;
     const CkptPlan *plan;
-    CkptStep *step; /* only IDENTIFY writes to it */
+    CkptStep *step; /* only IDENTIFY and SNAPSHOT write to it */
     CkptProgressFunc progress; /* NULL = nobody listens */
     gpointer data;
     GCancellable *cancellable; /* or NULL */
     guint merge_mib;           /* a second; 0 = no limit */
+    const CkptQemuOptions *options;
 } CkptRun;
 
 /* ---- domain_view.c: one VM as libvirt shows it at one moment ---- */
@@ -130,6 +131,33 @@ void ckpt_watcher_stop(CkptWatcher *watcher); /* NULL is none */
 gboolean ckpt_step_snapshot(CkptRun *run, GError **error);
 gboolean ckpt_step_snapshot_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_snapshot_check(CkptRun *run, GError **error);
+
+/* ---- freeze.c ---- */
+struct _CkptGuard;
+typedef struct {
+    struct _CkptGuard *guard;
+    int frozen;       /* file systems */
+    gint64 begun_us;  /* monotonic, before the freeze was asked for; 0 = it was not */
+    gint64 us;        /* from then until the thaw was confirmed; -1 = not frozen, or not known */
+    gboolean ended;
+    char *why;        /* it did not hold from begin to end; NULL = it does so far */
+} CkptFreeze;
+/* Why the VM cannot be frozen now; NULL = it can. */
+const char *ckpt_freeze_obstacle(const CkptView *view);
+/* Freezes, with a thaw guard beside it; whatever fails is told in freeze->why, and the guest runs then,
+ * or the guard is at it. */
+void ckpt_freeze_begin(CkptRun *run, const CkptView *view, CkptFreeze *freeze);
+/* Thaws; what the guest does not confirm goes to the guard. May be called twice. */
+void ckpt_freeze_end(CkptRun *run, CkptFreeze *freeze);
+void ckpt_freeze_clear(CkptFreeze *freeze);
+/* Thaws what a SNAPSHOT that was cut short may have frozen. */
+void ckpt_freeze_recover(CkptRun *run);
+
+/* ---- pause.c ---- */
+typedef struct _CkptPause CkptPause;
+CkptPause *ckpt_pause_begin(virDomainPtr domain);
+/* Microseconds that its processors stood still since, in full; -1 = not known. Frees it. */
+gint64 ckpt_pause_end(CkptPause *pause);
 
 /* ---- define.c ---- */
 /* Puts the disks (CkptDiskFile) of the persistent definition as it is on their files. */

@@ -1,11 +1,15 @@
 /* The qemu driver: overlays that the agent makes itself, on every libvirt from 9.0 on. */
+#include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/qemu.h"
+
+#define GUEST_AGENT_SECONDS 10
 
 typedef struct {
     CkptDriver base;
     CkptConnection *connection;
     CkptWatcher *watcher; /* NULL = nobody watches; touched by who starts and stops the engine */
     guint merge_mib;      /* a second; 0 = no limit */
+    CkptQemuOptions options; /* its strings are the driver's */
 } QemuDriver;
 
 typedef struct {
@@ -38,6 +42,12 @@ static CkptConnection *
 connection_of(CkptDriver *driver)
 {
     return ((QemuDriver *)driver)->connection;
+}
+
+static const CkptQemuOptions *
+options_of(CkptDriver *driver)
+{
+    return &((QemuDriver *)driver)->options;
 }
 
 static char *
@@ -182,7 +192,7 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
         gpointer data, GCancellable *cancellable, GError **error)
 {
     CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable,
-                   ((QemuDriver *)driver)->merge_mib};
+                   ((QemuDriver *)driver)->merge_mib, options_of(driver)};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     return step_table[step->kind].run(&run, error);
@@ -191,7 +201,10 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
 static gboolean
 step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error)
 {
-    CkptRun run = {.connection = connection_of(driver), .plan = plan, .step = step};
+    CkptRun run = {.connection = connection_of(driver),
+                   .plan = plan,
+                   .step = step,
+                   .options = options_of(driver)};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     return !step_table[step->kind].undo || step_table[step->kind].undo(&run, error);
@@ -200,8 +213,10 @@ step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **err
 static CkptOutcome
 step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GError **error)
 {
-    CkptRun run = {
-        .connection = connection_of(driver), .plan = plan, .step = (CkptStep *)step};
+    CkptRun run = {.connection = connection_of(driver),
+                   .plan = plan,
+                   .step = (CkptStep *)step,
+                   .options = options_of(driver)};
 
     g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
     if (step_table[step->kind].check)
@@ -222,15 +237,21 @@ watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data)
 static void
 driver_free(CkptDriver *driver)
 {
+    CkptQemuOptions *options = &((QemuDriver *)driver)->options;
+
     g_clear_pointer(&((QemuDriver *)driver)->watcher, ckpt_watcher_stop);
     ckpt_connection_free(connection_of(driver));
+    g_free((char *)options->uri);
+    g_free((char *)options->guard_program);
+    g_free((char *)options->guard_folder);
     g_free(driver);
 }
 
 CkptDriver *
-ckpt_qemu_driver_new(const char *uri, GError **error)
+ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
 {
     QemuDriver *driver = g_new0(QemuDriver, 1);
+    guint seconds = options->guest_agent_seconds;
 
     driver->base = (CkptDriver){
         .name = "qemu",
@@ -245,7 +266,15 @@ ckpt_qemu_driver_new(const char *uri, GError **error)
         .image_files = image_files,
         .watch = watch,
     };
-    driver->connection = ckpt_connection_new(uri);
+    driver->options = (CkptQemuOptions){
+        .uri = g_strdup(options->uri),
+        .guest_agent_seconds = seconds ? seconds : GUEST_AGENT_SECONDS,
+        .guard_program = g_strdup(options->guard_program),
+        .guard_folder = g_strdup(options->guard_folder),
+    };
+    driver->connection = ckpt_connection_new(options->uri);
+    if (options->guard_program)
+        ckpt_guard_take_up(options->guard_program, options->uri, options->guard_folder);
     return &driver->base;
 }
 

@@ -1,9 +1,22 @@
 /* qemu-img as a child with a clean environment, its words as our errors. */
 #include "agent/hypervisor/qemu.h"
 
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #define TOOL "qemu-img"
+
+/* It must not go on without the agent that is to journal its end. The kernel ends it with the thread
+ * that began it, which waits for it anyway. */
+static void
+end_with_agent(gpointer parent)
+{
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != GPOINTER_TO_INT(parent))
+        _exit(127);
+}
 
 static GSubprocess *
 spawn(const char *const *arguments, GError **error)
@@ -24,6 +37,7 @@ spawn(const char *const *arguments, GError **error)
         g_ptr_array_add(argv, (char *)*arguments);
     g_ptr_array_add(argv, NULL);
     g_subprocess_launcher_set_environ(launcher, (char **)environment);
+    g_subprocess_launcher_set_child_setup(launcher, end_with_agent, GINT_TO_POINTER(getpid()), NULL);
     child = g_subprocess_launcher_spawnv(launcher, (const char *const *)argv->pdata, &cause);
     if (!child)
         ckpt_error_set(error, CKPT_REASON_IMAGE_TOOL_FAILED, TOOL ": %s", cause->message);

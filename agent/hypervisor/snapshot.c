@@ -3,6 +3,9 @@
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
+#include "common/fault.h"
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CkptFreeze, ckpt_freeze_clear)
 
 /* Where one disk is, each way it can be asked. */
 typedef enum { PLACE_OLD, PLACE_NEW, PLACE_ELSEWHERE } Place;
@@ -125,6 +128,7 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     gboolean forward;
     CkptOutcome outcome;
 
+    ckpt_freeze_recover(run);
     if (!ckpt_settle(run->connection, run->plan->vm_id, error))
         return CKPT_OUTCOME_UNCLEAR;
     outcome = load_and_look(run, &view, &forward, &why);
@@ -221,6 +225,73 @@ create_snapshot(CkptRun *run, const CkptView *view, GError **error)
     return snapshot != NULL;
 }
 
+/* ---- Around the instant ---- */
+
+static void
+set_results(CkptStep *step, const CkptFreeze *freeze, gint64 pause_us)
+{
+    step->reached = CKPT_CONSISTENCY_CRASH;
+    step->freeze_us = freeze->us;
+    step->pause_us = MAX(pause_us, 0);
+    g_clear_pointer(&step->note, g_free);
+    if (step->asked >= CKPT_CONSISTENCY_APPLICATION && !freeze->why)
+        step->reached = CKPT_CONSISTENCY_APPLICATION;
+    else if (step->asked >= CKPT_CONSISTENCY_APPLICATION)
+        step->note = g_strdup_printf("the guest's file systems were not frozen, reached is CRASH: %s",
+                                     freeze->why);
+    else if (pause_us < 0)
+        step->note = g_strdup("how long the guest stood still could not be measured");
+}
+
+/* FALSE: it is not worth going on, or not wanted any more. */
+static gboolean
+may_go_on(CkptRun *run, const CkptFreeze *freeze, GError **error)
+{
+    if (freeze->why && run->step->minimum >= CKPT_CONSISTENCY_APPLICATION) {
+        ckpt_error_set(error, CKPT_REASON_QUIESCE_FAILED, "%s", freeze->why);
+        return FALSE;
+    }
+    if (!g_cancellable_is_cancelled(run->cancellable))
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it took effect");
+    return FALSE;
+}
+
+/* Freeze, switch, thaw: nothing of ours is written or synced in between. *cause: what the switch itself
+ * says. FALSE: it was not tried. */
+static gboolean
+switch_to_overlays(CkptRun *run, const CkptView *view, GError **cause, GError **error)
+{
+    g_auto(CkptFreeze) freeze = {.us = -1};
+    CkptStep *step = run->step;
+    CkptPause *pause = view->active ? ckpt_pause_begin(view->domain) : NULL;
+    gboolean go_on;
+
+    if (step->asked >= CKPT_CONSISTENCY_APPLICATION) {
+        step->reached = (CkptConsistency)0; /* until it is known again */
+        ckpt_freeze_begin(run, view, &freeze);
+        ckpt_fault_point_named("frozen");
+    }
+    go_on = may_go_on(run, &freeze, error);
+    if (go_on)
+        create_snapshot(run, view, cause);
+    ckpt_fault_point_named("snapshotted");
+    ckpt_freeze_end(run, &freeze);
+    if (pause) /* of a VM that is off the plan knows all */
+        set_results(step, &freeze, ckpt_pause_end(pause));
+    return go_on;
+}
+
+/* A snapshot that is not what the caller must have is undone. */
+static gboolean
+is_good_enough(const CkptStep *step, GError **error)
+{
+    if (step->asked < CKPT_CONSISTENCY_APPLICATION || step->reached >= step->minimum)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_QUIESCE_FAILED, "%s", step->note);
+    return FALSE;
+}
+
 gboolean
 ckpt_step_snapshot(CkptRun *run, GError **error)
 {
@@ -241,7 +312,8 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
             return FALSE;
-    create_snapshot(run, view, &cause);
+    if (!switch_to_overlays(run, view, &cause, error))
+        return FALSE;
     if (cause && ckpt_error_reason(cause) == CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
         g_propagate_error(error, g_steal_pointer(&cause));
         return FALSE;
@@ -249,7 +321,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     /* Neither an error nor a success is believed (hazard A6). */
     switch (load_and_look(run, NULL, NULL, cause ? NULL : error)) {
     case CKPT_OUTCOME_DONE:
-        return TRUE;
+        return is_good_enough(run->step, error);
     case CKPT_OUTCOME_NOT_DONE:
         if (!cause)
             ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
@@ -333,8 +405,10 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
 gboolean
 ckpt_step_snapshot_undo(CkptRun *run, GError **error)
 {
-    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    g_autoptr(CkptView) view = NULL;
 
+    ckpt_freeze_recover(run);
+    view = ckpt_view_load(run->connection, run->plan->vm_id, error);
     if (!view)
         return FALSE;
     for (guint i = 0; i < run->step->disks->len; i++)

@@ -23,7 +23,7 @@ world_open(void)
 
     folder = g_getenv("VMCKPT_TEST_DIR");
     g_assert(uri && folder && g_getenv("VMCKPT_TEST_SUPPORT"));
-    driver = ckpt_qemu_driver_new(uri, NULL);
+    driver = ckpt_qemu_driver_new(&(CkptQemuOptions){.uri = uri}, NULL);
     loop = g_main_loop_new(NULL, FALSE);
     loop_thread = g_thread_new("main loop", run_loop, loop);
 }
