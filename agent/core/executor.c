@@ -95,12 +95,50 @@ final_row(CkptPlan *plan, const char *id)
     return NULL;
 }
 
+static void
+add_known(CkptStep *step, const char *file, CkptFormat format)
+{
+    if (!g_str_equal(file, step->file))
+        g_ptr_array_add(step->disks, ckpt_disk_file_new("", file, format, NULL));
+}
+
+/* Who lies on a file that is about to go is asked when it goes, of all that the catalogue knows by then:
+ * the plan may be days old. */
+static gboolean
+list_readers(CkptExecution *x, CkptStep *step, GError **error)
+{
+    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
+    g_autoptr(GPtrArray) rows = ckpt_store_list_checkpoints(x->store, &all, error);
+    g_autoptr(GPtrArray) made =
+        rows ? ckpt_store_vm_files(x->store, x->operation->plan->vm_id, error) : NULL;
+
+    if (!made)
+        return FALSE;
+    g_clear_pointer(&step->disks, g_ptr_array_unref);
+    step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    for (guint i = 0; i < rows->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(rows, i);
+
+        for (guint k = 0; k < row->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, k);
+
+            add_known(step, disk->sealed_file, disk->format);
+        }
+    }
+    for (guint i = 0; i < made->len; i++)
+        add_known(step, g_ptr_array_index(made, i), CKPT_FORMAT_QCOW2);
+    return TRUE;
+}
+
+/* What is known only when the step is run. */
 static gboolean
 prepare_step(CkptExecution *x, CkptStep *step, GError **error)
 {
     g_autoptr(CkptHostInfo) host = NULL;
     CkptCheckpoint *row;
 
+    if (step->kind == CKPT_STEP_REMOVE_FILE)
+        return list_readers(x, step, error);
     if (step->kind != CKPT_STEP_WRITE_MANIFEST)
         return TRUE;
     row = final_row(x->operation->plan, step->checkpoint_id);

@@ -399,6 +399,29 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
     return FALSE;
 }
 
+/* A header that names it: formats are those that the catalogue says (hazard A28). */
+static gboolean
+nothing_lies_on(const char *path, GPtrArray *known, GError **error)
+{
+    for (guint i = 0; known && i < known->len; i++) {
+        const CkptDiskFile *reader = g_ptr_array_index(known, i);
+        CkptLayer *layer = reader->format == CKPT_FORMAT_QCOW2
+                               ? ckpt_layer_look(reader->file, reader->format, NULL, NULL)
+                               : NULL;
+        gboolean lies = layer && layer->backing && ckpt_image_same(layer->backing, path) &&
+                        !ckpt_image_same(reader->file, path);
+
+        ckpt_layer_free(layer);
+        if (!lies)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is not removed: %s lies on it", path,
+                       reader->file);
+        ckpt_error_add(error, CKPT_META_FILE, path);
+        return FALSE;
+    }
+    return TRUE;
+}
+
 gboolean
 ckpt_step_remove_file(CkptRun *run, GError **error)
 {
@@ -407,7 +430,7 @@ ckpt_step_remove_file(CkptRun *run, GError **error)
 
     if (lstat(path, &found) < 0)
         return errno == ENOENT ? TRUE : ckpt_file_error(error, "look at", path);
-    if (!nobody_needs(run, path, error))
+    if (!nothing_lies_on(path, run->step->disks, error) || !nobody_needs(run, path, error))
         return FALSE;
     if (unlink(path) < 0 && errno != ENOENT)
         return ckpt_file_error(error, "remove", path);

@@ -2,7 +2,6 @@
  * that is next, so that it may begin after a crash at any point, whoever started or stopped the VM
  * since. */
 #include "agent/hypervisor/image.h"
-#include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
 
 /* Each round either ends the merge, fails, or gets on by one; more means somebody works against us. */
@@ -126,22 +125,6 @@ look(const CkptView *view, const CkptStep *step, GError **error)
 /* ---- Offline ---- */
 
 static gboolean
-is_free(const char *path, GError **error)
-{
-    gboolean read_locked, write_locked;
-    g_autofree char *holder = NULL;
-
-    if (!ckpt_locks_probe_path(path, &read_locked, &write_locked, error))
-        return FALSE;
-    if (!read_locked && !write_locked)
-        return TRUE;
-    holder = ckpt_locks_holder(path);
-    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "%s is in use by %s", path, holder);
-    ckpt_error_add(error, CKPT_META_FILE, path);
-    return FALSE;
-}
-
-static gboolean
 lies_on_base(const CkptStep *step, guint64 *bytes, GError **error)
 {
     g_autoptr(GError) fault = NULL;
@@ -156,17 +139,6 @@ lies_on_base(const CkptStep *step, guint64 *bytes, GError **error)
         fail(error, step, "the merged file's header names another file, or format, below it");
     ckpt_layer_free(layer);
     return lies;
-}
-
-static gboolean
-rebase_above(CkptRun *run, GError **error)
-{
-    const CkptStep *step = run->step;
-    const char *const arguments[] = {"rebase", "-q", "-u", "-f", "qcow2", "-F",
-                                     ckpt_format_name(step->base_format), "-b", step->base,
-                                     step->above, NULL};
-
-    return ckpt_qemu_img(run, 0, arguments, error) && ckpt_file_sync(step->above, error);
 }
 
 /* Without the chain that libvirt keeps in definitions: it would start the VM on that one, not on the
@@ -200,16 +172,22 @@ commit_files(CkptRun *run, GError **error)
     const char *const unlimited[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
     guint64 bytes = 0;
 
-    return lies_on_base(step, &bytes, error) && is_free(step->file, error) &&
-           is_free(step->base, error) && (!step->above || is_free(step->above, error)) &&
-           ckpt_qemu_img(run, bytes, rate ? arguments : unlimited, error) && ckpt_file_sync(step->base, error);
+    return lies_on_base(step, &bytes, error) && ckpt_file_is_free(step->file, error) &&
+           ckpt_file_is_free(step->base, error) &&
+           (!step->above || ckpt_file_is_free(step->above, error)) &&
+           ckpt_qemu_img(run, bytes, rate ? arguments : unlimited, error) &&
+           ckpt_file_sync(step->base, error);
 }
 
 static gboolean
 commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
+    const CkptStep *step = run->step;
+
     return commit_files(run, error) &&
-           (run->step->above ? rebase_above(run, error) : define_merged(run, view, error));
+           (step->above
+                ? ckpt_rebase_header(run, step->above, step->base, step->base_format, error)
+                : define_merged(run, view, error));
 }
 
 static gboolean

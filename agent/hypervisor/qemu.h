@@ -175,6 +175,15 @@ gboolean ckpt_step_start(CkptRun *run, GError **error);
 gboolean ckpt_step_start_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_start_check(CkptRun *run, GError **error);
 
+/* ---- rebase.c ---- */
+gboolean ckpt_step_rebase(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_rebase_check(CkptRun *run, GError **error);
+/* The header of `file` (qcow2) names `base` from now on; synced. */
+gboolean ckpt_rebase_header(CkptRun *run, const char *file, const char *base,
+                            CkptFormat base_format, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* VM_BUSY, with who it is, if a process has the image open. */
+gboolean ckpt_file_is_free(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* ---- merge.c, merge_live.c ---- */
 gboolean ckpt_step_merge(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);

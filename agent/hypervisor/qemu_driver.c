@@ -36,6 +36,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_step_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {ckpt_step_remove_file, NULL, ckpt_step_remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_step_reserve, ckpt_step_reserve_undo, NULL},
+    [CKPT_STEP_REBASE] = {ckpt_step_rebase, NULL, ckpt_step_rebase_check},
 };
 
 static CkptConnection *

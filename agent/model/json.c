@@ -191,6 +191,7 @@ static const CkptJsonMember step_members[] = {
     ARRAY_OR_NULL(CkptStep, disks, &disk_file_type),
     STRING_OR_NULL(CkptStep, file),
     INT64(CkptStep, freeze_us),
+    STRING_OR_NULL(CkptStep, from),
     EMBEDDED(CkptStep, id, CkptFileId, &file_id_type),
     KIND(CkptStep, kind, CkptStepKind, CKPT_STEP_CATALOGUE),
     BOOLEAN(CkptStep, leaf),

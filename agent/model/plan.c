@@ -17,6 +17,7 @@ static const char *const step_names[] = {
     [CKPT_STEP_CHECK_CHAIN] = "check-chain",
     [CKPT_STEP_REMOVE_FILE] = "remove-file",
     [CKPT_STEP_RESERVE] = "reserve",
+    [CKPT_STEP_REBASE] = "rebase",
     [CKPT_STEP_CATALOGUE] = "catalogue",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_CATALOGUE + 1);
@@ -107,6 +108,7 @@ ckpt_step_free(CkptStep *step)
     g_free(step->base);
     g_free(step->above);
     g_free(step->like);
+    g_free(step->from);
     g_free(step->checkpoint_id);
     g_free(step->note);
     free_secret(step->text);
@@ -249,6 +251,8 @@ ckpt_step_describe(const CkptStep *step)
         return g_strdup_printf("remove %s", file);
     case CKPT_STEP_RESERVE:
         return g_strdup_printf("reserve space in %s for the merge of %s", base, file);
+    case CKPT_STEP_REBASE:
+        return g_strdup_printf("rebase %s from %s to %s", file, or_unnamed(step->from), base);
     case CKPT_STEP_CATALOGUE:
         return describe_change(step->change);
     }

@@ -35,12 +35,16 @@ typedef enum {
                                    done again after any crash. No undo */
     CKPT_STEP_CHECK_CHAIN,      /* each of `disks` has exactly `chain`: by definition, live XML, headers
                                    and locks. No undo */
-    CKPT_STEP_REMOVE_FILE,      /* unlinks `file` if nobody has it open and no definition names it,
-                                   folder synced. No undo */
+    CKPT_STEP_REMOVE_FILE,      /* unlinks `file` if nobody has it open, no definition names it and none
+                                   of `disks` (filled in when it is run) lies on it; folder synced. No
+                                   undo */
     CKPT_STEP_RESERVE,          /* the space that merging `file` (qcow2) into `base` of `base_format` may
                                    need there, before the point of no return; `id`: the sealed `base`,
                                    which it still is afterwards, `size`: the bytes that it took. Undo:
                                    given back */
+    CKPT_STEP_REBASE,           /* `file` (qcow2, open by nobody), whose header names `from`, gets `base` of
+                                   `base_format` there, which has the same contents: the header only,
+                                   synced. CHAIN_MISMATCH if it names neither. No undo */
     /* Of the store; their `change` is applied in the transaction that journals their end. */
     CKPT_STEP_CATALOGUE
 } CkptStepKind;
@@ -76,6 +80,7 @@ typedef struct {
     char *base;
     char *above;
     char *like;
+    char *from;
     CkptFormat base_format, above_format;
     guint64 size;
     guint mode;

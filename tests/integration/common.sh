@@ -156,5 +156,13 @@ sealed() {
 		.sealedFile + " " + (if .format == "DISK_FORMAT_RAW" then "raw" else "qcow2" end)' <<<"$1"
 }
 
+# contents_of DIR CHECKPOINT: the mark that a guest would find that is restored to it (on vda).
+contents_of() {
+	local path format
+	call "$1" GetCheckpoint "checkpoint_id:'$2'" >/dev/null
+	read -r path format < <(sealed "$(got .checkpoint)" vda)
+	disk_file "$path" "$format" /mark
+}
+
 # last_tick DIR VM: the last whole tick on its console.
 last_tick() { grep -aoE '^tick [0-9]+' "$1/$2.console" | tail -n 1 | cut -d ' ' -f 2; }

@@ -108,6 +108,7 @@ sample_step(void)
     step->base = g_strdup("/b");
     step->above = g_strdup("/a");
     step->like = g_strdup("/l");
+    step->from = g_strdup("/o");
     step->base_format = CKPT_FORMAT_RAW;
     step->above_format = CKPT_FORMAT_QCOW2;
     step->size = G_MAXUINT64;

@@ -578,13 +578,91 @@ delete_of_a_branch_point_is_refused_with_its_branches(void **state) /* hazard A2
     assert_non_null(strstr(error->message, "the present state"));
 }
 
+/* c1 ← c2, and on c2's file both the present state and the safety checkpoint s1. */
+static World *
+world_with_branches_above(void)
+{
+    World *world = world_with_line(2);
+
+    add_branch(world, "s1", "c2", "/img/web.ckpt-s.qcow2", "/img/web.ckpt-1.qcow2");
+    return world;
+}
+
 static void
-delete_that_would_rebase_branches_is_refused(void **state) /* hazard A27 */
+delete_below_a_branch_point_rebases_the_other_branches(void **state) /* hazard A27 */
+{
+    g_autoptr(World) world = world_with_branches_above();
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    CkptStep *merge = find_step(made, CKPT_STEP_MERGE, 0);
+    CkptStep *rebase = find_step(made, CKPT_STEP_REBASE, 0);
+    CkptChange *change = last_change(made);
+
+    assert_steps(made, "unseal reserve catalogue unseal merge unseal rebase seal identify seal identify "
+                       "check-chain write-manifest write-manifest catalogue remove-manifest "
+                       "remove-manifest remove-file");
+    /* the merge moves the present chain's, whatever its name */
+    assert_string_equal(merge->above, "/img/web.ckpt-2.qcow2");
+    assert_string_equal(rebase->file, "/img/web.ckpt-s.qcow2");
+    assert_string_equal(rebase->from, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(rebase->base, "/img/web.raw");
+    assert_int_equal(rebase->base_format, CKPT_FORMAT_RAW);
+    assert_non_null(ckpt_graph_find(change->upserts, "s1"));
+    assert_string_equal(
+        ((CkptCheckpointDisk *)ckpt_graph_find(change->upserts, "c2")->disks->pdata[0])->sealed_file,
+        "/img/web.raw");
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_FILE, 0)->file, "/img/web.ckpt-1.qcow2");
+}
+
+static void
+delete_below_branches_of_no_present_chain_rebases_all_but_one(void **state)
+{
+    g_autoptr(World) world = world_with_branches_above();
+    g_autoptr(CkptPlan) made = NULL;
+
+    add_branch(world, "s2", "c2", "/img/web.ckpt-t.qcow2", "/img/web.ckpt-1.qcow2");
+    /* the present state is elsewhere: on a root checkpoint of its own */
+    add_file(world, "/img/other.raw", NULL);
+    add_checkpoint(world, "d1", NULL, "/img/other.raw");
+    add_file(world, "/img/other.ckpt-1.qcow2", "/img/other.raw");
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/other.ckpt-1.qcow2");
+    set_current(world, "d1");
+    made = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    assert_string_equal(find_step(made, CKPT_STEP_MERGE, 0)->above, "/img/web.ckpt-2.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_REBASE, 0)->file, "/img/web.ckpt-s.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_REBASE, 1)->file, "/img/web.ckpt-t.qcow2");
+}
+
+static void
+delete_below_a_branch_that_is_in_use_is_refused_by_its_name(void **state)
+{
+    g_autoptr(World) world = world_with_branches_above();
+    g_autoptr(GError) error = NULL;
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-s.qcow2")->read_locked = TRUE;
+    assert_null(plan(world, CKPT_KIND_DELETE, "c1", &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_BRANCH_REBASE_REQUIRED);
+    assert_non_null(strstr(error->message, "/img/web.ckpt-s.qcow2"));
+}
+
+static void
+delete_below_a_branch_of_somebody_else_is_refused(void **state) /* hazard A18 */
 {
     g_autoptr(World) world = world_with_line(2);
 
-    add_branch(world, "s1", "c2", "/img/web.ckpt-s.qcow2", "/img/web.ckpt-1.qcow2");
+    add_file(world, "/img/theirs.qcow2", "/img/web.ckpt-1.qcow2");
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_REBASE_REQUIRED);
+    g_hash_table_remove(world->vm->files, "/img/theirs.qcow2");
+    ckpt_vm_add_user(world->vm, "/img/web.ckpt-1.qcow2", FALSE, "VM clone, disk vda");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_POINT);
+}
+
+static void
+delete_whose_present_state_is_somebodys_base_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    add_file(world, "/img/theirs.qcow2", "/img/web.ckpt-1.qcow2");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_POINT);
 }
 
 static void
@@ -751,7 +829,11 @@ main(void)
         cmocka_unit_test(delete_of_a_leaf_removes_its_file_after_its_row),
         cmocka_unit_test(delete_under_a_leaf_merges_files_of_no_present_chain),
         cmocka_unit_test(delete_of_a_branch_point_is_refused_with_its_branches),
-        cmocka_unit_test(delete_that_would_rebase_branches_is_refused),
+        cmocka_unit_test(delete_below_a_branch_point_rebases_the_other_branches),
+        cmocka_unit_test(delete_below_branches_of_no_present_chain_rebases_all_but_one),
+        cmocka_unit_test(delete_below_a_branch_that_is_in_use_is_refused_by_its_name),
+        cmocka_unit_test(delete_below_a_branch_of_somebody_else_is_refused),
+        cmocka_unit_test(delete_whose_present_state_is_somebodys_base_is_refused),
         cmocka_unit_test(delete_beside_another_vms_clone_is_refused),
         cmocka_unit_test(delete_never_merges_what_the_agent_did_not_make),
         cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),

@@ -241,6 +241,7 @@ apply(ToyDriver *toy, CkptStep *step)
     case CKPT_STEP_REMOVE_MANIFEST:
     case CKPT_STEP_CHECK_CHAIN:
     case CKPT_STEP_RESERVE:
+    case CKPT_STEP_REBASE:
     case CKPT_STEP_CATALOGUE:
         break;
     }

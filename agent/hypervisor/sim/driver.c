@@ -99,6 +99,15 @@ remove_file(CkptSimRun *run, GError **error)
         ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is open", file->path);
         return FALSE;
     }
+    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
+        const CkptDiskFile *known = g_ptr_array_index(run->step->disks, i);
+        CkptSimFile *reader = ckpt_sim_find(run->sim, known->file);
+
+        if (!reader || g_strcmp0(reader->backing, file->path) != 0)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s lies on %s", reader->path, file->path);
+        return FALSE;
+    }
     for (guint i = 0; i < run->sim->vms->len; i++) {
         CkptSimVm *vm = g_ptr_array_index(run->sim->vms, i);
 
@@ -462,6 +471,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_sim_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {remove_file, NULL, remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_sim_reserve, ckpt_sim_reserve_undo, NULL},
+    [CKPT_STEP_REBASE] = {ckpt_sim_rebase, NULL, NULL},
 };
 
 static gboolean

@@ -364,6 +364,39 @@ ckpt_sim_merge(CkptSimRun *run, GError **error)
     return done;
 }
 
+/* ---- A sibling put on the merged file ---- */
+
+/* Only right when both show the same; what a reader sees must not change by it. */
+static void
+report_difference(CkptSim *sim, const CkptSimFile *file, const CkptSimFile *base)
+{
+    g_autoptr(GPtrArray) before = ckpt_sim_chain(sim, file->path);
+    g_autoptr(GPtrArray) below = ckpt_sim_chain(sim, base->path);
+
+    for (guint i = 0; before && below && i < file->cells; i++)
+        if (!file->set[i] && ckpt_sim_read_cell(before, 1, i) != ckpt_sim_read_cell(below, 0, i))
+            ckpt_sim_crime(sim, "%s is rebased onto %s, which has another cell %u", file->path,
+                           base->path, i);
+}
+
+gboolean
+ckpt_sim_rebase(CkptSimRun *run, GError **error)
+{
+    const CkptStep *step = run->step;
+    CkptSimFile *file = ckpt_sim_find(run->sim, step->file);
+    CkptSimFile *base = ckpt_sim_find(run->sim, step->base);
+
+    if (file && g_strcmp0(file->backing, step->base) == 0)
+        return TRUE;
+    if (!file || !base || g_strcmp0(file->backing, step->from) != 0)
+        return mismatch(step, "the file lies on neither of the two", error) != NEXT_FAILED;
+    if (!is_free(run->sim, file, error) || !is_writable(file, error))
+        return FALSE;
+    report_difference(run->sim, file, base);
+    set_backing(run->sim, file, base);
+    return ckpt_sim_changed(run, error);
+}
+
 /* ---- A snapshot undone: each overlay is merged into what lies below ---- */
 
 static gboolean

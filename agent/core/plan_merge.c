@@ -1,0 +1,272 @@
+#include "agent/core/plan_merge.h"
+
+#include "agent/core/graph.h"
+#include "agent/core/plan_parts.h"
+
+#define LISTED 8 /* branches in a message; the rest is counted */
+
+static CkptTreeFile
+tree_file(const CkptPlanInput *input, CkptLayer *layer)
+{
+    CkptTreeFile file = {.layer = layer};
+
+    file.owner = ckpt_graph_owner(input, layer->path, &file.disk);
+    return file;
+}
+
+static void
+merge_free(gpointer data)
+{
+    CkptMerge *merge = data;
+
+    g_array_unref(merge->siblings);
+    g_free(merge);
+}
+
+/* ---- Refusals ---- */
+
+static void
+refuse_branches(const CkptPlanInput *input, const CkptCheckpoint *target, GPtrArray *readers,
+                GError **error)
+{
+    g_autoptr(GString) list = g_string_new(NULL);
+
+    for (guint i = 0; i < readers->len && i < LISTED; i++) {
+        CkptLayer *layer = g_ptr_array_index(readers, i);
+        g_autofree char *name = ckpt_graph_describe(input, layer->path);
+
+        g_string_append_printf(list, "%s%s", i ? ", " : "", name);
+    }
+    if (readers->len > LISTED)
+        g_string_append_printf(list, " and %u more", readers->len - LISTED);
+    ckpt_error_set(error, CKPT_REASON_BRANCH_POINT,
+                   "checkpoint %s (%s) is a branch point: %u branches lie on it: %s", target->name,
+                   target->id, readers->len, list->str);
+}
+
+/* Hazard A18: a template or a linked clone of another VM. */
+static gboolean
+refuse_user(const CkptPlanInput *input, const char *file, GError **error)
+{
+    const CkptFileUser *user = ckpt_graph_user(input, file);
+
+    if (!user)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_BRANCH_POINT, "%s is used by %s", file, user->user);
+    ckpt_error_add(error, CKPT_META_FILE, file);
+    return TRUE;
+}
+
+static gboolean
+is_attached(const CkptPlanInput *input, const char *file)
+{
+    g_auto(GStrv) chain = ckpt_graph_chain(input, file);
+
+    return ckpt_graph_attached(input, chain[g_strv_length(chain) - 1]) != NULL;
+}
+
+/* The newest file of a disk that was detached since may be somebody's only copy of it: neither merged
+ * away under its name nor removed. */
+static gboolean
+refuse_detached(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+{
+    const CkptLayer *overlay = merge->overlay.layer;
+    const char *newest = overlay ? overlay->path : merge->disk->sealed_file;
+
+    if (overlay ? merge->overlay.owner || ckpt_graph_is_top(input, newest)
+                : !merge->disk->agent_made || is_attached(input, newest))
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_DISK_DETACHED,
+                   "%s is the newest state of disk %s, which is no longer attached: it may be "
+                   "somebody's only copy; attach the disk again, or move the file away by hand",
+                   newest, merge->disk->target);
+    ckpt_error_add(error, CKPT_META_DISK, merge->disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, newest);
+    return TRUE;
+}
+
+static gboolean
+refuse_shrunk(const CkptMerge *merge, GError **error)
+{
+    const CkptLayer *overlay = merge->overlay.layer;
+
+    if (overlay->virtual_size >= merge->sealed->virtual_size)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_DISK_RESIZED,
+                   "disk %s has %" G_GUINT64_FORMAT " bytes in %s and %" G_GUINT64_FORMAT
+                   " in %s: it was shrunk since",
+                   merge->disk->target, overlay->virtual_size, overlay->path,
+                   merge->sealed->virtual_size, merge->disk->sealed_file);
+    return TRUE;
+}
+
+static gboolean
+check_overlay(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+{
+    const CkptLayer *overlay = merge->overlay.layer;
+
+    if (refuse_user(input, overlay->path, error))
+        return FALSE;
+    if (!ckpt_graph_agent_made(input, overlay->path)) {
+        ckpt_error_set(error, CKPT_REASON_BRANCH_POINT,
+                       "%s, which lies on %s, was not made by this agent", overlay->path,
+                       merge->disk->sealed_file);
+        return FALSE;
+    }
+    return !refuse_shrunk(merge, error);
+}
+
+/* Beside the present chain a header is rewritten while nobody reads the file (hazard A27): one that is not
+ * ours, or that the VM has attached elsewhere, is left alone, and with it the delete. */
+static gboolean
+check_sibling(const CkptPlanInput *input, const CkptMerge *merge, const CkptTreeFile *sibling,
+              GError **error)
+{
+    const CkptLayer *layer = sibling->layer;
+    gboolean ours = sibling->owner || ckpt_graph_agent_made(input, layer->path);
+
+    if (refuse_user(input, layer->path, error))
+        return FALSE;
+    if (ours && !layer->read_locked && !layer->write_locked &&
+        !ckpt_graph_attached(input, layer->path))
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_BRANCH_REBASE_REQUIRED,
+                   "%s lies on %s, which would be merged, and cannot be put on %s: %s", layer->path,
+                   merge->overlay.layer->path, merge->disk->sealed_file,
+                   ours ? "it is in use" : "this agent did not make it");
+    ckpt_error_add(error, CKPT_META_FILE, layer->path);
+    return FALSE;
+}
+
+/* A damaged tree is left as it is, for inspection. */
+static gboolean
+check_whole(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
+{
+    if (!checkpoint || ckpt_plan_verify(input, checkpoint, error))
+        return TRUE;
+    g_prefix_error(error, "checkpoint %s (%s) is not whole, the files are left for inspection: ",
+                   checkpoint->name, checkpoint->id);
+    return FALSE;
+}
+
+/* ---- What lies where ---- */
+
+/* Of the files on the overlay, the one of the present chain, else any: QEMU and qemu-img move one along
+ * with a merge. */
+static void
+sort_readers(const CkptPlanInput *input, GPtrArray *readers, CkptMerge *merge)
+{
+    guint above = 0;
+
+    for (guint i = 0; i < readers->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(readers, i);
+
+        if (ckpt_graph_attached(input, layer->path))
+            above = i;
+    }
+    for (guint i = 0; i < readers->len; i++) {
+        CkptTreeFile file = tree_file(input, g_ptr_array_index(readers, i));
+
+        if (i == above)
+            merge->above = file;
+        else
+            g_array_append_val(merge->siblings, file);
+    }
+}
+
+static gboolean
+find_above(const CkptPlanInput *input, CkptMerge *merge, GError **error)
+{
+    const char *overlay = merge->overlay.layer->path;
+    g_autoptr(GPtrArray) readers = ckpt_graph_readers(input, overlay);
+
+    if (readers->len > 0 && ckpt_graph_is_top(input, overlay)) {
+        ckpt_error_set(error, CKPT_REASON_BRANCH_POINT,
+                       "%s, the present state of disk %s, has %s lying on it", overlay,
+                       merge->disk->target, ((CkptLayer *)readers->pdata[0])->path);
+        ckpt_error_add(error, CKPT_META_FILE, overlay);
+        return FALSE;
+    }
+    sort_readers(input, readers, merge);
+    if (merge->above.layer && !ckpt_graph_attached(input, merge->above.layer->path) &&
+        !check_sibling(input, merge, &merge->above, error))
+        return FALSE;
+    for (guint i = 0; i < merge->siblings->len; i++)
+        if (!check_sibling(input, merge, &g_array_index(merge->siblings, CkptTreeFile, i), error))
+            return FALSE;
+    return TRUE;
+}
+
+static gboolean
+find_merge(const CkptPlanInput *input, const CkptCheckpoint *target, CkptMerge *merge,
+           GError **error)
+{
+    g_autoptr(GPtrArray) readers = ckpt_graph_readers(input, merge->disk->sealed_file);
+
+    merge->sealed = ckpt_vm_find_file(input->vm, merge->disk->sealed_file);
+    if (refuse_user(input, merge->disk->sealed_file, error))
+        return FALSE;
+    if (readers->len > 1) {
+        refuse_branches(input, target, readers, error);
+        return FALSE;
+    }
+    if (readers->len == 1) {
+        merge->overlay = tree_file(input, g_ptr_array_index(readers, 0));
+        if (!find_above(input, merge, error))
+            return FALSE;
+    }
+    if (refuse_detached(input, merge, error))
+        return FALSE;
+    return !merge->overlay.layer || check_overlay(input, merge, error);
+}
+
+static gboolean
+check_owners(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+{
+    if (!check_whole(input, merge->overlay.owner, error) ||
+        !check_whole(input, merge->above.owner, error))
+        return FALSE;
+    for (guint i = 0; i < merge->siblings->len; i++)
+        if (!check_whole(input, g_array_index(merge->siblings, CkptTreeFile, i).owner, error))
+            return FALSE;
+    return TRUE;
+}
+
+/* What an overlay holds may all be new to the file below, as far as that has no blocks for it; the overlay
+ * is freed afterwards. */
+static gboolean
+check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
+{
+    g_autoptr(GArray) space = ckpt_plan_space_new();
+
+    for (guint i = 0; i < merges->len; i++) {
+        const CkptMerge *merge = g_ptr_array_index(merges, i);
+        const CkptLayer *overlay = merge->overlay.layer, *sealed = merge->sealed;
+        guint64 bytes = overlay ? overlay->allocated : 0;
+
+        if (overlay && merge->disk->format == CKPT_FORMAT_RAW)
+            bytes = MIN(bytes, overlay->virtual_size - MIN(sealed->allocated, overlay->virtual_size));
+        if (overlay && !ckpt_plan_take_space(input, space, sealed, bytes, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+GPtrArray *
+ckpt_merge_find_all(const CkptPlanInput *input, const CkptCheckpoint *target, GError **error)
+{
+    g_autoptr(GPtrArray) merges = g_ptr_array_new_with_free_func(merge_free);
+
+    if (!check_whole(input, target, error))
+        return NULL;
+    for (guint i = 0; i < target->disks->len; i++) {
+        CkptMerge *merge = g_new0(CkptMerge, 1);
+
+        merge->disk = g_ptr_array_index(target->disks, i);
+        merge->siblings = g_array_new(FALSE, FALSE, sizeof(CkptTreeFile));
+        g_ptr_array_add(merges, merge);
+        if (!find_merge(input, target, merge, error) || !check_owners(input, merge, error))
+            return NULL;
+    }
+    return check_space(input, merges, error) ? g_steal_pointer(&merges) : NULL;
+}
