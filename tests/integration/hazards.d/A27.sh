@@ -7,10 +7,10 @@ a27_files() { find "$dir/images" -name 'a27-01-vda*.qcow2' -printf '%f\n' | sort
 a27_path() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got '.checkpoint.disks[0].sealedFile'; }
 
 A27() {
-	local one two safety four six from base overlay
+	local one two safety four six from bottom overlay
 	make_guest a27-01
 	up
-	base=$dir/images/a27-01-vda.qcow2
+	bottom=$dir/images/a27-01-vda.qcow2
 	guest mark "$dir" "$vm" one
 	one=$(create "$dir" "$id")
 	guest mark "$dir" "$vm" two
@@ -25,7 +25,7 @@ A27() {
 
 	# The VM runs: a live merge, and the safety checkpoint's file is rebased.
 	call "$dir" DeleteCheckpoint "options{request_id:'$(new_id)' validate_only:true} checkpoint_id:'$one'" >/dev/null
-	check A27_the_plan_says_so grep -q "rebase .*ckpt-${two%%-*}.* from $overlay to $base" <<<"$reply"
+	check A27_the_plan_says_so grep -q "rebase .*ckpt-${two%%-*}.* from $overlay to $bottom" <<<"$reply"
 	check A27_deleted_while_it_runs remove "$dir" "$one"
 	equal A27_nothing_was_left_undone "$(got '.warnings // [] | length')" 0
 	check A27_merged_file_is_gone [ ! -e "$overlay" ]
@@ -45,18 +45,18 @@ A27() {
 	equal A27_off_files "$(a27_files | wc -l)" 3
 	equal A27_off_at_the_branch_point "$(contents_of "$dir" "$four")" four
 	equal A27_off_on_the_other_branch "$(contents_of "$dir" "$six")" six
-	equal A27_off_it_lies_on_the_first_file "$(qemu-img info --output=json "$(a27_path "$six")" | jq -r '."backing-filename"')" "$base"
+	equal A27_off_it_lies_on_the_first_file "$(qemu-img info --output=json "$(a27_path "$six")" | jq -r '."backing-filename"')" "$bottom"
 	whole A27_oracle_while_it_is_off "shut off"
 	guest start "$dir" "$vm"
 	check A27_it_boots_on_its_branch guest wait-line "$dir" "$vm" '^boot [0-9]+ vda=four '
 	from=$(guest console-size "$dir" "$vm")
 	guest wait-agent "$dir" "$vm"
-	restore "$dir" "$six" "discard_present_state:true" >/dev/null
+	restore "$dir" "$six" "discard_present_state:true power_state:RESTORE_POWER_STATE_RUNNING" >/dev/null
 	check A27_and_on_the_other guest wait-line "$dir" "$vm" --from "$from" '^boot [0-9]+ vda=six '
 
 	# All of them deleted: one file, by its first name.
 	remove "$dir" "$six" >/dev/null
 	remove "$dir" "$four" >/dev/null
 	equal A27_one_file_again "$(a27_files)" a27-01-vda.qcow2
-	equal A27_by_its_first_name "$(top_of "$dir" "$vm" vda)" "$base"
+	equal A27_by_its_first_name "$(top_of "$dir" "$vm" vda)" "$bottom"
 }
