@@ -323,23 +323,144 @@ a_full_disk_makes_it_read_only(void **state)
     store_add(fixture->store, late);
 }
 
-/* A backup tool that holds the file for a moment is no reason to stop for good. */
+/* ---- Another process has it: a backup, or somebody's sqlite3 shell ---- */
+
+/* Runs the SQL in a process of its own and holds what it took for hold_ms; returns when it has it. */
+static pid_t
+hold_elsewhere(StoreFixture *fixture, const char *sql, guint hold_ms)
+{
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
+    int ready[2];
+    sqlite3 *handle;
+    char byte;
+    pid_t pid;
+
+    assert_int_equal(pipe(ready), 0);
+    pid = fork();
+    if (pid == 0) {
+        if (sqlite3_open(path, &handle) != SQLITE_OK ||
+            sqlite3_exec(handle, sql, NULL, NULL, NULL) != SQLITE_OK || write(ready[1], "", 1) != 1)
+            _exit(1);
+        g_usleep(hold_ms * 1000);
+        _exit(0); /* its locks go with it, whatever it was doing */
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
 static void
-a_busy_file_fails_the_write_alone(void **state)
+wait_for(pid_t pid)
+{
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void
+a_short_hold_of_another_process_is_waited_for(void **state)
 {
     StoreFixture *fixture = *state;
-    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
     g_autoptr(CkptOperation) operation = sample_operation("alice", "r1");
-    g_autoptr(GError) error = NULL;
-    sqlite3 *handle;
+    pid_t pid = hold_elsewhere(fixture, "BEGIN IMMEDIATE", 1500);
 
-    assert_int_equal(sqlite3_open(path, &handle), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(handle, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
-    expect_reason(ckpt_store_add_operation(fixture->store, operation, &error), &error,
-                  CKPT_REASON_STORE_FAILED);
-    sqlite3_close(handle);
-    assert_null(ckpt_store_read_only_reason(fixture->store));
     store_add(fixture->store, operation);
+    wait_for(pid);
+}
+
+/* The wait is bounded, reads go on during it, the reason names the file's state, and the next write is
+ * taken as if nothing had been. */
+static void
+a_long_hold_of_another_process_fails_the_write_in_time(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autoptr(CkptOperation) operation = sample_operation("alice", "r1");
+    g_autoptr(CkptVmRecord) vm = NULL;
+    g_autoptr(GError) error = NULL;
+    gint64 began = g_get_monotonic_time();
+    pid_t pid = hold_elsewhere(fixture, "BEGIN IMMEDIATE", 9000);
+
+    vm = ckpt_store_get_vm(fixture->store, "v1", &error);
+    assert_non_null(vm);
+    assert_true(g_get_monotonic_time() - began < 4 * G_TIME_SPAN_SECOND);
+    assert_false(ckpt_store_add_operation(fixture->store, operation, &error));
+    assert_true(g_get_monotonic_time() - began < 8 * G_TIME_SPAN_SECOND);
+    assert_non_null(strstr(error->message, "locked"));
+    expect_reason(FALSE, &error, CKPT_REASON_STORE_FAILED);
+    assert_null(ckpt_store_read_only_reason(fixture->store));
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    store_add(fixture->store, operation);
+}
+
+static void
+one_held_by_another_process_is_not_opened(void **state)
+{
+    StoreFixture *fixture = *state;
+    gint64 began;
+    pid_t pid;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    pid = hold_elsewhere(fixture, "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE", 20000);
+    began = g_get_monotonic_time();
+    assert_not_opened(fixture->dir, "locked");
+    assert_true(g_get_monotonic_time() - began < 12 * G_TIME_SPAN_SECOND);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    store_fixture_reopen(fixture);
+}
+
+/* ---- What was verified and has changed since ---- */
+
+static CkptCheckpoint *
+copy_of(StoreFixture *fixture, const char *id)
+{
+    CkptCheckpoint *row = ckpt_store_get_checkpoint(fixture->store, id, NULL);
+
+    assert_non_null(row);
+    return row;
+}
+
+/* A look at the files takes a while: what an operation wrote meanwhile is not undone by its result. */
+static void
+a_verification_does_not_overwrite_what_came_after_it_was_read(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autoptr(GPtrArray) rows =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+    g_autoptr(CkptChange) change = ckpt_change_new();
+    g_autoptr(CkptCheckpoint) changed = NULL, same = NULL, gone = NULL;
+    g_autoptr(GError) error = NULL;
+    CkptCheckpoint *renamed;
+    guint64 revision;
+
+    for (guint i = 0; i < 3; i++) {
+        g_autofree char *id = g_strdup_printf("c%u", i);
+
+        store_put(fixture->store, sample_checkpoint(id, "v1", 1));
+        g_ptr_array_add(rows, copy_of(fixture, id));
+        ckpt_set_str(&((CkptCheckpoint *)rows->pdata[i])->disabled_reason, "a file is missing");
+    }
+    renamed = copy_of(fixture, "c1");
+    ckpt_set_str(&renamed->name, "renamed meanwhile");
+    ckpt_set_str(&renamed->disabled_reason, NULL);
+    g_ptr_array_add(change->upserts, renamed);
+    g_ptr_array_add(change->removes, g_strdup("c2"));
+    assert_true(ckpt_store_apply(fixture->store, change, "v1", &error));
+    revision = renamed->revision;
+    assert_true(ckpt_store_note_verified(fixture->store, rows, &error));
+
+    same = copy_of(fixture, "c0");
+    assert_string_equal(same->disabled_reason, "a file is missing");
+    assert_true(same->revision == ((CkptCheckpoint *)rows->pdata[0])->revision);
+    changed = copy_of(fixture, "c1");
+    assert_string_equal(changed->name, "renamed meanwhile");
+    assert_null(changed->disabled_reason);
+    assert_true(changed->revision == revision);
+    gone = ckpt_store_get_checkpoint(fixture->store, "c2", &error);
+    assert_null(gone);
 }
 
 #define TEST(name)                                                                                 \
@@ -358,7 +479,10 @@ main(void)
         TEST(commits_of_many_threads_all_count),
         TEST(what_was_answered_survives_kills),
         TEST(a_full_disk_makes_it_read_only),
-        TEST(a_busy_file_fails_the_write_alone),
+        TEST(a_short_hold_of_another_process_is_waited_for),
+        TEST(a_long_hold_of_another_process_fails_the_write_in_time),
+        TEST(one_held_by_another_process_is_not_opened),
+        TEST(a_verification_does_not_overwrite_what_came_after_it_was_read),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
