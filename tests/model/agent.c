@@ -7,6 +7,7 @@
 #include "model.h"
 
 #include "common/id.h"
+#include "tests/support/power_vfs.h"
 
 Model *model_present;
 
@@ -26,6 +27,14 @@ fail_dead(GError **error)
     return FALSE;
 }
 
+/* What the store had not synced may be gone when the host is back. */
+void
+model_cut_power(Model *model)
+{
+    power_vfs_cut();
+    model->power_cut = TRUE;
+}
+
 static void
 host_dies(Model *model)
 {
@@ -38,6 +47,7 @@ host_dies(Model *model)
     }
     if (model->attempt)
         model->attempt->power_open = TRUE;
+    model_cut_power(model);
     die(model);
 }
 
@@ -121,6 +131,10 @@ strike(Model *model, const Fault *fault, gboolean of_store, const CkptStep *step
         if (model->attempt)
             owner_acts(model, fault->kind);
         return TRUE;
+    case FAULT_SYNC:
+        power_vfs_arm(POWER_SYNC_FAILS, 1, FALSE, fault->chance);
+        model->sync_chance = fault->chance;
+        return TRUE;
     case FAULT_NONE:
     case FAULT_KINDS:
         break;
@@ -185,6 +199,21 @@ store_fails(gboolean journalling, GError **error)
     return TRUE;
 }
 
+char *__real_ckpt_store_read_only_reason(CkptStore *store);
+
+/* A commit whose sync failed: nobody can say whether it was made before the store is opened again. */
+static gboolean
+committed(gboolean done)
+{
+    g_autofree char *why = done ? NULL : __real_ckpt_store_read_only_reason(model_present->store);
+
+    if (why) {
+        model_present->store_failed = TRUE;
+        model_wake(model_present);
+    }
+    return done;
+}
+
 /* The commit is made, and what comes after may not be. */
 #define WRAP(name, parameters, arguments)                                                          \
     gboolean __real_##name parameters;                                                             \
@@ -192,7 +221,7 @@ store_fails(gboolean journalling, GError **error)
     gboolean __wrap_##name parameters                                                              \
     {                                                                                              \
         return !store_fails(g_str_equal(#name, "ckpt_store_journal"), error) &&                     \
-               __real_##name arguments;                                                            \
+               committed(__real_##name arguments);                                                            \
     }
 
 WRAP(ckpt_store_add_operation, (CkptStore * store, CkptOperation *op, GError **error),
@@ -216,7 +245,7 @@ __wrap_ckpt_store_read_only_reason(CkptStore *store)
 {
     return model_present->store_failed || g_atomic_int_get(&model_present->dead)
                ? g_strdup("the store is read-only")
-               : NULL;
+               : __real_ckpt_store_read_only_reason(store);
 }
 
 char *__wrap_ckpt_id_new(void);
@@ -266,7 +295,14 @@ model_agent_stop(Model *model)
     if (model->engine)
         ckpt_engine_stop(model->engine, 10000);
     g_clear_pointer(&model->engine, ckpt_engine_free);
+    /* After a sync that failed the agent is restarted, or killed, or its host is. */
+    if (power_vfs_fired() && model->sync_chance % 3)
+        model_cut_power(model);
     g_clear_pointer(&model->store, ckpt_store_close);
+    if (model->power_cut)
+        power_vfs_lose(model->sync_chance % 3 == 1 ? POWER_KEEP : script_next(&model->losses));
+    model->power_cut = FALSE;
+    power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
 }
 
 void

@@ -1,6 +1,8 @@
 /* model: random worlds against the engine. See --help. */
 #include "model.h"
 
+#include "tests/support/power_vfs.h"
+
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <stdio.h>
@@ -140,6 +142,7 @@ main(int argc, char **argv)
     g_log_set_default_handler(drop_log, NULL);
     signal(SIGABRT, on_abort);
     signal(SIGSEGV, on_abort);
+    power_vfs_install();
     /* In memory: what is tested is not the disk. */
     dir = g_strdup(access("/dev/shm", W_OK) == 0 ? "/dev/shm/ckpt-model-XXXXXX"
                                                  : "/tmp/ckpt-model-XXXXXX");

@@ -64,6 +64,7 @@ typedef enum {
     FAULT_WRITE,        /* the guest writes there */
     FAULT_OWNER_STOP,
     FAULT_OWNER_START,
+    FAULT_SYNC,         /* the next sync of the store's fails: whether its commit was made is open */
     FAULT_KINDS
 } FaultKind;
 
@@ -155,6 +156,9 @@ typedef struct {
     int dead;                  /* atomic: from here on nothing has any effect */
     gboolean fired;            /* a fault took effect in this attempt */
     gboolean store_failed, journalling;
+    guint32 sync_chance;       /* of the sync that was told to fail */
+    gboolean power_cut;        /* unsynced writes of the store are lost when it is closed */
+    guint64 losses;            /* state of the generator of what is lost */
 
     GMutex lock;
     GCond changed;             /* answered, or dead */
@@ -183,6 +187,8 @@ void model_act(Model *model, const Action *action); /* what is no mutation */
 /* agent.c: the agent's life and the faults */
 gboolean model_agent_start(Model *model);
 void model_agent_stop(Model *model);
+void model_cut_power(Model *model); /* the host goes down: the next start finds what was synced, and
+                                       of the rest what chance left */
 /* Until what a crash left is settled; a fault may end this agent, too: then another is started. */
 void model_agent_restart(Model *model);
 void model_wake(Model *model); /* on any thread: ready() may say so now */

@@ -2,6 +2,7 @@
 #include "model.h"
 
 #include "common/id.h"
+#include "tests/support/power_vfs.h"
 
 #define IDENTITY "spiffe://test/model"
 
@@ -322,7 +323,7 @@ run(Model *model, Attempt *attempt)
     prepare(model, attempt);
     ckpt_engine_submit(model->engine, make_request(model, attempt), on_answer, &answer);
     model_wait(model, is_answered, &answer);
-    if (g_atomic_int_get(&model->dead) || model->store_failed) {
+    if (g_atomic_int_get(&model->dead) || model->store_failed || power_vfs_fired()) {
         model_log(model, "    the agent is restarted");
         model_agent_restart(model);
         answer_clear(&answer); /* nobody heard it */
@@ -331,6 +332,7 @@ run(Model *model, Attempt *attempt)
         settle(model, attempt, &answer, tops);
     model->attempt = NULL;
     model->fault = MODEL_FAULTS; /* the rest was not reached */
+    power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
     model->away = 0;
     return model->done > done;
 }

@@ -26,6 +26,7 @@ static const struct {
 static const char *const fault_names[FAULT_KINDS] = {
     "FAULT_NONE", "FAULT_ERROR", "FAULT_CRASH",      "FAULT_HOST",        "FAULT_AWAY",
     "FAULT_QEMU", "FAULT_WRITE", "FAULT_OWNER_STOP", "FAULT_OWNER_START",
+    "FAULT_SYNC",
 };
 
 static ActionKind

@@ -1,6 +1,8 @@
 /* The world's beginning, and what guests and owners do in it. */
 #include "model.h"
 
+#include "tests/support/power_vfs.h"
+
 #include <glib/gstdio.h>
 
 static const char *const vm_ids[MODEL_VMS] = {
@@ -196,6 +198,8 @@ model_new(guint64 seed, const char *dir)
     g_cond_init(&model->changed);
     model->dir = g_strdup(dir);
     model->ids = seed ^ 0x1d;
+    model->losses = seed ^ 0x105e;
+    power_vfs_forget();
     model->expected = g_ptr_array_new_with_free_func(expected_free);
     model->detached = g_ptr_array_new_with_free_func(detached_free);
     model->past = g_ptr_array_new_with_free_func(past_free);
@@ -502,6 +506,7 @@ act_host(Model *model)
             ckpt_sim_stop(model->sim, model_sim_vm(model, i));
         model->vms[i].power = CKPT_POWER_SHUT_OFF;
     }
+    model_cut_power(model);
     model_agent_restart(model);
 }
 

@@ -617,7 +617,7 @@ void
 power_vfs_lose(guint64 seed)
 {
     g_autoptr(GHashTable) paths = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    Loss loss = (Loss)(draw(&seed) % LOSSES);
+    Loss loss = seed == POWER_KEEP ? LOSE_NONE : (Loss)(draw(&seed) % LOSSES);
     guint64 least = disk.writes, last;
     GHashTableIter iter;
     gpointer path, node;

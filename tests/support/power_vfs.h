@@ -30,7 +30,9 @@ gboolean power_vfs_fired(void);
 /* Now, whatever is armed. */
 void power_vfs_cut(void);
 /* After a cut, when nobody has the files open any more: they become what a disk may hold, and the power is
- * on again. The seed chooses: nothing unsynced, all of it, a prefix, any subset, any sectors. */
+ * on again. The seed chooses: nothing unsynced, all of it, a prefix, any subset, any sectors. POWER_KEEP:
+ * all of it, as when a process was killed and the power stayed on. */
+#define POWER_KEEP 0
 void power_vfs_lose(guint64 seed);
 /* All files are taken as they lie on the real disk, as certain. */
 void power_vfs_forget(void);
