@@ -143,9 +143,9 @@ main(int argc, char **argv)
     signal(SIGABRT, on_abort);
     signal(SIGSEGV, on_abort);
     power_vfs_install();
-    /* In memory: what is tested is not the disk. */
-    dir = g_strdup(access("/dev/shm", W_OK) == 0 ? "/dev/shm/ckpt-model-XXXXXX"
-                                                 : "/tmp/ckpt-model-XXXXXX");
+    /* In memory: what is tested is not the disk. "reap" looks for the name. */
+    dir = g_strdup_printf("%s/ckpt-model.%d.XXXXXX",
+                          access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (int)getpid());
     if (!g_mkdtemp_full(dir, 0700)) {
         g_printerr("model: no folder for the state\n");
         return 2;

@@ -253,8 +253,8 @@ world_new(void)
 {
     World *world = g_new0(World, 1);
 
-    world->dir = g_strdup(access("/dev/shm", W_OK) == 0 ? "/dev/shm/ckpt-power-XXXXXX"
-                                                        : "/tmp/ckpt-power-XXXXXX");
+    world->dir = g_strdup_printf("%s/ckpt-power.%d.XXXXXX",
+                                 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (int)getpid());
     assert_non_null(g_mkdtemp_full(world->dir, 0700));
     power_vfs_forget();
     return world;
