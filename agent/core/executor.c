@@ -215,7 +215,7 @@ is_bearable(CkptExecution *x, gint index)
         return is_committed(plan, index);
     return is_committed(plan, index) &&
            (kind == CKPT_STEP_REMOVE_FILE || kind == CKPT_STEP_REMOVE_MANIFEST ||
-            kind == CKPT_STEP_UNSEAL);
+            kind == CKPT_STEP_UNSEAL || kind == CKPT_STEP_NATIVE_DELETE);
 }
 
 static void

@@ -93,8 +93,8 @@ set_default_name(const CkptPlanInput *input, CkptCheckpoint *checkpoint)
     ckpt_set_str(&checkpoint->name, name);
 }
 
-static CkptCheckpoint *
-new_checkpoint(const CkptPlanInput *input, const CkptRequest *request)
+CkptCheckpoint *
+ckpt_plan_new_checkpoint(const CkptPlanInput *input, const CkptRequest *request)
 {
     CkptCheckpoint *checkpoint = ckpt_plan_capture(input, request->identity);
     GHashTableIter iter;
@@ -174,7 +174,7 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
 
     if (!check_disks(input, error) || !ckpt_plan_check_depth(input, parent, error))
         return NULL;
-    ckpt_plan_set_checkpoint(plan, new_checkpoint(input, request));
+    ckpt_plan_set_checkpoint(plan, ckpt_plan_new_checkpoint(input, request));
     if (!choose_consistency(input, request, plan, error))
         return NULL;
     add_steps(input, request, plan);

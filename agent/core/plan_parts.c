@@ -228,10 +228,15 @@ ckpt_plan_add_on_disks(CkptPlan *plan, CkptStepKind kind, GPtrArray *disks)
 static CkptCheckpointDisk *
 capture_disk(const CkptPlanInput *input, const CkptDisk *disk)
 {
-    const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+    const CkptLayer *top;
     CkptCheckpointDisk *captured = g_new0(CkptCheckpointDisk, 1);
 
     captured->target = g_strdup(disk->target);
+    if (input->vm->mechanism == CKPT_MECHANISM_NATIVE) {
+        captured->sealed_file = g_strdup("");
+        return captured;
+    }
+    top = g_ptr_array_index(disk->chain, 0);
     captured->sealed_file = g_strdup(top->path);
     captured->format = top->format;
     captured->virtual_size = top->virtual_size;
@@ -257,7 +262,7 @@ ckpt_plan_capture(const CkptPlanInput *input, const char *creator)
         vm->power == CKPT_POWER_SHUT_OFF ? CKPT_CONSISTENCY_APPLICATION : CKPT_CONSISTENCY_CRASH;
     checkpoint->freeze_us = -1;
     checkpoint->power = vm->power;
-    checkpoint->mechanism = CKPT_MECHANISM_OVERLAY;
+    checkpoint->mechanism = vm->mechanism;
     checkpoint->state = CKPT_STATE_READY;
     ckpt_set_str(&checkpoint->definition, vm->definition);
     ckpt_set_str(&checkpoint->live_definition, vm->live_definition);
@@ -356,10 +361,11 @@ ckpt_plan_find_target(const CkptPlanInput *input, const CkptRequest *request, GE
         ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING,
                        "the delete of checkpoint %s (%s) has begun", checkpoint->name,
                        checkpoint->id);
-    } else if (checkpoint->mechanism != CKPT_MECHANISM_OVERLAY) {
+    } else if (checkpoint->mechanism != input->vm->mechanism) {
         ckpt_error_set(error, CKPT_REASON_NOT_IMPLEMENTED,
-                       "checkpoint %s was not made by this agent's overlays: only listed",
-                       checkpoint->id);
+                       "checkpoint %s was not made by %s: only listed", checkpoint->id,
+                       input->vm->mechanism == CKPT_MECHANISM_NATIVE ? "this hypervisor's snapshots"
+                                                                     : "this agent's overlays");
     } else if (ckpt_plan_check_etag(checkpoint, request, error)) {
         return checkpoint;
     }

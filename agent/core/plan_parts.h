@@ -10,6 +10,19 @@ CkptPlan *ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *reques
 /* Each disk's top is no sealed file (hazard A22), and lies on the current checkpoint's. */
 gboolean ckpt_plan_check_tops(const CkptPlanInput *input, GError **error);
 
+/* plan_native.c: all three, for a VM whose hypervisor keeps the checkpoints. */
+CkptPlan *ckpt_plan_native(const CkptPlanInput *input, const CkptRequest *request, GError **error);
+gboolean ckpt_plan_verify_native(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
+                                 GError **error);
+
+/* Whether what forbids operating on the VM refuses the request; *error is then set. */
+gboolean ckpt_plan_refuse_obstacle(const CkptVm *vm, GError **error);
+/* The row that a create asks for, and the one of the state that a restore of target replaces; IDs of
+ * files still unset. */
+CkptCheckpoint *ckpt_plan_new_checkpoint(const CkptPlanInput *input, const CkptRequest *request);
+CkptCheckpoint *ckpt_plan_new_safety(const CkptPlanInput *input, const CkptRequest *request,
+                                     const CkptCheckpoint *target);
+
 /* Appends a step and returns it. */
 CkptStep *ckpt_plan_add(CkptPlan *plan, CkptStepKind kind);
 CkptStep *ckpt_plan_add_make_overlay(CkptPlan *plan, const char *overlay, const char *base,
@@ -55,6 +68,6 @@ gboolean ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint 
 gboolean ckpt_plan_check_etag(const CkptCheckpoint *checkpoint, const CkptRequest *request,
                               GError **error);
 /* The request's checkpoint, whose state is READY; CHECKPOINT_NOT_FOUND, CHECKPOINT_DELETING,
- * ETAG_MISMATCH, NOT_IMPLEMENTED for one of another mechanism. */
+ * ETAG_MISMATCH, NOT_IMPLEMENTED for one of another mechanism than the VM's. */
 CkptCheckpoint *ckpt_plan_find_target(const CkptPlanInput *input, const CkptRequest *request,
                                       GError **error);

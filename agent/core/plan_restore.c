@@ -32,9 +32,9 @@ check_request(const CkptPlanInput *input, const CkptRequest *request,
     return TRUE;
 }
 
-static CkptCheckpoint *
-new_safety_checkpoint(const CkptPlanInput *input, const CkptRequest *request,
-                      const CkptCheckpoint *target)
+CkptCheckpoint *
+ckpt_plan_new_safety(const CkptPlanInput *input, const CkptRequest *request,
+                     const CkptCheckpoint *target)
 {
     CkptCheckpoint *safety = ckpt_plan_capture(input, request->identity);
     g_autofree char *name = g_strdup_printf("Before restore of %.200s", target->name);
@@ -168,7 +168,7 @@ keep_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest
         g_prefix_error(error, "the present state cannot be kept as a safety checkpoint: ");
         return FALSE;
     }
-    plan->safety = new_safety_checkpoint(input, request, target);
+    plan->safety = ckpt_plan_new_safety(input, request, target);
     ckpt_set_str(&plan->safety_id, plan->safety->id);
     return TRUE;
 }

@@ -1,5 +1,6 @@
 /* What every plan begins with: the checks that hold for all operations, and verification. One file
- * per operation follows: plan_create.c, plan_restore.c, plan_delete.c. */
+ * per operation follows: plan_create.c, plan_restore.c, plan_delete.c; and plan_native.c for hypervisors
+ * that keep checkpoints themselves. */
 #include "agent/core/planner.h"
 
 #include "agent/core/graph.h"
@@ -31,8 +32,8 @@ ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
     return depth;
 }
 
-static gboolean
-refuse_obstacle(const CkptVm *vm, GError **error)
+gboolean
+ckpt_plan_refuse_obstacle(const CkptVm *vm, GError **error)
 {
     const CkptObstacle *obstacle;
 
@@ -134,7 +135,7 @@ ckpt_plan_check_tops(const CkptPlanInput *input, GError **error)
 static gboolean
 check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    return !refuse_obstacle(input->vm, error) &&
+    return !ckpt_plan_refuse_obstacle(input->vm, error) &&
            !refuse_unfinished_delete(input, request, error) && ckpt_plan_check_tops(input, error);
 }
 
@@ -196,6 +197,9 @@ verify_chain(const CkptPlanInput *input, const char *file, GError **error)
 gboolean
 ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
 {
+    if (checkpoint->mechanism == CKPT_MECHANISM_NATIVE ||
+        input->vm->mechanism == CKPT_MECHANISM_NATIVE)
+        return ckpt_plan_verify_native(input, checkpoint, error);
     for (guint i = 0; i < checkpoint->disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
 
@@ -205,32 +209,37 @@ ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, G
     return TRUE;
 }
 
-CkptPlan *
-ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+static CkptPlan *
+make_overlay_plan(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    g_autoptr(CkptPlan) plan = NULL;
-
     if (!check_vm(input, request, error))
         return NULL;
     switch (request->kind) {
     case CKPT_KIND_CREATE:
-        plan = ckpt_plan_create(input, request, error);
-        break;
+        return ckpt_plan_create(input, request, error);
     case CKPT_KIND_RESTORE:
-        plan = ckpt_plan_restore(input, request, error);
-        break;
+        return ckpt_plan_restore(input, request, error);
     case CKPT_KIND_DELETE:
-        plan = ckpt_plan_delete(input, request, error);
-        break;
+        return ckpt_plan_delete(input, request, error);
     case CKPT_KIND_UPDATE:
-        ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update needs no plan");
         break;
     }
+    ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update needs no plan");
+    return NULL;
+}
+
+CkptPlan *
+ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request, GError **error)
+{
+    CkptPlan *plan = input->vm->mechanism == CKPT_MECHANISM_NATIVE
+                         ? ckpt_plan_native(input, request, error)
+                         : make_overlay_plan(input, request, error);
+
     if (!plan)
         return NULL;
     g_free(plan->vm_id);
     plan->vm_id = g_strdup(input->vm->id);
     g_free(plan->vm_name);
     plan->vm_name = g_strdup(input->vm->name);
-    return g_steal_pointer(&plan);
+    return plan;
 }

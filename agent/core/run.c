@@ -82,7 +82,7 @@ note_refusal(CkptEngine *engine, Situation *situation, const GError *refusal)
     if (ckpt_engine_is_alarming(refusal))
         ckpt_engine_quarantine(engine, situation->vm->id, refusal->message);
     if (ckpt_engine_is_alarming(refusal) || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
-        reason == CKPT_REASON_DISK_FILE_MISSING)
+        reason == CKPT_REASON_DISK_FILE_MISSING || reason == CKPT_REASON_CHECKPOINT_NOT_ENABLED)
         ckpt_situation_record(engine, situation);
 }
 

@@ -24,7 +24,8 @@ add_sealed(GArray *files, GPtrArray *checkpoints)
             const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, k);
             CkptKnownFile file = {disk->sealed_file, disk->format};
 
-            g_array_append_val(files, file);
+            if (*disk->sealed_file) /* else the hypervisor has the contents */
+                g_array_append_val(files, file);
         }
     }
 }

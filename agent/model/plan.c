@@ -18,6 +18,9 @@ static const char *const step_names[] = {
     [CKPT_STEP_REMOVE_FILE] = "remove-file",
     [CKPT_STEP_RESERVE] = "reserve",
     [CKPT_STEP_REBASE] = "rebase",
+    [CKPT_STEP_NATIVE_CREATE] = "native-create",
+    [CKPT_STEP_NATIVE_REVERT] = "native-revert",
+    [CKPT_STEP_NATIVE_DELETE] = "native-delete",
     [CKPT_STEP_CATALOGUE] = "catalogue",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_CATALOGUE + 1);
@@ -253,6 +256,14 @@ ckpt_step_describe(const CkptStep *step)
         return g_strdup_printf("reserve space in %s for the merge of %s", base, file);
     case CKPT_STEP_REBASE:
         return g_strdup_printf("rebase %s from %s to %s", file, or_unnamed(step->from), base);
+    case CKPT_STEP_NATIVE_CREATE:
+        return g_strdup_printf("have the hypervisor make snapshot %s", or_unnamed(step->checkpoint_id));
+    case CKPT_STEP_NATIVE_REVERT:
+        return g_strdup_printf("have the hypervisor revert to snapshot %s",
+                               or_unnamed(step->checkpoint_id));
+    case CKPT_STEP_NATIVE_DELETE:
+        return g_strdup_printf("have the hypervisor delete snapshot %s",
+                               or_unnamed(step->checkpoint_id));
     case CKPT_STEP_CATALOGUE:
         return describe_change(step->change);
     }

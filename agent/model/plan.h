@@ -45,6 +45,14 @@ typedef enum {
     CKPT_STEP_REBASE,           /* `file` (qcow2, open by nobody), whose header names `from`, gets `base` of
                                    `base_format` there, which has the same contents: the header only,
                                    synced. CHAIN_MISMATCH if it names neither. No undo */
+    /* Of a driver whose hypervisor keeps the checkpoints (mechanism NATIVE); `checkpoint_id` is the
+     * snapshot's name there. */
+    CKPT_STEP_NATIVE_CREATE,    /* a snapshot of the present state, with `text` as its description;
+                                   refused if the VM is no longer in `power`. Undo: deleted */
+    CKPT_STEP_NATIVE_REVERT,    /* the VM to the snapshot; one that holds memory goes on in `power`
+                                   (RUNNING or PAUSED), any other ends shut off; autostart as
+                                   `autostart`. Undo: to snapshot `base`, `autostart_before` */
+    CKPT_STEP_NATIVE_DELETE,    /* the snapshot; its children move up to its parent. No undo */
     /* Of the store; their `change` is applied in the transaction that journals their end. */
     CKPT_STEP_CATALOGUE
 } CkptStepKind;

@@ -87,6 +87,16 @@ file_user_free(CkptFileUser *user)
     g_free(user);
 }
 
+void
+ckpt_snapshot_free(CkptSnapshot *snapshot)
+{
+    if (!snapshot)
+        return;
+    g_free(snapshot->name);
+    g_free(snapshot->parent);
+    g_free(snapshot);
+}
+
 CkptVm *
 ckpt_vm_new(void)
 {
@@ -97,6 +107,8 @@ ckpt_vm_new(void)
     vm->users = g_ptr_array_new_with_free_func((GDestroyNotify)file_user_free);
     vm->files =
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ckpt_layer_free);
+    vm->mechanism = CKPT_MECHANISM_OVERLAY;
+    vm->snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_snapshot_free);
     return vm;
 }
 
@@ -122,6 +134,7 @@ ckpt_vm_free(CkptVm *vm)
     g_clear_pointer(&vm->disks, g_ptr_array_unref);
     g_clear_pointer(&vm->obstacles, g_ptr_array_unref);
     g_clear_pointer(&vm->users, g_ptr_array_unref);
+    g_clear_pointer(&vm->snapshots, g_ptr_array_unref);
     g_clear_pointer(&vm->files, g_hash_table_unref);
     g_free(vm->checkpoint.reason);
     g_free(vm->live.reason);
@@ -138,6 +151,18 @@ ckpt_vm_find_disk(const CkptVm *vm, const char *target)
 
         if (g_strcmp0(disk->target, target) == 0)
             return disk;
+    }
+    return NULL;
+}
+
+CkptSnapshot *
+ckpt_vm_find_snapshot(const CkptVm *vm, const char *name)
+{
+    for (guint i = 0; name && i < vm->snapshots->len; i++) {
+        CkptSnapshot *snapshot = vm->snapshots->pdata[i];
+
+        if (g_str_equal(snapshot->name, name))
+            return snapshot;
     }
     return NULL;
 }

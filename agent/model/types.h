@@ -114,6 +114,15 @@ typedef struct {
     char *reason; /* NULL if available */
 } CkptAbility;
 
+/* A snapshot that the hypervisor itself keeps of a VM, whoever made it. */
+typedef struct {
+    char *name;
+    char *parent;     /* the name of its parent; NULL at the root */
+    CkptPower power;  /* what it captured: active with memory, or SHUT_OFF */
+    gboolean current; /* the VM's present state was last created from or reverted to it */
+} CkptSnapshot;
+void ckpt_snapshot_free(CkptSnapshot *snapshot);
+
 typedef struct {
     char *id;   /* lower-case UUID */
     char *name;
@@ -127,11 +136,15 @@ typedef struct {
     GHashTable *files;     /* path (a copy, owned) → CkptLayer: every chain's and every asked file's
                               (owned here; CkptDisk.chain borrows) */
     GPtrArray *users;      /* CkptFileUser of any of those files, other VMs only */
+    CkptMechanism mechanism; /* how its driver keeps checkpoints: OVERLAY unless the driver says NATIVE.
+                                With NATIVE, disks have neither source nor chain, files is empty */
+    GPtrArray *snapshots;  /* CkptSnapshot, any order; of a native driver only */
     CkptAbility checkpoint, live, memory, application;
 } CkptVm;
 void ckpt_vm_free(CkptVm *vm);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVm, ckpt_vm_free)
 CkptVm *ckpt_vm_new(void); /* empty arrays */
+CkptSnapshot *ckpt_vm_find_snapshot(const CkptVm *vm, const char *name); /* NULL if none */
 CkptDisk *ckpt_vm_find_disk(const CkptVm *vm, const char *target); /* NULL if none */
 CkptLayer *ckpt_vm_find_file(const CkptVm *vm, const char *path);  /* NULL if not looked at */
 void ckpt_disk_free(CkptDisk *disk);
@@ -161,7 +174,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptHostInfo, ckpt_host_info_free)
 
 typedef struct {
     char *target;
-    char *sealed_file;    /* absolute path */
+    char *sealed_file;    /* absolute path; "" where the hypervisor keeps the contents (NATIVE) */
     CkptFormat format;
     guint64 virtual_size; /* bytes */
     CkptFileId id;        /* as sealed; a file that differs is not what was captured */
@@ -179,7 +192,7 @@ typedef struct {
     char *most_recent_task;
     CkptConsistency asked, reached;
     gint64 freeze_us;  /* -1 = was not frozen */
-    gint64 pause_us;
+    gint64 pause_us;   /* -1 = not known (NATIVE, with memory) */
     GPtrArray *disks;  /* CkptCheckpointDisk in the definition's order */
     guint64 memory_bytes;
     CkptPower power;   /* at capture */

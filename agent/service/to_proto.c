@@ -178,7 +178,8 @@ PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(Checkpo
     message->consistency_reached = (PB(Consistency))checkpoint->reached;
     if (checkpoint->freeze_us >= 0)
         message->freeze_duration = ckpt_give_duration(checkpoint->freeze_us);
-    message->pause_duration = ckpt_give_duration(checkpoint->pause_us);
+    if (checkpoint->pause_us >= 0)
+        message->pause_duration = ckpt_give_duration(checkpoint->pause_us);
     message->memory_bytes = checkpoint->memory_bytes;
     message->size_bytes = full ? info->size_bytes : 0;
     message->depth = info->depth;

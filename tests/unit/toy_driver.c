@@ -242,6 +242,9 @@ apply(ToyDriver *toy, CkptStep *step)
     case CKPT_STEP_CHECK_CHAIN:
     case CKPT_STEP_RESERVE:
     case CKPT_STEP_REBASE:
+    case CKPT_STEP_NATIVE_CREATE:
+    case CKPT_STEP_NATIVE_REVERT:
+    case CKPT_STEP_NATIVE_DELETE:
     case CKPT_STEP_CATALOGUE:
         break;
     }
