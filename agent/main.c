@@ -132,17 +132,58 @@ lookup_method(gpointer service, const char *method, gboolean *slow)
 
 static const CkptServiceVtable served = {lookup_method, handle_call};
 
-static gboolean
-build(Agent *agent, const CkptConfig *config, GError **error)
+typedef CkptDriver *(*OpenDriver)(const CkptConfig *config, GError **error);
+
+static CkptDriver *
+open_qemu(const CkptConfig *config, GError **error)
 {
     g_autofree char *guards = g_build_filename(config->state_dir, "guards", NULL);
-    CkptQemuOptions hypervisor = {
+    CkptQemuOptions options = {
         .uri = config->hypervisor,
         .guest_agent_seconds = config->guest_agent_seconds,
         /* Ourselves, also after an upgrade has replaced the file. */
         .guard_program = "/proc/self/exe",
         .guard_folder = guards,
     };
+    CkptDriver *driver = ckpt_qemu_driver_new(&options, error);
+
+    if (driver)
+        ckpt_qemu_driver_limit_merges(driver, config->merge_mib);
+    return driver;
+}
+
+static CkptDriver *
+open_native(const CkptConfig *config, GError **error)
+{
+    return ckpt_native_driver_new(config->hypervisor, error);
+}
+
+/* By the scheme of the hypervisor's URI: what comes before "+TRANSPORT" and ":". */
+static OpenDriver
+choose_driver(const char *uri, GError **error)
+{
+    static const struct {
+        const char *scheme;
+        OpenDriver open;
+    } drivers[] = {
+        {"qemu", open_qemu},  {"test", open_native}, {"esx", open_native},
+        {"vpx", open_native}, {"vbox", open_native},
+    };
+    g_autofree char *scheme = g_strndup(uri, strcspn(uri, "+:"));
+
+    for (guint i = 0; i < G_N_ELEMENTS(drivers); i++)
+        if (g_str_equal(drivers[i].scheme, scheme))
+            return drivers[i].open;
+    ckpt_error_set(error, CKPT_REASON_INVALID_ARGUMENT,
+                   "[agent] hypervisor = %s: no driver for this URI; there are drivers for qemu, test, "
+                   "esx, vpx and vbox, as in qemu:///system",
+                   uri);
+    return NULL;
+}
+
+static gboolean
+build(Agent *agent, const CkptConfig *config, GError **error)
+{
     CkptServiceOptions service = {
         .access = config->access,
         .agent_version = CKPT_VERSION,
@@ -159,14 +200,15 @@ build(Agent *agent, const CkptConfig *config, GError **error)
         .max_calls = config->max_calls,
         .max_connections = config->max_connections,
     };
+    OpenDriver open_driver;
 
     agent->store = ckpt_store_open(config->state_dir, error);
     if (!agent->store)
         return FALSE;
-    agent->driver = ckpt_qemu_driver_new(&hypervisor, error);
+    open_driver = choose_driver(config->hypervisor, error);
+    agent->driver = open_driver ? open_driver(config, error) : NULL;
     if (!agent->driver)
         return FALSE;
-    ckpt_qemu_driver_limit_merges(agent->driver, config->merge_mib);
     agent->engine = ckpt_engine_new(agent->driver, agent->store, &config->limits);
     agent->service = ckpt_service_new(agent->engine, &service);
     agent->server = ckpt_server_new(&server, &served, agent->service, error);
@@ -233,7 +275,7 @@ check(const CkptConfig *config)
     g_auto(CkptTlsPem) pem = {NULL, NULL, NULL};
     g_autoptr(GError) error = NULL;
 
-    if (!ckpt_rpc_init(&error) ||
+    if (!choose_driver(config->hypervisor, &error) || !ckpt_rpc_init(&error) ||
         !ckpt_tls_load(config->ca_file, config->cert_file, config->key_file, CKPT_TLS_CHECK_DATES,
                        &pem, &error) ||
         !ckpt_state_dir_check(config->state_dir, &error)) {

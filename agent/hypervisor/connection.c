@@ -11,6 +11,9 @@
 struct _CkptConnection {
     char *uri;
     int hanging; /* atomic; openings whose caller has given up */
+    gboolean is_shared;
+    GMutex lock;          /* guards shared */
+    virConnectPtr shared; /* NULL = not open yet, or not shared */
 };
 
 /* A thread's own connection. Two threads that share one and lose it while both wait have crashed
@@ -111,13 +114,27 @@ ckpt_connection_new(const char *uri)
 
     g_once(&once, register_once, NULL);
     connection->uri = g_strdup(uri);
+    g_mutex_init(&connection->lock);
+    return connection;
+}
+
+CkptConnection *
+ckpt_connection_new_shared(const char *uri)
+{
+    CkptConnection *connection = ckpt_connection_new(uri);
+
+    connection->is_shared = TRUE;
     return connection;
 }
 
 static void
 clear_connection(gpointer data)
 {
-    g_free(((CkptConnection *)data)->uri);
+    CkptConnection *connection = data;
+
+    g_clear_pointer(&connection->shared, virConnectClose);
+    g_mutex_clear(&connection->lock);
+    g_free(connection->uri);
 }
 
 void
@@ -236,12 +253,26 @@ slot_free(gpointer data)
     g_free(slot);
 }
 
+static virConnectPtr
+get_shared(CkptConnection *connection, GError **error)
+{
+    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&connection->lock);
+
+    if (!connection->shared)
+        connection->shared = open_within_limit(connection, error);
+    if (connection->shared)
+        virConnectRef(connection->shared);
+    return connection->shared;
+}
+
 virConnectPtr
 ckpt_connection_get(CkptConnection *connection, GError **error)
 {
     static GPrivate slots = G_PRIVATE_INIT(slot_free);
     Slot *slot = g_private_get(&slots);
 
+    if (connection->is_shared)
+        return get_shared(connection, error);
     if (!slot || slot->owner != connection) {
         slot = g_new0(Slot, 1);
         slot->owner = g_atomic_rc_box_acquire(connection);

@@ -1,5 +1,6 @@
 /* Connections to libvirt, one for each thread that asks: opened when first needed, opened again after it
- * was lost, closed when the thread ends. */
+ * was lost, closed when the thread ends. Or, where the hypervisor's state lives in the connection, one
+ * for all threads. */
 #pragma once
 
 #include "agent/hypervisor/libvirt_types.h"
@@ -7,9 +8,12 @@
 typedef struct _CkptConnection CkptConnection;
 
 CkptConnection *ckpt_connection_new(const char *uri);
+/* One for all threads, until it is freed: for libvirt's test driver, whose hypervisor is gone with its last
+ * connection, and with a file is another one in each. */
+CkptConnection *ckpt_connection_new_shared(const char *uri);
 void ckpt_connection_free(CkptConnection *connection);
 
-/* A reference that the caller closes, for use on this thread alone. HYPERVISOR_UNAVAILABLE if libvirt
+/* A reference that the caller closes, for use on this thread. HYPERVISOR_UNAVAILABLE if libvirt
  * cannot be reached. */
 virConnectPtr ckpt_connection_get(CkptConnection *connection, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -1,4 +1,4 @@
-#include "agent/hypervisor/qemu.h"
+#include "agent/hypervisor/domain_view.h"
 
 #include <string.h>
 
@@ -171,4 +171,73 @@ ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
         return TRUE;
     ckpt_libvirt_error(error, CKPT_REASON_VM_BUSY, "VM %s: a job that does not end", vm_id);
     return FALSE;
+}
+
+CkptPower
+ckpt_power_of(int state)
+{
+    switch ((virDomainState)state) {
+    case VIR_DOMAIN_RUNNING:
+    case VIR_DOMAIN_BLOCKED:
+    case VIR_DOMAIN_SHUTDOWN:
+        return CKPT_POWER_RUNNING;
+    case VIR_DOMAIN_PAUSED:
+        return CKPT_POWER_PAUSED;
+    case VIR_DOMAIN_SHUTOFF:
+        return CKPT_POWER_SHUT_OFF;
+    case VIR_DOMAIN_CRASHED:
+        return CKPT_POWER_CRASHED;
+    case VIR_DOMAIN_PMSUSPENDED:
+        return CKPT_POWER_SUSPENDED;
+    case VIR_DOMAIN_NOSTATE:
+#ifdef VIR_ENUM_SENTINELS
+    case VIR_DOMAIN_LAST:
+#endif
+        break;
+    }
+    return CKPT_POWER_UNKNOWN;
+}
+
+static void
+add_state_obstacles(CkptVm *vm, const CkptView *view)
+{
+    if (!vm->persistent)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_TRANSIENT_VM, NULL, NULL,
+                             "VM %s is transient and vanishes when it stops: make it persistent with "
+                             "virsh define",
+                             vm->name);
+    if (view->state == VIR_DOMAIN_SHUTDOWN)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                             "VM %s is shutting down: wait until it is off", vm->name);
+    else if (vm->power != CKPT_POWER_RUNNING && vm->power != CKPT_POWER_PAUSED &&
+             vm->power != CKPT_POWER_SHUT_OFF)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL,
+                             "VM %s is %s: bring it to running, paused or shut off", vm->name,
+                             ckpt_power_name(vm->power));
+    if (virDomainHasManagedSaveImage(view->domain, 0) == 1)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL,
+                             "VM %s has a managed save image and would go on from it, on the disks as "
+                             "they were then: start it, or virsh managedsave-remove",
+                             vm->name);
+}
+
+gboolean
+ckpt_view_describe(const CkptView *view, const char *vm_id, CkptVm *vm, GError **error)
+{
+    int autostart = 0;
+
+    vm->id = g_ascii_strdown(vm_id, -1);
+    vm->name = g_strdup(virDomainGetName(view->domain));
+    vm->power = ckpt_power_of(view->state);
+    vm->persistent = virDomainIsPersistent(view->domain) == 1;
+    if (vm->persistent && virDomainGetAutostart(view->domain, &autostart) < 0 &&
+        ckpt_libvirt_code() != VIR_ERR_NO_SUPPORT) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read its autostart");
+        return FALSE;
+    }
+    vm->autostart = autostart != 0;
+    vm->definition = g_strdup(view->definition);
+    vm->live_definition = g_strdup(view->live);
+    add_state_obstacles(vm, view);
+    return TRUE;
 }

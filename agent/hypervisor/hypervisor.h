@@ -82,6 +82,9 @@ void ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second);
 /* The thaw guard's main(): for whoever is guard_program, when its first argument is this. */
 #define CKPT_THAW_GUARD_OPTION "--thaw-guard"
 int ckpt_thaw_guard(int argc, char **argv);
+/* The same over the hypervisor's own snapshots, for URIs of the schemes test, esx, vpx and vbox;
+ * INVALID_ARGUMENT for others. What libvirt's test driver keeps is gone with the driver. */
+CkptDriver *ckpt_native_driver_new(const char *uri, GError **error);
 static inline void
 ckpt_driver_free(CkptDriver *driver)
 {

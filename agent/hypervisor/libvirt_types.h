@@ -1,4 +1,4 @@
-/* libvirt's handles with cleanups, and its errors as ours. Inside the qemu driver only. */
+/* libvirt's handles with cleanups, and its errors as ours. Inside the drivers over libvirt only. */
 #pragma once
 
 #include "common/error.h"

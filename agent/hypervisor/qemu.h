@@ -2,8 +2,7 @@
  * functions by file. Inside the driver only. */
 #pragma once
 
-#include "agent/hypervisor/connection.h"
-#include "agent/hypervisor/domain_xml.h"
+#include "agent/hypervisor/domain_view.h"
 #include "agent/hypervisor/hypervisor.h"
 
 typedef struct {
@@ -16,29 +15,6 @@ typedef struct {
     guint merge_mib;           /* a second; 0 = no limit */
     const CkptQemuOptions *options;
 } CkptRun;
-
-/* ---- domain_view.c: one VM as libvirt shows it at one moment ---- */
-typedef struct {
-    virDomainPtr domain;
-    gboolean active;
-    int state, reason;             /* virDomainState and its reason */
-    char *definition;              /* inactive XML, SECURE: secret */
-    char *live;                    /* live XML, SECURE; NULL unless active */
-    CkptXmlDomain *definition_xml;
-    CkptXmlDomain *live_xml;       /* NULL unless active */
-} CkptView;
-CkptView *ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
-void ckpt_view_free(CkptView *view);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptView, ckpt_view_free)
-/* Whether the VM changed between active and shut off, or was started anew, since. */
-gboolean ckpt_view_is_stale(const CkptView *view);
-const char *ckpt_view_source(const CkptView *view, const char *target);      /* NULL if none */
-const char *ckpt_view_live_source(const CkptView *view, const char *target); /* likewise */
-
-/* Waits, at most 30 s, for libvirt's jobs on the VM: VM_BUSY if one is left. */
-gboolean ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- chain.c ---- */
 /* Told of each thing that stands in the way of using a chain. */
@@ -71,7 +47,6 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
 /* ---- inspect.c, inspect_disk.c ---- */
 CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
-CkptPower ckpt_power_of(int state);
 /* Adds the disks, their chains and what stands in their way. */
 void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
 void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);

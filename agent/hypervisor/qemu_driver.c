@@ -1,5 +1,6 @@
 /* The qemu driver: overlays that the agent makes itself, on every libvirt from 9.0 on. */
 #include "agent/hypervisor/guard.h"
+#include "agent/hypervisor/host.h"
 #include "agent/hypervisor/qemu.h"
 
 #define GUEST_AGENT_SECONDS 10
@@ -51,97 +52,6 @@ options_of(CkptDriver *driver)
     return &((QemuDriver *)driver)->options;
 }
 
-static char *
-version_text(unsigned long version)
-{
-    return g_strdup_printf("%lu.%lu.%lu", version / 1000000, version / 1000 % 1000, version % 1000);
-}
-
-/* From the capabilities' <host><uuid>: the first <uuid> of the document. */
-static char *
-read_host_id(virConnectPtr conn)
-{
-    char *capabilities = virConnectGetCapabilities(conn);
-    g_autoptr(GRegex) regex = g_regex_new("<uuid>([0-9a-fA-F-]{36})</uuid>", 0, 0, NULL);
-    g_autoptr(GMatchInfo) match = NULL;
-    char *id = NULL;
-
-    if (capabilities && g_regex_match(regex, capabilities, 0, &match)) {
-        g_autofree char *found = g_match_info_fetch(match, 1);
-
-        id = g_ascii_strdown(found, -1);
-    }
-    g_clear_pointer(&match, g_match_info_unref);
-    free(capabilities);
-    return id;
-}
-
-static gboolean
-host_info(CkptDriver *driver, CkptHostInfo **out, GError **error)
-{
-    g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
-    g_autoptr(CkptHostInfo) info = g_new0(CkptHostInfo, 1);
-    unsigned long version;
-    char *name;
-
-    if (!conn)
-        return FALSE;
-    info->host_id = read_host_id(conn);
-    name = info->host_id ? virConnectGetHostname(conn) : NULL;
-    info->host_name = g_strdup(name);
-    free(name);
-    if (!info->host_name || virConnectGetLibVersion(conn, &version) < 0) {
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "ask who the host is");
-        return FALSE;
-    }
-    info->libvirt_version = version_text(version);
-    if (g_strcmp0(virConnectGetType(conn), "QEMU") == 0 && virConnectGetVersion(conn, &version) == 0)
-        info->qemu_version = version_text(version);
-    info->uri = g_strdup(ckpt_connection_uri(connection_of(driver)));
-    *out = g_steal_pointer(&info);
-    return TRUE;
-}
-
-/* NULL if it is gone since. */
-static CkptVmSummary *
-summarise(virDomainPtr domain)
-{
-    char uuid[VIR_UUID_STRING_BUFLEN];
-    CkptVmSummary *summary;
-    int state;
-
-    if (virDomainGetState(domain, &state, NULL, 0) < 0 || virDomainGetUUIDString(domain, uuid) < 0)
-        return NULL;
-    summary = g_new0(CkptVmSummary, 1);
-    summary->id = g_ascii_strdown(uuid, -1);
-    summary->name = g_strdup(virDomainGetName(domain));
-    summary->power = ckpt_power_of(state);
-    return summary;
-}
-
-static GPtrArray *
-list_vms(CkptDriver *driver, GError **error)
-{
-    g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
-    g_autoptr(CkptDomainList) domains = NULL;
-    GPtrArray *vms;
-
-    if (!conn)
-        return NULL;
-    if (virConnectListAllDomains(conn, &domains, 0) < 0) {
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list the VMs of the host");
-        return NULL;
-    }
-    vms = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_vm_summary_free);
-    for (virDomainPtr *domain = domains; *domain; domain++) {
-        CkptVmSummary *summary = summarise(*domain);
-
-        if (summary)
-            g_ptr_array_add(vms, summary);
-    }
-    return vms;
-}
-
 static void
 add_image_files(GPtrArray *files, virDomainPtr domain)
 {
@@ -176,6 +86,18 @@ image_files(CkptDriver *driver, GError **error)
     return files;
 }
 
+static gboolean
+host_info(CkptDriver *driver, CkptHostInfo **info, GError **error)
+{
+    return ckpt_host_info(connection_of(driver), info, error);
+}
+
+static GPtrArray *
+list_vms(CkptDriver *driver, GError **error)
+{
+    return ckpt_host_list_vms(connection_of(driver), error);
+}
+
 static CkptVm *
 inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
@@ -188,6 +110,20 @@ settle(CkptDriver *driver, const char *vm_id, GError **error)
     return ckpt_settle(connection_of(driver), vm_id, error);
 }
 
+/* An unfinished plan of another driver's: the state folder belongs to another hypervisor. */
+static gboolean
+is_known(const CkptStep *step, GError **error)
+{
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    if (step_table[step->kind].run)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
+                   "%s is no step of the qemu driver: set the agent's hypervisor back to the one that "
+                   "the operation was begun on",
+                   ckpt_step_name(step->kind));
+    return FALSE;
+}
+
 static gboolean
 step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFunc progress,
         gpointer data, GCancellable *cancellable, GError **error)
@@ -195,8 +131,7 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
     CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable,
                    ((QemuDriver *)driver)->merge_mib, options_of(driver)};
 
-    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
-    return step_table[step->kind].run(&run, error);
+    return is_known(step, error) && step_table[step->kind].run(&run, error);
 }
 
 static gboolean
@@ -207,8 +142,8 @@ step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **err
                    .step = step,
                    .options = options_of(driver)};
 
-    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
-    return !step_table[step->kind].undo || step_table[step->kind].undo(&run, error);
+    return is_known(step, error) &&
+           (!step_table[step->kind].undo || step_table[step->kind].undo(&run, error));
 }
 
 static CkptOutcome
@@ -219,7 +154,8 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
                    .step = (CkptStep *)step,
                    .options = options_of(driver)};
 
-    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    if (!is_known(step, error))
+        return CKPT_OUTCOME_UNCLEAR;
     if (step_table[step->kind].check)
         return step_table[step->kind].check(&run, error);
     return CKPT_OUTCOME_NOT_DONE;

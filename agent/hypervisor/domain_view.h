@@ -1,0 +1,32 @@
+/* One VM as libvirt shows it at one moment. For every driver over libvirt. */
+#pragma once
+
+#include "agent/hypervisor/connection.h"
+#include "agent/hypervisor/domain_xml.h"
+
+typedef struct {
+    virDomainPtr domain;
+    gboolean active;
+    int state, reason;             /* virDomainState and its reason */
+    char *definition;              /* inactive XML, SECURE: secret */
+    char *live;                    /* live XML, SECURE; NULL unless active */
+    CkptXmlDomain *definition_xml;
+    CkptXmlDomain *live_xml;       /* NULL unless active */
+} CkptView;
+CkptView *ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+void ckpt_view_free(CkptView *view);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptView, ckpt_view_free)
+/* Whether the VM changed between active and shut off, or was started anew, since. */
+gboolean ckpt_view_is_stale(const CkptView *view);
+const char *ckpt_view_source(const CkptView *view, const char *target);      /* NULL if none */
+const char *ckpt_view_live_source(const CkptView *view, const char *target); /* likewise */
+
+/* Waits, at most 30 s, for libvirt's jobs on the VM: VM_BUSY if one is left. */
+gboolean ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+CkptPower ckpt_power_of(int state); /* virDomainState */
+/* Fills id, name, power, definitions, autostart, and what in the VM's state forbids operating on it. */
+gboolean ckpt_view_describe(const CkptView *view, const char *vm_id, CkptVm *vm, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
