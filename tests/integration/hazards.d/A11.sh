@@ -1,0 +1,27 @@
+# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# The guest agent hangs after the freeze: libvirt waits for ever, the guest stands still
+A11() {
+	# Once after the kill, once after the late freeze.
+	thawed_late() { [ "$(agent log "$dir" a | grep -c "VM $id: the thaw guard thawed [1-9]")" = 2 ]; }
+	make_guest a11-01
+	up
+	agent kill "$dir" a
+	agent start "$dir" a --env VMCKPT_KILL_AT=frozen
+	ask CreateCheckpoint "vm_id:'$id' minimum_consistency:CONSISTENCY_APPLICATION" || true
+	equal A11_the_agent_died_while_the_guest_was_frozen "$(agent wait-exit "$dir" a)" 137
+	check A11_the_guest_goes_on_without_an_agent guest wait-tick "$dir" "$vm" --within 10
+	agent start "$dir" a
+	guest wait-agent "$dir" "$vm"
+	# shellcheck disable=SC2016  # the guest's shell expands these
+	guest exec "$dir" "$vm" sh -c '(sleep 0.5; kill -STOP $(pidof qemu-ga); sleep 22; kill -CONT $(pidof qemu-ga)) </dev/null >/dev/null 2>&1 &'
+	sleep 1.5
+	local began=$EPOCHREALTIME end=$((SECONDS + 30))
+	until ask CreateCheckpoint "vm_id:'$id'" || [ "$(got .reason)" != AGENT_STARTING ] || [ $SECONDS -ge $end ]; do sleep 0.1; done
+	equal A11_falls_back_within_its_limit "$(got .checkpoint.consistencyReached)" CONSISTENCY_CRASH
+	echo "     waited for a guest agent that hangs: $(seconds_since "$began") s"
+	# It wakes and freezes late; the thaw guard is still there.
+	check A11_thawed_late eventually 25 thawed_late
+	check A11_ticks guest wait-tick "$dir" "$vm" --within 10
+	whole A11_oracle
+	beside "virsh domfsfreeze without guest-agent-timeout waits for ever; with one, the late freeze stays"
+}
