@@ -231,6 +231,24 @@ snapshot_names_every_disk(void **state)
     assert_non_null(strstr(xml, "<disk name=\"fda\" snapshot=\"no\"/>"));
 }
 
+static void
+parse_tells_a_guest_agent_that_is_there_from_one_that_answers(void **state)
+{
+    static const char *const states[] = {"", " state='disconnected'", " state='connected'"};
+
+    for (guint i = 0; i < G_N_ELEMENTS(states); i++) {
+        g_autofree char *xml = g_strdup_printf(
+            "<domain><devices><channel type='unix'><target type='virtio'"
+            " name='org.libvirt.other.0' state='connected'/></channel><channel type='unix'>"
+            "<target type='virtio' name='org.qemu.guest_agent.0'%s/></channel></devices></domain>",
+            states[i]);
+        g_autoptr(CkptXmlDomain) domain = ckpt_xml_domain_parse(xml, NULL);
+
+        assert_true(domain->guest_agent);
+        assert_int_equal(domain->guest_agent_connected, i == 2);
+    }
+}
+
 int
 main(void)
 {
@@ -239,6 +257,7 @@ main(void)
         cmocka_unit_test(only_writable_disks_are_captured),
         cmocka_unit_test(parse_finds_what_cannot_be_captured),
         cmocka_unit_test(parse_tells_encryption_slices_and_the_end_of_a_chain),
+        cmocka_unit_test(parse_tells_a_guest_agent_that_is_there_from_one_that_answers),
         cmocka_unit_test(what_is_no_domain_is_refused),
         cmocka_unit_test(entities_are_not_expanded),
         cmocka_unit_test(rewrite_changes_the_disk_and_nothing_else),
