@@ -292,6 +292,18 @@ is_good_enough(const CkptStep *step, GError **error)
     return FALSE;
 }
 
+/* Whoever asks what became of the step has nothing to thaw, should it not come to a freeze: a guest
+ * that is frozen now, another tool has frozen. */
+static void
+set_not_frozen(CkptStep *step)
+{
+    if (step->asked < CKPT_CONSISTENCY_APPLICATION)
+        return;
+    step->reached = CKPT_CONSISTENCY_CRASH;
+    step->freeze_us = -1;
+    ckpt_set_str(&step->note, "the guest's file systems were not frozen, reached is CRASH");
+}
+
 gboolean
 ckpt_step_snapshot(CkptRun *run, GError **error)
 {
@@ -307,6 +319,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     case CKPT_OUTCOME_NOT_DONE:
         break;
     }
+    set_not_frozen(run->step);
     if (!is_as_planned(run, view, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)
