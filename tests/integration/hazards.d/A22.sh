@@ -35,6 +35,16 @@ A22() {
 	remove "$dir" "$three" >/dev/null
 	whole A22_oracle "shut off"
 
+	# The same file by another name: a symbolic link in its path.
+	ln -s images "$dir/a22-link"
+	sed "s|/images/a22-01|/a22-link/a22-01|" "$dir/a22-wrong.xml" >"$dir/a22-link.xml"
+	on "$dir" define "$dir/a22-link.xml" >/dev/null
+	refused A22_by_another_name_quarantines VM_QUARANTINED "a22-01-vda" ask CreateCheckpoint "vm_id:'$id'"
+	refused A22_by_another_name_restore_refused VM_QUARANTINED "a22-01-vda" ask RestoreCheckpoint "checkpoint_id:'$one'"
+	equal A22_by_another_name_not_enabled "$(enabled "$one")" false
+	on "$dir" define "$dir/a22-right.xml" >/dev/null
+	equal A22_by_its_own_name_enabled_again "$(enabled "$one")" true
+
 	# Somebody insists: makes it writable, and boots from it. Everything on it is ruined, and known to be.
 	on "$dir" define "$dir/a22-wrong.xml" >/dev/null
 	chmod 600 "$base"

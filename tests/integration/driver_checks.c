@@ -1,0 +1,136 @@
+/* What the driver looks at once more at the last moment: SNAPSHOT, whether the VM is as it was planned;
+ * CHECK_CHAIN, whether the VM changed while it was looked at. driver-checks starts it. */
+#include "agent/hypervisor/qemu.h"
+#include "tests/integration/driver_world.h"
+
+/* ---- Between a step and its view of the VM (ld --wrap) ---- */
+
+static const char *destroy_after_look; /* a VM that ends right after the next look at it */
+
+CkptView *__real_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error);
+CkptView *__wrap_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error);
+CkptView *
+__wrap_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
+{
+    CkptView *view = __real_ckpt_view_load(connection, vm_id, error);
+    const char *name = g_steal_pointer(&destroy_after_look);
+
+    if (name)
+        g_free(sh("guest virsh $d destroy %s", name));
+    return view;
+}
+
+/* ---- SNAPSHOT ---- */
+
+/* Refused, and the VM is where it was. */
+static void
+assert_not_snapshotted(Guest *guest, CkptStep *snapshot)
+{
+    step_refused(guest, snapshot, CKPT_REASON_VM_BUSY);
+    assert_int_equal(step_looks(guest, snapshot), CKPT_OUTCOME_NOT_DONE);
+}
+
+static void
+one_planned_as_running_is_not_taken_when_it_is_off(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("off", FALSE);
+    g_autoptr(Point) point = point_prepare(guest, "aaaaaaaa");
+    CkptStep *snapshot = point_snapshot_step(guest, point);
+
+    snapshot->power = CKPT_POWER_RUNNING;
+    assert_not_snapshotted(guest, snapshot);
+    snapshot->power = CKPT_POWER_SHUT_OFF;
+    step_pass(guest, snapshot);
+}
+
+static void
+one_planned_as_off_is_not_taken_when_it_runs(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("on", FALSE);
+    g_autoptr(Point) point = NULL;
+    CkptStep *snapshot;
+
+    g_free(sh("guest start $d on"));
+    point = point_prepare(guest, "aaaaaaaa");
+    snapshot = point_snapshot_step(guest, point);
+    snapshot->power = CKPT_POWER_SHUT_OFF;
+    assert_not_snapshotted(guest, snapshot);
+    guest_off(guest);
+}
+
+static void
+one_resized_since_its_overlay_was_made_is_not_taken(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("size", FALSE);
+    g_autoptr(Point) point = point_prepare(guest, "aaaaaaaa");
+    CkptStep *snapshot = point_snapshot_step(guest, point);
+
+    g_free(sh("qemu-img resize -q -f qcow2 %s +1M", point->sealed[0]));
+    assert_not_snapshotted(guest, snapshot);
+}
+
+static void
+one_with_a_disk_more_or_less_is_not_taken(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("disks", TRUE);
+    g_autoptr(Point) point = point_prepare(guest, "aaaaaaaa");
+    CkptStep *snapshot = point_snapshot_step(guest, point);
+    CkptStep *one = step_new(guest, CKPT_STEP_SNAPSHOT);
+
+    step_add_disk(one, "vda", point->overlay[0], CKPT_FORMAT_QCOW2);
+    assert_not_snapshotted(guest, one);
+    g_free(sh("qemu-img create -q -f raw $d/images/disks-vdc.raw 1M;"
+              "guest virsh $d attach-disk disks $d/images/disks-vdc.raw vdc --config"));
+    assert_not_snapshotted(guest, snapshot);
+    g_free(sh("guest virsh $d detach-disk disks vdc --config"));
+    step_pass(guest, snapshot);
+}
+
+/* ---- CHECK_CHAIN ---- */
+
+/* The definition was read while it ran, the locks after it had ended: no mismatch, but a look at two
+ * different moments. */
+static void
+one_that_ends_in_mid_look_is_looked_at_again(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("ends", FALSE);
+    CkptStep *check = step_new(guest, CKPT_STEP_CHECK_CHAIN);
+    g_autofree char *top = g_strdup_printf("%s/images/ends-vda.qcow2", folder);
+
+    step_add_disk(check, "vda", top, CKPT_FORMAT_QCOW2);
+    g_free(sh("guest start $d ends"));
+    step_pass(guest, check);
+    destroy_after_look = "ends";
+    step_pass(guest, check);
+    assert_null(destroy_after_look);
+}
+
+static int
+open_world(void **state)
+{
+    world_open();
+    return 0;
+}
+
+static int
+close_world(void **state)
+{
+    world_close();
+    return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_planned_as_running_is_not_taken_when_it_is_off),
+        cmocka_unit_test(one_planned_as_off_is_not_taken_when_it_runs),
+        cmocka_unit_test(one_resized_since_its_overlay_was_made_is_not_taken),
+        cmocka_unit_test(one_with_a_disk_more_or_less_is_not_taken),
+        cmocka_unit_test(one_that_ends_in_mid_look_is_looked_at_again),
+    };
+
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, open_world, close_world);
+}
