@@ -74,6 +74,13 @@ static const Regression scripts[] = {
       {ACT_ATTACH, 598733624u, 1283619465u, 1367986908u, 117909155u, {{0}, {0}}},
       {ACT_CREATE, 1559746706u, 2104896258u, 3322367976u, 2476636742u, {{0}, {0}}},
       {ACT_RESTORE, 3649802329u, 3106356582u, 370798606u, 692009589u, {{0}, {0}}}}},
+    {"commits behind one whose sync had failed were lost with the power, though the agent had restarted",
+     7000141,
+     3,
+     {{ACT_CREATE, 697393128u, 180867904u, 3537916829u, 786311808u,
+       {{FAULT_SYNC, 14, 2580993632u}, {FAULT_SYNC, 2, 38667210u}}},
+      {ACT_CREATE, 1841092956u, 168830756u, 2020183658u, 2950815479u, {{0}, {0}}},
+      {ACT_DELETE, 3650324046u, 1004555596u, 3024636549u, 3325590257u, {{FAULT_HOST, 22, 3687599656u}, {0}}}}},
 };
 /* clang-format on */
 
