@@ -27,6 +27,19 @@ typedef struct {
     CkptPlan *plan;
 } Fixture;
 
+/* Between the driver and libvirt: a lookup that fails for another reason than that nothing is there. */
+virDomainSnapshotPtr __real_virDomainSnapshotLookupByName(virDomainPtr domain, const char *name,
+                                                          unsigned int flags);
+virDomainSnapshotPtr __wrap_virDomainSnapshotLookupByName(virDomainPtr domain, const char *name,
+                                                          unsigned int flags);
+static gboolean lookups_fail;
+
+virDomainSnapshotPtr
+__wrap_virDomainSnapshotLookupByName(virDomainPtr domain, const char *name, unsigned int flags)
+{
+    return __real_virDomainSnapshotLookupByName(lookups_fail ? NULL : domain, name, flags);
+}
+
 static CkptDriver *
 open_driver(const char *uri)
 {
@@ -312,6 +325,22 @@ what_cannot_be_asked_is_unclear(void **state)
 }
 
 static void
+a_lookup_that_fails_is_not_a_snapshot_that_is_gone(void **state)
+{
+    g_auto(Fixture) f = {0};
+
+    open_file(&f, ON, "");
+    must(&f, create(A, CKPT_POWER_RUNNING));
+    lookups_fail = TRUE;
+    assert_int_equal(check(&f, create(A, CKPT_POWER_RUNNING)), CKPT_OUTCOME_UNCLEAR);
+    assert_int_equal(check(&f, delete(A)), CKPT_OUTCOME_UNCLEAR);
+    assert_false(run(&f, delete(A), NULL));
+    assert_false(run(&f, revert(A, B, CKPT_POWER_RUNNING), NULL));
+    lookups_fail = FALSE;
+    assert_int_equal(check(&f, create(A, CKPT_POWER_RUNNING)), CKPT_OUTCOME_DONE);
+}
+
+static void
 a_vm_that_is_gone_has_no_snapshots(void **state)
 {
     g_auto(Fixture) f = {0};
@@ -480,6 +509,7 @@ main(void)
         cmocka_unit_test(create_refuses_a_vm_that_was_stopped_since),
         cmocka_unit_test(name_and_description_are_the_checkpoint),
         cmocka_unit_test(what_cannot_be_asked_is_unclear),
+        cmocka_unit_test(a_lookup_that_fails_is_not_a_snapshot_that_is_gone),
         cmocka_unit_test(a_vm_that_is_gone_has_no_snapshots),
         cmocka_unit_test(delete_moves_children_up),
         cmocka_unit_test(revert_can_be_told_from_not_reverted_and_undone),
