@@ -503,6 +503,27 @@ is_left_behind(const CkptPlan *plan, gint index)
            (kind == CKPT_STEP_MAKE_OVERLAY || kind == CKPT_STEP_WRITE_MANIFEST);
 }
 
+/* QEMU may have opened an overlay and never switched to it, and keeps it open until it ends: there is
+ * nothing in it, the VM is as before, and the file stays known as the agent's own. */
+static gboolean
+is_opened_only(CkptExecution *x, gint index)
+{
+    CkptPlan *plan = x->operation->plan;
+    CkptStep *step = step_at(plan, index);
+    g_autoptr(CkptChange) change = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (plan->kind != CKPT_KIND_CREATE || step->kind != CKPT_STEP_MAKE_OVERLAY ||
+        x->driver->step_check(x->driver, plan, step, NULL) != CKPT_OUTCOME_DONE)
+        return FALSE;
+    change = ckpt_change_new();
+    g_ptr_array_add(change->made, g_strdup(step->file));
+    if (!ckpt_store_apply(x->store, change, plan->vm_id, &error))
+        g_warning("VM %s: cannot record %s as left behind: %s", plan->vm_id, step->file,
+                  error->message);
+    return TRUE;
+}
+
 /* Between the restored definition and the end somebody else may have started the VM: it then runs on the
  * files that are about to go. One that is still to be stopped runs on its old ones. */
 static gboolean
@@ -543,7 +564,7 @@ undo_steps(CkptExecution *x, GError **error)
         ckpt_fault_point();
         if (undo_step_stubbornly(x, i, &why))
             continue;
-        if (!is_left_behind(op->plan, i) || is_away(why)) {
+        if (is_away(why) || !(is_left_behind(op->plan, i) || is_opened_only(x, i))) {
             g_propagate_error(error, g_steal_pointer(&why));
             return FALSE;
         }
@@ -576,7 +597,7 @@ undo(CkptExecution *x, GError *cause, GError **error)
             g_propagate_error(error, cause);
         else
             ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "the agent was interrupted; the VM is as before");
+                           "the agent or libvirt was interrupted; the VM is as before");
         return store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
     }
     if (is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {

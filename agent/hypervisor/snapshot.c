@@ -13,7 +13,7 @@ typedef enum { PLACE_OLD, PLACE_NEW, PLACE_ELSEWHERE } Place;
 typedef struct {
     guint old, new, elsewhere; /* answers counted over all disks */
     gboolean used;             /* an overlay was written to */
-    guint open;                /* overlays that are open for writing */
+    guint open;                /* overlays that QEMU writes to */
     guint stale;               /* of the old ones: what libvirt believes of the running VM */
     GString *facts;
 } Tally;
@@ -45,6 +45,19 @@ place_of(const char *source, const CkptDiskFile *disk, const CkptLayer *overlay)
     return PLACE_OLD;
 }
 
+/* QEMU opens the overlay for writing before it switches to it, and if libvirtd dies in between it stays
+ * open without being anybody's disk: whoever runs on an overlay has the file below for reading only. */
+static gboolean
+is_written(const CkptLayer *overlay, Place live)
+{
+    gboolean read_locked = FALSE, write_locked = FALSE;
+
+    if (!overlay->write_locked || live == PLACE_NEW || !overlay->backing)
+        return overlay->write_locked;
+    return ckpt_locks_probe_path(overlay->backing, &read_locked, &write_locked, NULL) &&
+           !write_locked;
+}
+
 static void
 tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
 {
@@ -52,23 +65,25 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
     CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, NULL);
     const char *defined = ckpt_view_source(view, disk->target);
     const char *live = ckpt_view_live_source(view, disk->target);
+    Place believed = place_of(live, disk, overlay);
+    gboolean written = is_written(overlay, believed);
 
     count(tally, place_of(defined, disk, overlay));
     if (view->active) {
-        count(tally, place_of(live, disk, overlay));
-        tally->stale += place_of(live, disk, overlay) == PLACE_OLD;
-        count(tally, overlay->write_locked ? PLACE_NEW : PLACE_OLD);
+        count(tally, believed);
+        tally->stale += believed == PLACE_OLD;
+        count(tally, written ? PLACE_NEW : PLACE_OLD);
     } else if (overlay->read_locked || overlay->write_locked) {
         count(tally, PLACE_ELSEWHERE);
     }
     tally->used = tally->used || (header && !header->empty);
-    tally->open += overlay->write_locked;
+    tally->open += written;
     g_string_append_printf(tally->facts,
                            "%sdisk %s: the definition names %s, the running VM %s, %s is %s%s",
                            tally->facts->len ? "; " : "", disk->target,
                            defined ? defined : "nothing",
                            live ? live : (view->active ? "nothing" : "is not there"), disk->file,
-                           overlay->write_locked ? "open for writing" : "not open for writing",
+                           written ? "written to" : "not written to",
                            header && !header->empty ? " and holds data" : "");
     ckpt_layer_free(overlay);
 }

@@ -327,6 +327,10 @@ what_libvirt_believes_of_the_running_vm_is_not_trusted(void **state)
     assert_string_equal(((CkptDiskFile *)g_ptr_array_index(step->disks, 0))->file,
                         fixture->overlay);
 
+    /* Not what was opened and never switched to: the file below is still written to. */
+    ckpt_vm_find_file(vm, BASE)->write_locked = TRUE;
+    assert_null(ckpt_plan_mend(&input));
+    ckpt_vm_find_file(vm, BASE)->write_locked = FALSE;
     /* Not what nobody writes to, nor what somebody else may be writing to. */
     ckpt_vm_find_file(vm, fixture->overlay)->write_locked = FALSE;
     assert_null(ckpt_plan_mend(&input));
