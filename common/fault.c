@@ -6,14 +6,23 @@
 #include <signal.h>
 #include <stdlib.h>
 
+static void
+raise_at(const char *name, int reached, int signal)
+{
+    const char *at = g_getenv(name);
+
+    if (at && atoi(at) == reached)
+        raise(signal);
+}
+
 void
 ckpt_fault_point(void)
 {
-    static int reached;
-    const char *at = g_getenv("VMCKPT_KILL_AT");
+    static int points;
+    int reached = g_atomic_int_add(&points, 1) + 1;
 
-    if (at && g_atomic_int_add(&reached, 1) + 1 == atoi(at))
-        raise(SIGKILL);
+    raise_at("VMCKPT_KILL_AT", reached, SIGKILL);
+    raise_at("VMCKPT_PAUSE_AT", reached, SIGSTOP);
 }
 
 void
