@@ -4,10 +4,13 @@
 #include "client/mutation.h"
 #include "client/output.h"
 
-static gboolean yes;
+static gboolean yes, when_possible;
 
-static const GOptionEntry options[] = {{"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL},
-                                       {NULL}};
+static const GOptionEntry options[] = {
+    {"when-possible", 0, 0, G_OPTION_ARG_NONE, &when_possible,
+     "several branches on it: hide it now, have it deleted when one is left", NULL},
+    {"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL},
+    {NULL}};
 
 static char *
 question(const CkptFoundCheckpoint *found)
@@ -41,7 +44,10 @@ on_deleted(CkptReply *reply, gpointer data)
     if (response->checkpoint)
         ckpt_list_add(list, reply->host->name, mutation->vm_name, response->checkpoint);
     ckpt_list_print(list);
-    ckpt_report(reply->host->name, mutation->vm_name, "deleted");
+    ckpt_report(reply->host->name, mutation->vm_name,
+                response->checkpoint && ckpt_is_deleting(response->checkpoint)
+                    ? "hidden; deleted when one branch is left"
+                    : "deleted");
 }
 
 static CkptExit delete (CkptClient *client, const CkptFoundCheckpoint *found)
@@ -59,6 +65,7 @@ static CkptExit delete (CkptClient *client, const CkptFoundCheckpoint *found)
     request.options = &request_options;
     request.checkpoint_id = found->checkpoint->checkpoint_id;
     request.etag = found->checkpoint->etag;
+    request.when_possible = when_possible;
     ckpt_fanout_mutate(fanout, found->host, CKPT_METHOD("CheckpointService", "DeleteCheckpoint"),
                        &request.base, &request_options,
                        &vmcheckpoint__v1__delete_checkpoint_response__descriptor, &mutation,
@@ -92,7 +99,8 @@ const CkptCommand ckpt_command_delete = {
     .summary = "deletes one checkpoint, given by its ID or as VM/NAME",
     .help =
         "The VM's present state and all other checkpoints are kept. On a terminal it asks first;\n"
-        "elsewhere it needs --yes.",
+        "elsewhere it needs --yes. A checkpoint on which several branches lie is refused;\n"
+        "with --when-possible it is hidden and deleted when one branch is left.",
     .options = options,
     .min_arguments = 1,
     .max_arguments = 1,

@@ -158,6 +158,7 @@ on_worker(gpointer data, gpointer user_data)
 {
     CkptEngine *engine = user_data;
     VmQueue *queue = data;
+    gboolean look = FALSE;
     LiveOp *live;
     g_autoptr(GError) error = NULL;
 
@@ -170,8 +171,13 @@ on_worker(gpointer data, gpointer user_data)
     }
     if (live) {
         ckpt_engine_emit(engine, live);
-        ckpt_waiters_release(engine, live, error);
+        look = ckpt_deferred_is_due(engine, live);
     }
+    g_mutex_lock(&engine->lock);
+    queue->look = queue->look || look;
+    g_mutex_unlock(&engine->lock);
+    if (live)
+        ckpt_waiters_release(engine, live, error);
     g_mutex_lock(&engine->lock);
     if (live && live->recovered)
         engine->recovering--;
@@ -326,6 +332,8 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->tickets = g_hash_table_new(g_int64_hash, g_int64_equal);
     engine->queues = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, queue_free);
     engine->watches = g_ptr_array_new_with_free_func(g_free);
+    engine->deferred = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    engine->finishing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
     engine->lookers = g_thread_pool_new(ckpt_reconcile_work, engine, 1, FALSE, NULL);
     return engine;
@@ -366,7 +374,7 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
         take_up(engine, g_ptr_array_index(unfinished, i));
     if (engine->driver->watch)
         engine->driver->watch(engine->driver, ckpt_reconcile_changed, engine);
-    return TRUE;
+    return ckpt_deferred_start(engine, error);
 }
 
 void
@@ -383,6 +391,9 @@ ckpt_engine_stop(CkptEngine *engine, guint grace_ms)
     if (engine->settle)
         g_source_remove(engine->settle);
     engine->settle = 0;
+    if (engine->deferred_timer)
+        g_source_remove(engine->deferred_timer);
+    engine->deferred_timer = 0;
     g_hash_table_iter_init(&iter, engine->queues);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         VmQueue *queue = value;
@@ -410,6 +421,8 @@ ckpt_engine_free(CkptEngine *engine)
     g_hash_table_unref(engine->queues);
     g_hash_table_unref(engine->live);
     g_hash_table_unref(engine->tickets);
+    g_hash_table_unref(engine->deferred);
+    g_hash_table_unref(engine->finishing);
     g_ptr_array_unref(engine->watches);
     g_mutex_clear(&engine->lock);
     g_mutex_clear(&engine->watch_lock);

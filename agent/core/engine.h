@@ -16,6 +16,10 @@ typedef struct {
 } CkptLimits;
 void ckpt_limits_init(CkptLimits *limits);
 
+/* Of operations that the agent begins by itself. Neither a URI nor "dns:NAME": no certificate has it, and no
+ * rule can give it a role. */
+#define CKPT_OWN_IDENTITY "vmcheckpointd"
+
 typedef struct _CkptEngine CkptEngine;
 
 /* Borrows driver and store, which must outlive it. Needs the default main context to be iterated. */
@@ -100,3 +104,5 @@ const CkptLimits *ckpt_engine_limits(CkptEngine *engine);
 char *ckpt_engine_read_only_reason(CkptEngine *engine);
 /* TRUE while operations that a crash interrupted are still being finished. */
 gboolean ckpt_engine_is_recovering(CkptEngine *engine);
+/* TRUE while no operation runs or waits, and no delete that waits for branches is being looked at. */
+gboolean ckpt_engine_is_idle(CkptEngine *engine);

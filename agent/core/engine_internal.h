@@ -56,6 +56,9 @@ struct _CkptEngine {
     guint64 last_ticket;  /* lock */
     guint running;        /* workers pushed and not done; lock */
     guint recovering;     /* recovered operations not ended; lock */
+    GHashTable *deferred; /* set: vm_id of VMs that have a delete that waits; lock */
+    GHashTable *finishing; /* set: checkpoint_id whose delete the agent itself has submitted; lock */
+    guint deferred_timer; /* source; 0 = none; lock */
     GMutex watch_lock;
     GPtrArray *watches;   /* Watch; watch_lock */
     guint last_watch;     /* watch_lock */
@@ -91,6 +94,13 @@ void ckpt_waiters_answer_all(CkptEngine *engine);
  * operation itself, however it ended. */
 void ckpt_answer_from_store(CkptEngine *engine, const char *identity, const char *request_id,
                             gboolean any_end, CkptOutcomeFunc func, gpointer data);
+
+/* deferred.c. At start: whatever waits is looked at. */
+gboolean ckpt_deferred_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Submits the first of the VM's deletes that need not wait any more. The VM's turn is the caller's. */
+void ckpt_deferred_look(CkptEngine *engine, const char *vm_id);
+/* Whether the end of this operation is an occasion to look. */
+gboolean ckpt_deferred_is_due(CkptEngine *engine, const LiveOp *live);
 
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);

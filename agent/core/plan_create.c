@@ -166,6 +166,17 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
     ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
 }
 
+/* Hazard A15, long before it is one: from three quarters of the limit on. */
+static void
+warn_of_depth(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *parent)
+{
+    guint depth = ckpt_plan_depth(input->checkpoints, parent) + 1, limit = input->limits->max_depth;
+
+    if (depth * 4 >= limit * 3)
+        ckpt_plan_warn(plan, "checkpoint %u of a line of %u at most: each one slows the VM's disks; "
+                             "delete those that are no longer needed", depth, limit);
+}
+
 CkptPlan *
 ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
@@ -178,5 +189,6 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     if (!choose_consistency(input, request, plan, error))
         return NULL;
     add_steps(input, request, plan);
+    warn_of_depth(input, plan, parent);
     return g_steal_pointer(&plan);
 }

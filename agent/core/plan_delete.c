@@ -181,16 +181,20 @@ move_children_up(const CkptPlanInput *input, const CkptCheckpoint *target, CkptC
 }
 
 /* Its contents are no longer restorable from here on: said before the first byte moves. */
-static void
-add_mark(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target)
+static CkptCheckpoint *
+add_mark(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target,
+         gboolean deferred)
 {
     CkptChange *change = ckpt_change_new();
     CkptCheckpoint *marked = upsert(change, target);
 
     marked->state = CKPT_STATE_DELETING;
+    marked->deferred = deferred;
     marked->modified_us = input->now_us;
     ckpt_set_str(&marked->most_recent_task, ckpt_kind_task(CKPT_KIND_DELETE));
+    ckpt_set_str(&marked->disabled_reason, ckpt_plan_deleting_reason(marked));
     ckpt_plan_add_catalogue(plan, change);
+    return marked;
 }
 
 /* Everything that may be refused for want of space or permission is, while there is a way back. */
@@ -215,7 +219,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
     add_reservations(plan, merges);
     plan->decisive = plan->steps->len;
     plan->no_return = TRUE;
-    add_mark(input, plan, target);
+    add_mark(input, plan, target, FALSE);
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
 
@@ -234,6 +238,40 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
         add_removals(plan, target, g_ptr_array_index(merges, i));
 }
 
+/* With when_possible a branch point is not refused: it is hidden, and the engine deletes it when the
+ * reason is gone. Only the catalogue says so, no file is touched. */
+static CkptPlan *
+plan_deferral(const CkptPlanInput *input, const CkptCheckpoint *target, const GError *why)
+{
+    CkptPlan *plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    const CkptCheckpoint *marked = add_mark(input, plan, target, TRUE);
+
+    ckpt_plan_set_checkpoint(plan, ckpt_checkpoint_copy(marked));
+    ckpt_plan_warn(plan, "hidden, and deleted as soon as one branch is left: %s", why->message);
+    return plan;
+}
+
+static gboolean
+may_wait(const GError *why)
+{
+    CkptReason reason = ckpt_error_reason(why);
+
+    return reason == CKPT_REASON_BRANCH_POINT || reason == CKPT_REASON_BRANCH_REBASE_REQUIRED;
+}
+
+/* As the caller knew it, whether it waited or not. */
+static CkptCheckpoint *
+deleted_row(const CkptCheckpoint *target)
+{
+    CkptCheckpoint *row = ckpt_checkpoint_copy(target);
+
+    if (row->deferred)
+        g_clear_pointer(&row->disabled_reason, g_free);
+    row->state = CKPT_STATE_READY;
+    row->deferred = FALSE;
+    return row;
+}
+
 static gboolean
 refuse_held(const CkptCheckpoint *target, GError **error)
 {
@@ -250,15 +288,19 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
     g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_DELETE);
     CkptCheckpoint *target = ckpt_plan_find_target(input, request, error);
     g_autoptr(GPtrArray) merges = NULL;
+    g_autoptr(GError) why = NULL;
 
     if (!target || refuse_held(target, error))
         return NULL;
-    merges = ckpt_merge_find_all(input, target, error);
+    merges = ckpt_merge_find_all(input, target, &why);
+    if (!merges && request->when_possible && may_wait(why))
+        return plan_deferral(input, target, why);
     if (!merges) {
+        g_propagate_error(error, g_steal_pointer(&why));
         ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
         return NULL;
     }
-    ckpt_plan_set_checkpoint(plan, ckpt_checkpoint_copy(target));
+    ckpt_plan_set_checkpoint(plan, deleted_row(target));
     add_steps(input, plan, target, merges);
     return g_steal_pointer(&plan);
 }

@@ -313,7 +313,7 @@ plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError **err
 CkptPlan *
 ckpt_plan_native(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    if (ckpt_plan_refuse_obstacle(input->vm, error))
+    if (ckpt_plan_refuse_obstacle(input->vm, request, error))
         return NULL;
     switch (request->kind) {
     case CKPT_KIND_CREATE:

@@ -357,10 +357,10 @@ ckpt_plan_find_target(const CkptPlanInput *input, const CkptRequest *request, GE
     if (!checkpoint) {
         ckpt_error_set(error, CKPT_REASON_CHECKPOINT_NOT_FOUND, "there is no checkpoint %s",
                        request->checkpoint_id);
-    } else if (checkpoint->state == CKPT_STATE_DELETING) {
-        ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING,
-                       "the delete of checkpoint %s (%s) has begun", checkpoint->name,
-                       checkpoint->id);
+    } else if (checkpoint->state == CKPT_STATE_DELETING &&
+               !(checkpoint->deferred && request->kind == CKPT_KIND_DELETE)) {
+        ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING, "checkpoint %s (%s) is gone: %s",
+                       checkpoint->name, checkpoint->id, ckpt_plan_deleting_reason(checkpoint));
     } else if (checkpoint->mechanism != input->vm->mechanism) {
         ckpt_error_set(error, CKPT_REASON_NOT_IMPLEMENTED,
                        "checkpoint %s was not made by %s: only listed", checkpoint->id,

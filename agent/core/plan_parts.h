@@ -16,7 +16,7 @@ gboolean ckpt_plan_verify_native(const CkptPlanInput *input, const CkptCheckpoin
                                  GError **error);
 
 /* Whether what forbids operating on the VM refuses the request; *error is then set. */
-gboolean ckpt_plan_refuse_obstacle(const CkptVm *vm, GError **error);
+gboolean ckpt_plan_refuse_obstacle(const CkptVm *vm, const CkptRequest *request, GError **error);
 /* The row that a create asks for, and the one of the state that a restore of target replaces; IDs of
  * files still unset. */
 CkptCheckpoint *ckpt_plan_new_checkpoint(const CkptPlanInput *input, const CkptRequest *request);
@@ -67,7 +67,7 @@ gboolean ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint 
                                GError **error);
 gboolean ckpt_plan_check_etag(const CkptCheckpoint *checkpoint, const CkptRequest *request,
                               GError **error);
-/* The request's checkpoint, whose state is READY; CHECKPOINT_NOT_FOUND, CHECKPOINT_DELETING,
- * ETAG_MISMATCH, NOT_IMPLEMENTED for one of another mechanism than the VM's. */
+/* The request's checkpoint, whose state is READY (a delete's may wait for branches); CHECKPOINT_NOT_FOUND,
+ * CHECKPOINT_DELETING, ETAG_MISMATCH, NOT_IMPLEMENTED for one of another mechanism than the VM's. */
 CkptCheckpoint *ckpt_plan_find_target(const CkptPlanInput *input, const CkptRequest *request,
                                       GError **error);

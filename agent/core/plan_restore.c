@@ -101,7 +101,9 @@ discard_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptChec
         CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
         CkptLayer *top = g_ptr_array_index(disk->chain, 0);
 
-        if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, disk) &&
+        if (!top->exists) {
+            ckpt_plan_warn(plan, "%s, the present state of disk %s, is missing", top->path, disk->target);
+        } else if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, disk) &&
             !ckpt_graph_user(input, top->path)) {
             g_ptr_array_add(change->gone, g_strdup(top->path));
             g_ptr_array_add(doomed, top->path);

@@ -32,14 +32,33 @@ ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
     return depth;
 }
 
-gboolean
-ckpt_plan_refuse_obstacle(const CkptVm *vm, GError **error)
+/* A present state whose newest file is gone can still be given up. */
+static gboolean
+is_overcome(const CkptVm *vm, const CkptRequest *request, const CkptObstacle *obstacle)
 {
-    const CkptObstacle *obstacle;
-
-    if (vm->obstacles->len == 0)
+    if (request->kind != CKPT_KIND_RESTORE || !request->discard_present_state ||
+        obstacle->reason != CKPT_REASON_DISK_FILE_MISSING)
         return FALSE;
-    obstacle = g_ptr_array_index(vm->obstacles, 0);
+    for (guint i = 0; i < vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
+        const CkptLayer *top = disk->chain->len ? g_ptr_array_index(disk->chain, 0) : NULL;
+
+        if (top && !top->exists && g_strcmp0(top->path, obstacle->file) == 0)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+gboolean
+ckpt_plan_refuse_obstacle(const CkptVm *vm, const CkptRequest *request, GError **error)
+{
+    const CkptObstacle *obstacle = NULL;
+
+    for (guint i = 0; i < vm->obstacles->len && !obstacle; i++)
+        if (!is_overcome(vm, request, g_ptr_array_index(vm->obstacles, i)))
+            obstacle = g_ptr_array_index(vm->obstacles, i);
+    if (!obstacle)
+        return FALSE;
     ckpt_error_set(error, obstacle->reason, "%s", obstacle->message);
     ckpt_error_add(error, CKPT_META_DISK, obstacle->disk);
     ckpt_error_add(error, CKPT_META_FILE, obstacle->file);
@@ -76,8 +95,29 @@ refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **err
     return TRUE;
 }
 
-/* The first of the VM's sealed files below the top must be the current checkpoint's. A disk that lies
- * on none of them was attached since. */
+/* The checkpoint that sealed the file below a top is the current one, or one above it in its line that was
+ * the last to have the disk: that was detached then, and attached again since. */
+static gboolean
+is_last_to_have(const CkptPlanInput *input, const CkptCheckpoint *owner, const char *file)
+{
+    CkptCheckpoint *checkpoint = ckpt_graph_find(input->checkpoints, input->current_id);
+
+    for (guint i = 0; checkpoint && i < input->checkpoints->len; i++) {
+        if (checkpoint == owner)
+            return TRUE;
+        for (guint k = 0; k < checkpoint->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, k);
+
+            if (ckpt_graph_lies_on(input, disk->sealed_file, file))
+                return FALSE;
+        }
+        checkpoint = ckpt_graph_find(input->checkpoints, checkpoint->parent_id);
+    }
+    return FALSE;
+}
+
+/* The first of the VM's sealed files below the top is that of the last checkpoint which has the disk. A
+ * disk that lies on none of them was attached since. */
 static gboolean
 refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **error)
 {
@@ -87,7 +127,7 @@ refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **
 
         if (!owner)
             continue;
-        if (g_strcmp0(owner->id, input->current_id) == 0 && i == 1)
+        if (i == 1 && is_last_to_have(input, owner, layer->path))
             return FALSE;
         ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
                        "disk %s runs on %s of checkpoint %s (%s), but the VM was last at checkpoint "
@@ -101,14 +141,22 @@ refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **
     return FALSE;
 }
 
-/* A delete that has begun is finished before anything else moves the files it works on. */
+const char *
+ckpt_plan_deleting_reason(const CkptCheckpoint *checkpoint)
+{
+    return checkpoint->deferred ? "it is deleted as soon as one branch is left"
+                                : "its delete has begun";
+}
+
+/* A delete that has begun is finished before anything else moves the files it works on. One that waits for
+ * branches has not touched any. */
 static gboolean
 refuse_unfinished_delete(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
     for (guint i = 0; i < input->checkpoints->len; i++) {
         CkptCheckpoint *checkpoint = g_ptr_array_index(input->checkpoints, i);
 
-        if (checkpoint->state != CKPT_STATE_DELETING)
+        if (checkpoint->state != CKPT_STATE_DELETING || checkpoint->deferred)
             continue;
         ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING,
                        "the delete of checkpoint %s (%s) has begun and is not finished: call "
@@ -137,7 +185,7 @@ ckpt_plan_check_tops(const CkptPlanInput *input, GError **error)
 static gboolean
 check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    return !ckpt_plan_refuse_obstacle(input->vm, error) &&
+    return !ckpt_plan_refuse_obstacle(input->vm, request, error) &&
            !refuse_unfinished_delete(input, request, error) && ckpt_plan_check_tops(input, error);
 }
 

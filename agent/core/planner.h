@@ -18,6 +18,9 @@ typedef struct {
 CkptPlan *ckpt_plan_make(const CkptPlanInput *input, const CkptRequest *request, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/* Why one that is DELETING is not enabled. */
+const char *ckpt_plan_deleting_reason(const CkptCheckpoint *checkpoint);
+
 /* Whether the checkpoint can be restored: every file that its contents lie in, down to the root, is
  * there, is what was sealed, is not being written to, and is nobody's writable top. On refusal the
  * error is what disabled_reason should say. */

@@ -350,6 +350,25 @@ ckpt_engine_read_only_reason(CkptEngine *engine)
 }
 
 gboolean
+ckpt_engine_is_idle(CkptEngine *engine)
+{
+    GHashTableIter iter;
+    gpointer value;
+    gboolean idle;
+
+    g_mutex_lock(&engine->lock);
+    idle = engine->running == 0;
+    g_hash_table_iter_init(&iter, engine->queues);
+    while (idle && g_hash_table_iter_next(&iter, NULL, &value)) {
+        const VmQueue *queue = value;
+
+        idle = !queue->busy && !queue->look && queue->waiting.length == 0;
+    }
+    g_mutex_unlock(&engine->lock);
+    return idle;
+}
+
+gboolean
 ckpt_engine_is_recovering(CkptEngine *engine)
 {
     gboolean recovering;

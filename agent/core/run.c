@@ -21,7 +21,7 @@ ckpt_operation_error(const CkptOperation *op, GError **error)
 gboolean
 ckpt_operation_has_begun_delete(const CkptOperation *op)
 {
-    return op->kind == CKPT_KIND_DELETE && op->plan &&
+    return op->kind == CKPT_KIND_DELETE && op->plan && op->plan->no_return &&
            op->step_ended >= (gint)op->plan->decisive;
 }
 
@@ -105,7 +105,7 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
     if (!ckpt_situation_read(engine, op->vm_id, op->kind == CKPT_KIND_DELETE, &situation, error))
         return FALSE;
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
-    if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING)
+    if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING && !row->deferred)
         return take_over_delete(engine, op, error);
     op->plan = ckpt_plan_make(&situation.input, op->request, &refusal);
     if (op->plan)
@@ -227,7 +227,7 @@ is_deleting(CkptEngine *engine, const char *id)
 {
     g_autoptr(CkptCheckpoint) row = ckpt_store_get_checkpoint(engine->store, id, NULL);
 
-    return row && row->state == CKPT_STATE_DELETING;
+    return row && row->state == CKPT_STATE_DELETING && !row->deferred;
 }
 
 static void

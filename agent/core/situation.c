@@ -101,7 +101,7 @@ verify(const Situation *situation, CkptCheckpoint *checkpoint)
     const char *reason = "";
 
     if (checkpoint->state == CKPT_STATE_DELETING)
-        reason = "its delete has begun";
+        reason = ckpt_plan_deleting_reason(checkpoint);
     else if (!ckpt_plan_verify(&situation->input, checkpoint, &why))
         reason = why->message;
     if (g_strcmp0(checkpoint->disabled_reason ? checkpoint->disabled_reason : "", reason) == 0)

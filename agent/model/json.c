@@ -68,6 +68,7 @@ static const CkptJsonMember checkpoint_members[] = {
     ENUM(CkptCheckpoint, asked, CkptConsistency, CKPT_CONSISTENCY_MEMORY),
     BOOLEAN(CkptCheckpoint, autostart),
     STRING(CkptCheckpoint, creator),
+    BOOLEAN(CkptCheckpoint, deferred),
     STRING_OR_NULL(CkptCheckpoint, definition),
     STRING(CkptCheckpoint, description),
     STRING_OR_NULL(CkptCheckpoint, disabled_reason),
@@ -129,6 +130,7 @@ static const CkptJsonMember request_members[] = {
     INT64(CkptRequest, start_within_us),
     STRING_OR_NULL(CkptRequest, ticket),
     STRING_OR_NULL(CkptRequest, vm_id),
+    BOOLEAN(CkptRequest, when_possible),
     END,
 };
 static const CkptJsonStruct request_type = {create_request, (GDestroyNotify)ckpt_request_free,

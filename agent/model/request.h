@@ -25,6 +25,7 @@ typedef struct {
     gint64 expire_us;      /* 0 = never */
     gboolean set_expire;   /* update: expire_us counts */
     gboolean discard_present_state;
+    gboolean when_possible; /* delete: a branch point waits until one branch is left */
     CkptPower restore_power; /* UNKNOWN = as captured */
     guint64 etag;          /* 0 = not given */
     char *expected_current_checkpoint_id; /* NULL = not given */

@@ -201,6 +201,7 @@ typedef struct {
     gint64 expire_us;   /* 0 = never */
     CkptMechanism mechanism;
     CkptState state;
+    gboolean deferred; /* DELETING, but no file has been touched: it waits until one branch is left */
     char *disabled_reason; /* NULL or "" = enabled */
     char *definition;      /* as in CkptVm; secret */
     char *live_definition; /* NULL unless it was active */

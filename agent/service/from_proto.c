@@ -344,15 +344,12 @@ ckpt_take_delete(const ProtobufCMessage *base, GError **error)
     const PB(DeleteCheckpointRequest) *message = (const void *)base;
     g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_DELETE);
 
-    if (message->when_possible) {
-        ckpt_not_implemented(error, "when_possible");
-        return NULL;
-    }
     if (!take_options(message->options, request, error))
         return NULL;
     request->checkpoint_id = ckpt_take_id("checkpoint_id", message->checkpoint_id, error);
     if (!request->checkpoint_id)
         return NULL;
+    request->when_possible = message->when_possible;
     request->etag = take_etag(message->etag);
     return g_steal_pointer(&request);
 }

@@ -70,6 +70,7 @@ typedef struct {
     gint64 added_after_us, added_before_us; /* 0 = any; >=, < */
     gboolean most_recent;    /* only the newest of each VM among those that match */
     gboolean include_deleting;
+    gboolean only_deleting;
     /* Page: those after this one in the order (added_us, id); after_added_us 0 = from the start. */
     gint64 after_added_us;
     const char *after_id;

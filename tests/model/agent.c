@@ -339,7 +339,7 @@ model_wait(Model *model, gboolean (*ready)(Model *model, gpointer data), gpointe
 static gboolean
 is_recovered(Model *model, gpointer data)
 {
-    return model->store_failed || !ckpt_engine_is_recovering(model->engine);
+    return model->store_failed || ckpt_engine_is_idle(model->engine);
 }
 
 void
@@ -353,4 +353,5 @@ model_agent_restart(Model *model)
             return;
         model_wait(model, is_recovered, NULL);
     } while ((g_atomic_int_get(&model->dead) || model->store_failed) && !model->violation);
+    model_reconcile(model);
 }

@@ -150,7 +150,10 @@ check_row(Model *model, const CkptCheckpoint *row)
     }
     if (row->parent_id && !model_find_expected(model, row->parent_id))
         model_fail(model, "checkpoint %s: its parent %s is not there", row->id, row->parent_id);
-    if (expected->deleting != (row->state == CKPT_STATE_DELETING))
+    if (expected->deferred != row->deferred)
+        model_fail(model, "the delete of checkpoint %s %s", row->id,
+                   row->deferred ? "waits" : "should wait");
+    if (expected->deleting != (row->state == CKPT_STATE_DELETING && !row->deferred))
         model_fail(model, "checkpoint %s is %sbeing deleted", row->id, expected->deleting ? "not " : "");
     if (expected->deleting)
         return;
@@ -199,7 +202,7 @@ check_enabled(Model *model, const CkptCheckpoint *row)
 
     if (enabled && (row->state == CKPT_STATE_DELETING || !chain_is_whole(model, row)))
         model_fail(model, "checkpoint %s is enabled, and is not whole", row->id);
-    if (!enabled && !is_deleting(model) && !model_is_odd(model))
+    if (!enabled && !row->deferred && !is_deleting(model) && !model_is_odd(model))
         model_fail(model, "checkpoint %s is whole, but disabled: %s", row->id, row->disabled_reason);
 }
 
@@ -223,6 +226,42 @@ check_catalogue(Model *model, GPtrArray *all)
     }
     if (deleted != model->expected->len)
         model_fail(model, "a checkpoint is no longer listed");
+}
+
+/* Whoever lists checkpoints does not see one that is going away, unless asked to. */
+static void
+check_hidden(Model *model, guint vm)
+{
+    const CkptCheckpointQuery query = {.vm_id = model->vms[vm].id, .enabled = -1};
+    g_autoptr(GPtrArray) listed = NULL;
+
+    listed = ckpt_engine_list_checkpoints(model->engine, &query, FALSE, NULL);
+    for (guint i = 0; listed && i < listed->len; i++) {
+        const CkptCheckpointInfo *info = g_ptr_array_index(listed, i);
+        const Expected *expected = model_find_expected(model, info->checkpoint->id);
+
+        if (expected && (expected->deferred || expected->deleting))
+            model_fail(model, "checkpoint %s is listed though it is being deleted", expected->id);
+    }
+}
+
+/* After the last checkpoint is deleted each disk is the file that it was before the first. */
+static void
+check_first_files(Model *model, guint vm)
+{
+    const State *present = &model->vms[vm].present;
+
+    for (guint i = 0; i < model->expected->len; i++)
+        if (((Expected *)model->expected->pdata[i])->vm == vm)
+            return;
+    for (guint i = 0; i < MODEL_TARGETS; i++) {
+        g_autoptr(GPtrArray) chain =
+            ckpt_sim_disk_chain(model->sim, model_sim_vm(model, vm), model_target(i));
+
+        if (chain && present->disks[i].attached && ((CkptSimFile *)chain->pdata[0])->agent_made)
+            model_fail(model, "vm-%u has no checkpoint, and disk %s is still on %s", vm,
+                       model_target(i), ((CkptSimFile *)chain->pdata[0])->path);
+    }
 }
 
 /* ---- Files ---- */
@@ -349,5 +388,8 @@ model_check(Model *model)
     if (unfinished->len > 0)
         model_fail(model, "an operation is not settled");
     check_catalogue(model, all);
+    check_hidden(model, model->touched);
+    if (!model_is_odd(model))
+        check_first_files(model, model->touched);
     check_owners(model, all, owned);
 }

@@ -31,7 +31,8 @@ typedef struct {
     State state;
     CkptPower power;
     gboolean held;
-    gboolean deleting;
+    gboolean deleting;             /* begun, and not finished */
+    gboolean deferred;             /* waits until one branch is left */
 } Expected;
 
 /* A disk's newest file that nothing refers to any more: somebody's only copy. */
@@ -40,6 +41,7 @@ typedef struct {
     char *path;
     CkptFormat format;
     Image image;
+    guint restores;                /* that the VM had had when it was detached */
 } Detached;
 
 typedef struct {
@@ -49,7 +51,8 @@ typedef struct {
     CkptSimDefinition *redefined;  /* the right one, while somebody has put a wrong one in its place */
     char *vanished;                /* where a file of its checkpoints was, while somebody has it */
     CkptSimFile *vanished_file;
-    gboolean reattached;           /* a disk that was away is back: on which files, the engine cannot tell */
+    guint restores;
+    gboolean reattached;           /* a disk that was away during a restore is back: perhaps from another branch */
 } ModelVm;
 
 /* ---- Faults: at the n-th moment at which something can go wrong ---- */
@@ -93,6 +96,7 @@ typedef enum {
     ACT_REDEFINE,
     ACT_RESTART,
     ACT_HOST,
+    ACT_DEFER,                     /* a delete that may wait */
     ACT_KINDS
 } ActionKind;
 
@@ -110,6 +114,7 @@ typedef struct {
     char *request_id;
     char *checkpoint_id;       /* NULL for a create */
     gboolean discard;
+    gboolean when_possible;    /* of a delete */
     CkptPower power;           /* wanted by a restore; UNKNOWN = as captured */
     char *hold;                /* of an update */
     guint64 inode_before;      /* files made since belong to the attempt */
@@ -123,7 +128,7 @@ typedef struct {
     CkptKind kind;
     guint vm;
     char *request_id, *checkpoint_id, *hold;
-    gboolean discard;
+    gboolean discard, when_possible;
     CkptPower power;
     char *result_id;           /* of the checkpoint in the reply */
 } Past;
@@ -195,6 +200,7 @@ void model_wake(Model *model); /* on any thread: ready() may say so now */
 void model_wait(Model *model, gboolean (*ready)(Model *model, gpointer data), gpointer data);
 
 /* operate.c: mutations */
+void model_reconcile(Model *model); /* what the agent has finished by itself */
 void model_mutate(Model *model, const Action *action);
 void model_repeat(Model *model, const Action *action);
 

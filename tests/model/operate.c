@@ -55,6 +55,7 @@ make_request(Model *model, const Attempt *attempt)
     if (attempt->kind == CKPT_KIND_UPDATE)
         ckpt_set_str(&request->hold, attempt->hold);
     request->discard_present_state = attempt->discard;
+    request->when_possible = attempt->when_possible;
     request->restore_power = attempt->power;
     return request;
 }
@@ -112,6 +113,7 @@ leave_disks(Model *model, const Attempt *attempt, char *const *tops)
         detached->path = g_strdup(tops[i]);
         detached->format = file->format;
         detached->image = before->disks[i];
+        detached->restores = model->vms[attempt->vm].restores;
         g_ptr_array_add(model->detached, detached);
     }
 }
@@ -127,9 +129,12 @@ restored(Model *model, Attempt *attempt, const CkptOperation *op, char *const *t
         expect(model, attempt->vm, op->safety, &vm->present);
     else
         leave_disks(model, attempt, tops);
+    if (target->deferred)
+        model_fail(model, "a checkpoint was restored whose delete waits");
     if ((op->safety == NULL) != attempt->discard)
         model_fail(model, "the restore made %s safety checkpoint", op->safety ? "a" : "no");
     vm->present = attempt->restored;
+    vm->restores++;
     vm->reattached = FALSE;
     vm->power = power;
 }
@@ -154,11 +159,19 @@ succeeded(Model *model, Attempt *attempt, const CkptOperation *op, char *const *
         restored(model, attempt, op, tops);
         break;
     case CKPT_KIND_DELETE:
-        model_forget_expected(model, attempt->checkpoint_id);
+        expected = model_find_expected(model, attempt->checkpoint_id);
+        /* After a restart the agent may have finished by itself what was to wait. */
+        if (op->checkpoint->state != CKPT_STATE_DELETING)
+            model_forget_expected(model, attempt->checkpoint_id);
+        else if (!attempt->when_possible)
+            model_fail(model, "a delete waits, and was not asked to");
+        else if (expected)
+            expected->deferred = TRUE;
         break;
     case CKPT_KIND_UPDATE:
         expected = model_find_expected(model, attempt->checkpoint_id);
-        expected->held = *attempt->hold != '\0';
+        if (expected)
+            expected->held = *attempt->hold != '\0';
         break;
     }
     past->kind = attempt->kind;
@@ -167,6 +180,7 @@ succeeded(Model *model, Attempt *attempt, const CkptOperation *op, char *const *
     past->checkpoint_id = g_strdup(attempt->checkpoint_id);
     past->hold = g_strdup(attempt->hold);
     past->discard = attempt->discard;
+    past->when_possible = attempt->when_possible;
     past->power = attempt->power;
     past->result_id = g_strdup(op->checkpoint ? op->checkpoint->id : NULL);
     g_ptr_array_add(model->past, past);
@@ -187,6 +201,9 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
             if (other->vm == attempt->vm && other->deleting)
                 return TRUE;
         }
+    if (reason == CKPT_REASON_CHECKPOINT_DELETING && attempt->kind == CKPT_KIND_RESTORE && expected &&
+        expected->deferred)
+        return TRUE;
     if (model_is_odd(model) &&
         (reason == CKPT_REASON_VM_QUARANTINED || reason == CKPT_REASON_SEALED_FILE_CHANGED ||
          reason == CKPT_REASON_DISK_FILE_MISSING || reason == CKPT_REASON_CHAIN_MISMATCH ||
@@ -200,7 +217,9 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
     case CKPT_KIND_RESTORE:
         return reason == CKPT_REASON_DEPTH_LIMIT;
     case CKPT_KIND_DELETE:
-        return reason == CKPT_REASON_BRANCH_POINT || reason == CKPT_REASON_BRANCH_REBASE_REQUIRED ||
+        return ((reason == CKPT_REASON_BRANCH_POINT ||
+                 reason == CKPT_REASON_BRANCH_REBASE_REQUIRED) &&
+                !attempt->when_possible) ||
                reason == CKPT_REASON_DISK_DETACHED || reason == CKPT_REASON_DISK_RESIZED ||
                (reason == CKPT_REASON_CHECKPOINT_HELD && expected && expected->held);
     case CKPT_KIND_UPDATE:
@@ -224,8 +243,10 @@ failed(Model *model, const Attempt *attempt, const CkptOperation *op, CkptReason
         model->refused++;
     if (reason < G_N_ELEMENTS(model->reasons))
         model->reasons[reason]++;
-    if (expected && row)
-        expected->deleting = row->state == CKPT_STATE_DELETING;
+    if (expected && row) {
+        expected->deferred = row->deferred;
+        expected->deleting = row->state == CKPT_STATE_DELETING && !row->deferred;
+    }
     if (reason == CKPT_REASON_RECOVERY_FAILED)
         model_fail(model, "%s ended neither done nor as before: %s", ckpt_kind_name(attempt->kind),
                    message);
@@ -313,6 +334,63 @@ prepare(Model *model, Attempt *attempt)
     model->fired = FALSE;
 }
 
+/* ---- Deletes that wait ---- */
+
+void
+model_reconcile(Model *model)
+{
+    for (guint i = model->expected->len; i > 0; i--) {
+        Expected *expected = g_ptr_array_index(model->expected, i - 1);
+        g_autoptr(CkptCheckpoint) row = NULL;
+
+        if (!expected->deferred && !expected->deleting)
+            continue;
+        row = ckpt_store_get_checkpoint(model->store, expected->id, NULL);
+        if (!row) {
+            model_log(model, "    checkpoint %s was deleted by the agent", expected->id);
+            g_ptr_array_remove_index(model->expected, i - 1);
+        } else if (row->state == CKPT_STATE_DELETING) {
+            expected->deferred = row->deferred;
+            expected->deleting = !row->deferred;
+        }
+    }
+}
+
+/* Asked as anybody might ask: whether it could be deleted now. */
+static void
+check_waits(Model *model, const Expected *expected)
+{
+    Attempt attempt = {.kind = CKPT_KIND_DELETE,
+                       .vm = expected->vm,
+                       .request_id = (char *)"00000000-0000-4000-8000-000000000000",
+                       .checkpoint_id = expected->id};
+    g_auto(Answer) answer = {0};
+    CkptRequest *request = make_request(model, &attempt);
+
+    request->validate_only = TRUE;
+    ckpt_engine_submit(model->engine, request, on_answer, &answer);
+    if (answer.op && answer.op->plan->no_return)
+        model_fail(model, "the delete of checkpoint %s waits, and need not", expected->id);
+}
+
+/* Each operation's end is an occasion to finish them. */
+static void
+check_all_that_wait(Model *model, guint vm)
+{
+    for (guint i = 0; i < model->expected->len && !model->violation; i++) {
+        const Expected *expected = g_ptr_array_index(model->expected, i);
+
+        if (expected->vm == vm && expected->deferred)
+            check_waits(model, expected);
+    }
+}
+
+static gboolean
+is_idle(Model *model, gpointer data)
+{
+    return model->store_failed || power_vfs_fired() || ckpt_engine_is_idle(model->engine);
+}
+
 static gboolean
 run(Model *model, Attempt *attempt)
 {
@@ -323,6 +401,7 @@ run(Model *model, Attempt *attempt)
     prepare(model, attempt);
     ckpt_engine_submit(model->engine, make_request(model, attempt), on_answer, &answer);
     model_wait(model, is_answered, &answer);
+    model_wait(model, is_idle, NULL);
     if (g_atomic_int_get(&model->dead) || model->store_failed || power_vfs_fired()) {
         model_log(model, "    the agent is restarted");
         model_agent_restart(model);
@@ -330,10 +409,13 @@ run(Model *model, Attempt *attempt)
     }
     if (!model->violation)
         settle(model, attempt, &answer, tops);
+    model_reconcile(model);
     model->attempt = NULL;
     model->fault = MODEL_FAULTS; /* the rest was not reached */
     power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
     model->away = 0;
+    if (model->done > done && !model->fired)
+        check_all_that_wait(model, attempt->vm);
     return model->done > done;
 }
 
@@ -378,13 +460,14 @@ model_mutate(Model *model, const Action *action)
     g_auto(Attempt) attempt = {
         .kind = action->kind == ACT_CREATE    ? CKPT_KIND_CREATE
                 : action->kind == ACT_RESTORE ? CKPT_KIND_RESTORE
-                : action->kind == ACT_DELETE  ? CKPT_KIND_DELETE
+                : action->kind == ACT_DELETE || action->kind == ACT_DEFER ? CKPT_KIND_DELETE
                                               : CKPT_KIND_UPDATE,
     };
     Expected *expected;
 
     if (!choose(model, action, &attempt))
         return;
+    attempt.when_possible = action->kind == ACT_DEFER;
     model_log(model, "  %s of vm-%u, checkpoint %s%s", ckpt_kind_name(attempt.kind), attempt.vm,
               attempt.checkpoint_id ? attempt.checkpoint_id : "(new)",
               attempt.discard ? ", without safety" : "");
@@ -418,6 +501,7 @@ model_repeat(Model *model, const Action *action)
                         .request_id = past->request_id,
                         .checkpoint_id = past->checkpoint_id,
                         .discard = past->discard,
+                        .when_possible = past->when_possible,
                         .power = past->power,
                         .hold = past->hold};
     request = make_request(model, &attempt);

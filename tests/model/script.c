@@ -21,6 +21,7 @@ static const struct {
     KIND(ACT_UPDATE, 2),   KIND(ACT_REPEAT, 3),  KIND(ACT_POWER, 6),     KIND(ACT_RESIZE, 2),
     KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
+    KIND(ACT_DEFER, 7),
 #undef KIND
 };
 static const char *const fault_names[FAULT_KINDS] = {
@@ -66,7 +67,8 @@ script_draw(guint64 seed, Action *actions, guint count)
         action->b = (guint32)script_next(&state);
         action->c = (guint32)script_next(&state);
         action->d = (guint32)script_next(&state);
-        if (action->kind < ACT_CREATE || action->kind > ACT_DELETE || script_next(&state) % 2)
+        if (((action->kind < ACT_CREATE || action->kind > ACT_DELETE) && action->kind != ACT_DEFER) ||
+            script_next(&state) % 2)
             continue;
         draw_fault(&state, 50, &action->faults[0]);
         /* A second one is the most telling where the first is being dealt with. */

@@ -355,6 +355,7 @@ act_detach(Model *model, const Action *action)
     detached->path = g_strdup(disk->source);
     detached->format = disk->format;
     detached->image = *image;
+    detached->restores = model->vms[vm].restores;
     g_ptr_array_add(model->detached, detached);
     image->attached = FALSE;
     ckpt_sim_detach(model->sim, sim_vm, targets[index]);
@@ -381,7 +382,8 @@ act_attach(Model *model, const Action *action)
             return;
         }
         model->vms[vm].present.disks[index] = detached->image;
-        model->vms[vm].reattached = TRUE;
+        if (detached->restores != model->vms[vm].restores)
+            model->vms[vm].reattached = TRUE;
         g_ptr_array_remove_index(model->detached, i);
         return;
     }
@@ -553,6 +555,7 @@ model_act(Model *model, const Action *action)
     case ACT_CREATE:
     case ACT_RESTORE:
     case ACT_DELETE:
+    case ACT_DEFER:
     case ACT_UPDATE:
         model_mutate(model, action);
         break;

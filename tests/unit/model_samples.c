@@ -48,6 +48,7 @@ sample_checkpoint(const char *id, const char *vm_id, gint64 added_us)
     checkpoint->expire_us = G_MININT64;
     checkpoint->mechanism = CKPT_MECHANISM_OVERLAY;
     checkpoint->state = CKPT_STATE_READY;
+    checkpoint->deferred = TRUE;
     checkpoint->definition = g_strdup("<domain type='kvm'>\n <name>a &amp; b</name>\n</domain>\n");
     checkpoint->live_definition = g_strdup("<domain id='7'/>");
     checkpoint->autostart = TRUE;
@@ -76,6 +77,7 @@ sample_request(const char *request_id)
     request->expire_us = 5;
     request->set_expire = TRUE;
     request->discard_present_state = TRUE;
+    request->when_possible = TRUE;
     request->restore_power = CKPT_POWER_SHUT_OFF;
     request->etag = G_MAXUINT64;
     request->expected_current_checkpoint_id = g_strdup("c0");

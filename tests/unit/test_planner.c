@@ -803,6 +803,185 @@ a_loop_in_the_headers_ends(void **state)
     assert_in_range(g_strv_length(chain), 2, 4);
 }
 
+/* ---- Trees ---- */
+
+static CkptPlan *
+plan_request(World *world, CkptRequest *request, GError **error)
+{
+    ckpt_set_str(&request->identity, "spiffe://test/operator");
+    return ckpt_plan_make(&world->input, request, error);
+}
+
+static CkptPlan *
+plan_when_possible(World *world, const char *id, GError **error)
+{
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_DELETE);
+
+    ckpt_set_str(&request->checkpoint_id, id);
+    request->when_possible = TRUE;
+    return plan_request(world, request, error);
+}
+
+static void
+delete_when_possible_of_a_branch_point_only_marks_it(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = NULL;
+    CkptCheckpoint *marked;
+
+    add_branch(world, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    made = plan_when_possible(world, "c1", &error);
+    assert_non_null(made);
+    assert_steps(made, "catalogue");
+    assert_false(made->no_return);
+    marked = ckpt_graph_find(last_change(made)->upserts, "c1");
+    assert_int_equal(marked->state, CKPT_STATE_DELETING);
+    assert_true(marked->deferred);
+    assert_true(*marked->disabled_reason);
+    assert_int_equal(last_change(made)->gone->len, 0);
+    assert_non_null(strstr(made->warnings->pdata[0], "s1"));
+    assert_non_null(strstr(made->warnings->pdata[0], "the present state"));
+}
+
+static void
+delete_when_possible_of_any_other_deletes_it_now(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = plan_when_possible(world, "c1", &error);
+
+    assert_non_null(made);
+    assert_true(made->no_return);
+    assert_false(ckpt_graph_find(
+                     ((CkptStep *)made->steps->pdata[made->decisive])->change->upserts, "c1")
+                     ->deferred);
+}
+
+static void
+delete_when_possible_of_a_held_or_shrunk_one_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->virtual_size = 32 * MIB;
+    assert_null(plan_when_possible(world, "c1", &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_DISK_RESIZED);
+    g_clear_error(&error);
+    ckpt_set_str(&((CkptCheckpoint *)world->checkpoints->pdata[0])->hold, "audit");
+    assert_null(plan_when_possible(world, "c1", &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CHECKPOINT_HELD);
+}
+
+static void
+a_delete_that_waits_holds_up_nothing_else(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    CkptCheckpoint *c1 = world->checkpoints->pdata[0];
+    g_autoptr(CkptPlan) created = NULL, restored = NULL, deleted = NULL;
+
+    c1->state = CKPT_STATE_DELETING;
+    c1->deferred = TRUE;
+    created = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    restored = plan_ok(world, CKPT_KIND_RESTORE, "c2");
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_CHECKPOINT_DELETING);
+    /* and is carried out when it need not wait */
+    deleted = plan_ok(world, CKPT_KIND_DELETE, "c1");
+    assert_true(deleted->no_return);
+    assert_int_equal(deleted->checkpoint->state, CKPT_STATE_READY);
+}
+
+static void
+a_disk_that_was_away_may_come_back(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptPlan) made = NULL;
+
+    /* c2 was made of another disk while vda was detached */
+    add_file(world, "/img/data.raw", NULL);
+    add_checkpoint(world, "c2", "c1", "/img/data.raw");
+    set_current(world, "c2");
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_string_equal(made->checkpoint->parent_id, "c2");
+}
+
+static void
+a_disk_on_an_older_file_than_its_last_checkpoint_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    add_file(world, "/img/hand.qcow2", "/img/web.raw");
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/hand.qcow2");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_CHAIN_MISMATCH);
+}
+
+static void
+a_missing_present_state_can_be_discarded_but_not_kept(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_RESTORE);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = NULL;
+    CkptLayer *top = ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2");
+
+    top->exists = FALSE;
+    g_clear_pointer(&top->backing, g_free);
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), top->path);
+    ckpt_vm_add_obstacle(world->vm, CKPT_REASON_DISK_FILE_MISSING, "vda", top->path, "missing");
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_DISK_FILE_MISSING);
+    ckpt_set_str(&request->checkpoint_id, "c1");
+    request->discard_present_state = TRUE;
+    made = plan_request(world, request, &error);
+    assert_non_null(made);
+    assert_int_equal(last_change(made)->gone->len, 0);
+    assert_non_null(strstr(made->warnings->pdata[0], "is missing"));
+}
+
+static void
+restore_goes_from_every_power_state_to_every_other(void **state)
+{
+    static const CkptPower from[] = {CKPT_POWER_RUNNING, CKPT_POWER_PAUSED, CKPT_POWER_SHUT_OFF,
+                                     CKPT_POWER_CRASHED};
+    static const CkptPower to[] = {CKPT_POWER_UNKNOWN, CKPT_POWER_RUNNING, CKPT_POWER_PAUSED,
+                                   CKPT_POWER_SHUT_OFF};
+
+    for (guint i = 0; i < G_N_ELEMENTS(from); i++)
+        for (guint k = 0; k < G_N_ELEMENTS(to); k++) {
+            g_autoptr(World) world = world_with_line(2);
+            g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_RESTORE);
+            g_autoptr(GError) error = NULL;
+            g_autoptr(CkptPlan) made = NULL;
+            g_autofree char *steps = NULL;
+
+            world->vm->power = from[i];
+            ckpt_set_str(&request->checkpoint_id, "c1");
+            request->restore_power = to[k];
+            made = plan_request(world, request, &error);
+            assert_non_null(made);
+            steps = names(made);
+            assert_int_equal(strstr(steps, " stop") != NULL, from[i] != CKPT_POWER_SHUT_OFF);
+            assert_int_equal(strstr(steps, " start") != NULL, to[k] != CKPT_POWER_SHUT_OFF);
+            /* as captured is running, here */
+            if (to[k] != CKPT_POWER_SHUT_OFF)
+                assert_int_equal(find_step(made, CKPT_STEP_START, 0)->power,
+                                 to[k] == CKPT_POWER_PAUSED ? CKPT_POWER_PAUSED
+                                                            : CKPT_POWER_RUNNING);
+        }
+}
+
+static void
+create_warns_from_three_quarters_of_the_depth_limit_on(void **state) /* hazard A15 */
+{
+    g_autoptr(World) fourteenth = world_with_line(13);
+    g_autoptr(World) fifteenth = world_with_line(14);
+    g_autoptr(CkptPlan) before = plan_ok(fourteenth, CKPT_KIND_CREATE, NULL);
+    g_autoptr(CkptPlan) after = plan_ok(fifteenth, CKPT_KIND_CREATE, NULL);
+
+    assert_int_equal(after->warnings->len, before->warnings->len + 1);
+    assert_non_null(
+        strstr(after->warnings->pdata[after->warnings->len - 1], "15 of a line of 20"));
+}
+
 int
 main(void)
 {
@@ -845,6 +1024,15 @@ main(void)
         cmocka_unit_test(delete_of_a_held_one_is_refused),
         cmocka_unit_test(an_unfinished_delete_comes_first),
         cmocka_unit_test(a_loop_in_the_headers_ends),
+        cmocka_unit_test(delete_when_possible_of_a_branch_point_only_marks_it),
+        cmocka_unit_test(delete_when_possible_of_any_other_deletes_it_now),
+        cmocka_unit_test(delete_when_possible_of_a_held_or_shrunk_one_is_refused),
+        cmocka_unit_test(a_delete_that_waits_holds_up_nothing_else),
+        cmocka_unit_test(a_disk_that_was_away_may_come_back),
+        cmocka_unit_test(a_disk_on_an_older_file_than_its_last_checkpoint_is_refused),
+        cmocka_unit_test(a_missing_present_state_can_be_discarded_but_not_kept),
+        cmocka_unit_test(restore_goes_from_every_power_state_to_every_other),
+        cmocka_unit_test(create_warns_from_three_quarters_of_the_depth_limit_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,37 @@
+# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# Another VM's linked clone, or a template, lies on a sealed file
+A18() {
+	local one two bottom clone before
+	make_guest a18-01
+	up
+	bottom=$dir/images/a18-01-vda.qcow2
+	guest mark "$dir" "$vm" one
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" two
+	two=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" three
+	guest poweroff "$dir" "$vm"
+
+	# A thin clone of checkpoint two, in another VM that has no checkpoint.
+	clone=$dir/images/a18-clone.qcow2
+	overlay "$clone" "$dir/images/$(basename "$(find "$dir/images" -name "a18-01-vda.ckpt-${one%%-*}.qcow2")")" qcow2
+	on "$dir" dumpxml --inactive "$vm" | sed "s|<name>.*</name>|<name>a18-02</name>|; /<uuid>/d; s|$(top_of "$dir" "$vm" vda)|$clone|; s|a18-01.console|a18-02.console|g; s|a18-01.agent|a18-02.agent|g" >"$dir/a18-02.xml"
+	on "$dir" define "$dir/a18-02.xml" >/dev/null
+	before=$(world "$dir")
+	refused A18_the_sealed_file_itself BRANCH_POINT "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$two'"
+	refused A18_and_what_lies_below BRANCH_POINT "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	unchanged A18_nothing_changed "$dir" "$before"
+	equal A18_the_clone_reads "$(disk_file "$clone" qcow2 /mark)" two
+
+	# With when_possible it waits for the clone to go.
+	remove "$dir" "$two" "when_possible:true" >/dev/null && pass A18_waits_when_possible
+	check A18_says_for_whom grep -q "VM a18-02" <<<"$(got '.warnings[0]')"
+	equal A18_the_clone_still_reads "$(disk_file "$clone" qcow2 /mark)" two
+	on "$dir" undefine a18-02 >/dev/null
+	rm "$clone"
+	remove "$dir" "$one" >/dev/null && pass A18_deleted_once_the_clone_is_gone
+	check A18_and_the_one_that_waited eventually 20 eval '[ "$(find "$dir/images" -name "a18-01-vda*.qcow2" | wc -l)" = 1 ]'
+	equal A18_one_file_again "$(top_of "$dir" "$vm" vda)" "$bottom"
+	equal A18_contents "$(disk_file "$bottom" qcow2 /mark)" three
+	whole A18_oracle "shut off"
+}
