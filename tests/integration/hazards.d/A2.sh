@@ -33,8 +33,8 @@ A2() {
 	check A2_the_reply_lists_the_branches grep -q "($two), the present state\|the present state, .*($two)" <<<"$(got '.warnings[0]')"
 	call "$dir" ListCheckpoints "filter{vm_id:'$id'}" >/dev/null
 	equal A2_hidden "$(got '[.checkpoints[].checkpointId] | sort | join(" ")')" "$(printf '%s\n' "$two" "$safety" | sort | paste -sd ' ')"
-	call "$dir" ListCheckpoints "filter{vm_id:'$id' include_deleting:true} verify:true" >/dev/null || call "$dir" ListCheckpoints "filter{vm_id:'$id' include_deleting:true}" >/dev/null
-	equal A2_shown_on_request "$(got "[.checkpoints[] | select(.checkpointId == \"$one\") | .enabled] | tostring")" "[null]"
+	call "$dir" ListCheckpoints "filter{vm_id:'$id' include_deleting:true}" >/dev/null
+	equal A2_shown_on_request "$(got ".checkpoints[] | select(.checkpointId == \"$one\") | .enabled")" false
 	refused A2_not_restored CHECKPOINT_DELETING "one branch" ask RestoreCheckpoint "checkpoint_id:'$one'"
 	refused A2_still_refused_without BRANCH_POINT "($two)" ask DeleteCheckpoint "checkpoint_id:'$one'"
 	equal A2_its_contents_carry_the_branches "$(disk_file "$bottom" qcow2 /mark)" one
