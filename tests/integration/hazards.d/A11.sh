@@ -14,8 +14,8 @@ A11() {
 	agent start "$dir" a
 	guest wait-agent "$dir" "$vm"
 	# shellcheck disable=SC2016  # the guest's shell expands these
-	guest exec "$dir" "$vm" sh -c '(sleep 0.5; kill -STOP $(pidof qemu-ga); sleep 8; kill -CONT $(pidof qemu-ga)) </dev/null >/dev/null 2>&1 &'
-	sleep 1.5
+	guest exec "$dir" "$vm" sh -c '(sleep 2; kill -STOP $(pidof qemu-ga); sleep 8; kill -CONT $(pidof qemu-ga)) </dev/null >/dev/null 2>&1 &'
+	sleep 3
 	local began=$EPOCHREALTIME end=$((SECONDS + 30))
 	until ask CreateCheckpoint "vm_id:'$id'" || [ "$(got .reason)" != AGENT_STARTING ] || [ $SECONDS -ge $end ]; do sleep 0.1; done
 	equal A11_falls_back_within_its_limit "$(got .checkpoint.consistencyReached)" CONSISTENCY_CRASH
