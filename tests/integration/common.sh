@@ -38,11 +38,12 @@ on() {
 
 vm_id() { on "$1" domuuid "$2" | tr -d '\n'; }
 
-# host NAME [AGENT-OPTIONS...]: a hypervisor and its agent in $base/NAME.
+# host NAME [--system] [AGENT-OPTIONS...]: a hypervisor and its agent in $base/NAME.
 host() {
-	local name=$1
+	local name=$1 system=()
 	shift
-	hypervisor start "$name" "$base/$name" >/dev/null
+	[ "${1-}" != --system ] || { system=(--system); shift; }
+	hypervisor start "$name" "$base/$name" "${system[@]}" >/dev/null
 	agent start "$base/$name" "$name" "$@"
 }
 
