@@ -209,6 +209,7 @@ ckpt_plan_lay_overlays(const CkptPlanInput *input, CkptPlan *plan, const CkptChe
                                                     disk->target);
 
         step->size = sized ? disk->virtual_size : 0;
+        step->mode = disk->mode_before & 0020 ? 0660 : 0600;
         g_ptr_array_add(tops, ckpt_disk_file_new(disk->target, overlay, CKPT_FORMAT_QCOW2,
                                                  (const char *const *)chain));
         g_ptr_array_add(change->made, g_strdup(overlay));

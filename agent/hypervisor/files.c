@@ -122,9 +122,10 @@ copy_label(int from, int to)
     return fsetxattr(to, LABEL, label, (size_t)length, 0) == 0;
 }
 
-/* Owner, group and label of `like`: QEMU must be able to open it as it opens that one. */
+/* Owner, group and label of `like`, and write access for its group where that has it: QEMU must be able to
+ * open it as it opens that one. */
 static gboolean
-make_alike(const char *path, const char *like, GError **error)
+make_alike(const char *path, const char *like, guint mode, GError **error)
 {
     int to = open_file(path, error);
     int from = to >= 0 ? open_file(like, error) : -1;
@@ -135,7 +136,8 @@ make_alike(const char *path, const char *like, GError **error)
         done = fstat(from, &wanted) == 0 && fstat(to, &found) == 0 &&
                ((found.st_uid == wanted.st_uid && found.st_gid == wanted.st_gid) ||
                 fchown(to, wanted.st_uid, wanted.st_gid) == 0) &&
-               copy_label(from, to) && fsync(to) == 0;
+               ((found.st_mode & 07777) == mode || fchmod(to, mode) == 0) && copy_label(from, to) &&
+               fsync(to) == 0;
         if (!done)
             ckpt_file_error(error, "set owner and label of", path);
     }
@@ -257,7 +259,8 @@ ckpt_step_make_overlay(CkptRun *run, GError **error)
         break;
     }
     made = create_image(run, temporary, error) &&
-           make_alike(temporary, step->like ? step->like : step->base, error) &&
+           make_alike(temporary, step->like ? step->like : step->base,
+                      0600 | (step->mode & 0060), error) &&
            put_in_place(temporary, step->file, error);
     if (!made)
         unlink(temporary);

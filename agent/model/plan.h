@@ -9,7 +9,8 @@ typedef enum {
     /* Of the driver. `file`, `base`, … name members of CkptStep. Each is idempotent: done when it
      * is already so. */
     CKPT_STEP_MAKE_OVERLAY = 1, /* qcow2 `file` on `base` of `base_format`, `size` bytes (0 = as
-                                   base); 0600, owner, group and label of `like`; synced. Undo:
+                                   base); `mode` is 0600, or 0660 where the group may write to
+                                   the disk; owner, group and label of `like`; synced. Undo:
                                    removed, if it is the one we made and nothing has it open */
     CKPT_STEP_SEAL,             /* `file` to mode 0440. Undo: back to `mode` */
     CKPT_STEP_UNSEAL,           /* `file` to `mode`, for its own merge. Undo: 0440 */

@@ -266,6 +266,23 @@ create_seals_before_the_snapshot_and_checks_what_it_catalogued(void **state)
     assert_null(made->checkpoint->parent_id);
 }
 
+/* QEMU that writes to its disks as a member of their group must be able to write to the overlay. */
+static void
+an_overlay_lets_the_group_in_only_where_it_could_write(void **state)
+{
+    g_autoptr(World) world = world_with_line(0);
+    CkptDisk *disk = g_ptr_array_index(world->vm->disks, 0);
+    CkptLayer *top = g_ptr_array_index(disk->chain, 0);
+    const guint modes[][2] = {{0600, 0600}, {0644, 0600}, {0640, 0600}, {0660, 0660}, {0666, 0660}};
+
+    for (guint i = 0; i < G_N_ELEMENTS(modes); i++) {
+        top->mode = modes[i][0];
+        g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+
+        assert_int_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->mode, modes[i][1]);
+    }
+}
+
 static void
 create_on_a_line_has_the_current_one_as_parent(void **state)
 {
@@ -987,6 +1004,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(create_seals_before_the_snapshot_and_checks_what_it_catalogued),
+        cmocka_unit_test(an_overlay_lets_the_group_in_only_where_it_could_write),
         cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
         cmocka_unit_test(create_names_disks_of_one_name_apart),
         cmocka_unit_test(create_is_refused_beyond_the_depth_limit),
