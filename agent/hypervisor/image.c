@@ -353,6 +353,45 @@ has_manifest(const char *path)
     return manifest && g_file_test(manifest, G_FILE_TEST_EXISTS);
 }
 
+/* The outermost folder on the way to `path` that is closed to us; NULL if none is. */
+static char *
+closed_folder(const char *path)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    for (char *end = folder; *end; end++) {
+        g_autofree char *part = NULL;
+
+        if (end[1] != '/' && end[1] != '\0')
+            continue;
+        part = g_strndup(folder, (gsize)(end + 1 - folder));
+        if (faccessat(AT_FDCWD, part, X_OK, AT_EACCESS) < 0 && errno == EACCES)
+            return g_steal_pointer(&part);
+    }
+    return NULL;
+}
+
+static void
+not_opened(CkptLayer *layer, int cause, GError **fault)
+{
+    g_autofree char *folder = cause == EACCES ? closed_folder(layer->path) : NULL;
+    struct stat found;
+
+    if (stat(layer->path, &found) == 0)
+        fill_stat(layer, &found);
+    if (cause == EACCES)
+        ckpt_error_set(fault, CKPT_REASON_FILE_FAILED,
+                       "file %s: open it: %s%s%s: the agent's user (uid %u) must be let in, or be given "
+                       "CAP_DAC_OVERRIDE as its systemd unit does",
+                       layer->path, g_strerror(cause), folder ? ", by the folder " : "",
+                       folder ? folder : "", (guint)geteuid());
+    else
+        ckpt_error_set(fault,
+                       layer->exists ? CKPT_REASON_FILE_FAILED : CKPT_REASON_DISK_FILE_MISSING,
+                       "file %s: open it: %s", layer->path, g_strerror(cause));
+    ckpt_error_add(fault, CKPT_META_FILE, layer->path);
+}
+
 CkptLayer *
 ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError **fault)
 {
@@ -365,15 +404,7 @@ ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError 
     /* Not to hang on a FIFO that somebody put there. */
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) {
-        struct stat found;
-        int cause = errno;
-
-        if (stat(path, &found) == 0)
-            fill_stat(layer, &found);
-        ckpt_error_set(fault, layer->exists ? CKPT_REASON_FILE_FAILED
-                                            : CKPT_REASON_DISK_FILE_MISSING,
-                       "file %s: open it: %s", path, g_strerror(cause));
-        ckpt_error_add(fault, CKPT_META_FILE, path);
+        not_opened(layer, errno, fault);
         return layer;
     }
     clean = fill_open(layer, fd, header, fault);
