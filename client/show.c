@@ -6,6 +6,13 @@
 #include <stdio.h>
 #include <string.h>
 
+static gboolean files;
+
+static const GOptionEntry options[] = {
+    {"files", 0, 0, G_OPTION_ARG_NONE, &files,
+     "every file of it: format, sizes, what it lies on, its manifest (JSON has them always)", NULL},
+    {NULL}};
+
 static void
 print_field(const char *label, const char *value)
 {
@@ -135,6 +142,29 @@ print_disks(const PbCheckpoint *checkpoint)
     }
 }
 
+/* What docs/by-hand.md is worked with. */
+static void
+print_files(const PbCheckpoint *checkpoint)
+{
+    for (gsize i = 0; i < checkpoint->n_disks; i++) {
+        const Vmcheckpoint__V1__CheckpointDisk *disk = checkpoint->disks[i];
+        g_autofree char *format =
+            ckpt_enum_word(&vmcheckpoint__v1__disk_format__descriptor, (int)disk->format);
+        g_autofree char *size = ckpt_size_text(disk->virtual_size_bytes);
+        g_autofree char *allocated = ckpt_size_text(disk->allocated_bytes);
+        g_autofree char *text =
+            g_strdup_printf("%s, %s, %s allocated%s", format, size, allocated,
+                            disk->agent_made ? "" : ", not made by the agent");
+
+        print_field("Disk:", disk->target);
+        print_field("  Sealed file:", disk->sealed_file);
+        print_field("", text);
+        for (gsize k = 0; k < disk->n_backing_files; k++)
+            print_field(k == 0 ? "  Lies on:" : "", disk->backing_files[k]);
+        print_field("  Manifest:", *disk->manifest_file ? disk->manifest_file : "none is there");
+    }
+}
+
 static CkptExit
 run(CkptClient *client, char **arguments)
 {
@@ -152,7 +182,10 @@ run(CkptClient *client, char **arguments)
     }
     print_identity(found);
     print_state(found->checkpoint);
-    print_disks(found->checkpoint);
+    if (files)
+        print_files(found->checkpoint);
+    else
+        print_disks(found->checkpoint);
     return CKPT_EXIT_DONE;
 }
 
@@ -160,6 +193,7 @@ const CkptCommand ckpt_command_show = {
     .name = "show",
     .arguments = "CHECKPOINT",
     .summary = "shows one checkpoint, given by its ID or as VM/NAME",
+    .options = options,
     .min_arguments = 1,
     .max_arguments = 1,
     .publishes = TRUE,

@@ -69,6 +69,9 @@ typedef struct {
     gboolean current;
     guint64 size_bytes;       /* 0 unless verified */
     guint64 *allocated_bytes; /* per disk; NULL unless verified */
+    GPtrArray *backing_files; /* per disk a GPtrArray of the paths below it, nearest first; NULL
+                                 unless verified */
+    GPtrArray *manifests;     /* per disk its path, "" = none is there; NULL unless verified */
 } CkptCheckpointInfo;
 void ckpt_checkpoint_info_free(CkptCheckpointInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpointInfo, ckpt_checkpoint_info_free)

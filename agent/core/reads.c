@@ -12,6 +12,8 @@ ckpt_checkpoint_info_free(CkptCheckpointInfo *info)
         return;
     ckpt_checkpoint_free(info->checkpoint);
     g_free(info->allocated_bytes);
+    g_clear_pointer(&info->backing_files, g_ptr_array_unref);
+    g_clear_pointer(&info->manifests, g_ptr_array_unref);
     g_free(info);
 }
 
@@ -89,6 +91,39 @@ make_info(CkptEngine *engine, GHashTable *families, const CkptCheckpoint *checkp
     return info;
 }
 
+/* As far as they were looked at. */
+static GPtrArray *
+files_below(const CkptVm *vm, const CkptLayer *layer)
+{
+    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+
+    /* A ring of headers, which only others can make, ends too. */
+    while (layer && layer->backing && paths->len < 256) {
+        g_ptr_array_add(paths, g_strdup(layer->backing));
+        layer = ckpt_vm_find_file(vm, layer->backing);
+    }
+    return paths;
+}
+
+static void
+fill_files(CkptCheckpointInfo *info, const CkptVm *vm)
+{
+    GPtrArray *disks = info->checkpoint->disks;
+
+    info->backing_files = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
+    info->manifests = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < disks->len; i++) {
+        CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
+        CkptLayer *layer = ckpt_vm_find_file(vm, disk->sealed_file);
+
+        g_ptr_array_add(info->backing_files, files_below(vm, layer));
+        g_ptr_array_add(info->manifests,
+                        layer && layer->manifest
+                            ? g_strconcat(disk->sealed_file, CKPT_MANIFEST_ENDING, NULL)
+                            : g_strdup(""));
+    }
+}
+
 static void
 fill_sizes(CkptCheckpointInfo *info, const CkptVm *vm)
 {
@@ -155,6 +190,7 @@ verify_info(CkptEngine *engine, GHashTable *families, CkptCheckpointInfo *info, 
     ckpt_checkpoint_free(info->checkpoint);
     info->checkpoint = ckpt_checkpoint_copy(row);
     fill_sizes(info, family->situation->vm);
+    fill_files(info, family->situation->vm);
     return TRUE;
 }
 

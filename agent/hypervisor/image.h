@@ -4,9 +4,6 @@
 
 #include "agent/model/types.h"
 
-/* Of the manifest that lies beside a sealed file. */
-#define CKPT_MANIFEST_ENDING ".vmckpt.json"
-
 typedef struct {
     guint version;          /* 2 or 3 */
     guint64 virtual_size;   /* bytes */

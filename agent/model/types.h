@@ -172,6 +172,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptHostInfo, ckpt_host_info_free)
 
 /* ---- Checkpoints, as the catalogue keeps them ---- */
 
+/* Of the manifest that lies beside a sealed file. */
+#define CKPT_MANIFEST_ENDING ".vmckpt.json"
+
 typedef struct {
     char *target;
     char *sealed_file;    /* absolute path; "" where the hypervisor keeps the contents (NATIVE) */

@@ -105,16 +105,22 @@ give_labels(GHashTable *table, PB(Checkpoint) * message)
     qsort(message->labels, n, sizeof *message->labels, compare_labels);
 }
 
-static PB(CheckpointDisk) * give_disk(const CkptCheckpointDisk *disk, guint64 allocated)
+static PB(CheckpointDisk) * give_disk(const CkptCheckpointInfo *info, guint i)
 {
+    const CkptCheckpointDisk *disk = g_ptr_array_index(info->checkpoint->disks, i);
     PB(CheckpointDisk) *message = ckpt_message_new(&vmcheckpoint__v1__checkpoint_disk__descriptor);
 
     message->target = text(disk->target);
     message->sealed_file = text(disk->sealed_file);
     message->format = (PB(DiskFormat))disk->format;
-    message->allocated_bytes = allocated;
+    message->allocated_bytes = info->allocated_bytes ? info->allocated_bytes[i] : 0;
     message->virtual_size_bytes = disk->virtual_size;
     message->agent_made = disk->agent_made;
+    if (info->backing_files)
+        message->backing_files = ckpt_give_strings(g_ptr_array_index(info->backing_files, i),
+                                                   &message->n_backing_files);
+    if (info->manifests)
+        message->manifest_file = text(g_ptr_array_index(info->manifests, i));
     return message;
 }
 
@@ -136,8 +142,7 @@ give_disks(const CkptCheckpointInfo *info, PB(Checkpoint) * message, gboolean fu
 
         message->virtual_disk_drives[i] = text(disk->target);
         if (full)
-            message->disks[i] =
-                give_disk(disk, info->allocated_bytes ? info->allocated_bytes[i] : 0);
+            message->disks[i] = give_disk(info, i);
     }
 }
 

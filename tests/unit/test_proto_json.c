@@ -72,7 +72,8 @@ defaults_are_left_out_unless_asked_for(void **state)
     assert_json(&disk.base, 0, "{}");
     assert_json(&disk.base, CKPT_PROTO_JSON_ALL_FIELDS,
                 "{\"target\":\"\",\"sealedFile\":\"\",\"format\":\"DISK_FORMAT_UNSPECIFIED\","
-                "\"allocatedBytes\":\"0\",\"virtualSizeBytes\":\"0\",\"agentMade\":false}");
+                "\"allocatedBytes\":\"0\",\"virtualSizeBytes\":\"0\",\"agentMade\":false,"
+                "\"backingFiles\":[],\"manifestFile\":\"\"}");
     assert_json(&step.base, CKPT_PROTO_JSON_ALL_FIELDS,
                 "{\"name\":\"\",\"description\":\"\",\"files\":[]}");
 }
