@@ -1,0 +1,95 @@
+# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# libvirtd and QEMU die between a pivot and libvirt's saving of the definition
+. "$integration/merges.sh"
+
+# kill_at OFFSET-MS PID...: when the agent has marked the base for the suspension around the pivot, and so
+# long after; prints whether it was still marked then.
+kill_at() {
+	python3 - "$dir/images/$vm-vda.qcow2.vmckpt-paused" "$@" <<-'END'
+		import os, signal, sys, time
+		mark, offset, pids = sys.argv[1], float(sys.argv[2]) / 1000, [int(pid) for pid in sys.argv[3:]]
+		print("ready", flush=True)
+		until = time.monotonic() + 30
+		while not os.path.exists(mark):
+		    if time.monotonic() > until:
+		        sys.exit("never suspended")
+		begun = time.monotonic()
+		while time.monotonic() < begun + offset:
+		    pass
+		for pid in pids:
+		    os.kill(pid, signal.SIGKILL)
+		print("suspended" if os.path.exists(mark) else "going on")
+	END
+}
+
+# One kill. With "at once" the owner starts the VM before the agent is back at work.
+pivot_killed() { # OFFSET-MS "at once"|later
+	local one tick request from boot back when killer
+	guest mark "$dir" "$vm" "newest $1" >/dev/null
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" "newer-$1"
+	: >"$base/when"
+	kill_at "$1" "$(<"$dir/libvirtd.pid")" "$(qemu_pid)" >"$base/when" &
+	killer=$!
+	eventually 10 grep -q ready "$base/when"
+	begin_delete "$one"
+	wait "$killer" || { wrong "$1 ms: it was never suspended"; return; }
+	when=$(tail -n 1 "$base/when")
+	tick=$(last_tick "$dir" "$vm")
+	hypervisor kill a "$dir" >/dev/null 2>&1 || true
+	hypervisor start a "$dir" >/dev/null
+	[ "$2" != later ] || eventually 40 gone "$one" || wrong "$1 ms: the delete is not finished"
+	from=$(guest console-size "$dir" "$vm")
+	guest start "$dir" "$vm" 2>/dev/null || eventually 20 guest start "$dir" "$vm" || wrong "$1 ms: it does not start"
+	boot=$(guest wait-line "$dir" "$vm" --from "$from" '^boot ') || wrong "$1 ms: no boot"
+	# What the guest said to have synced is there.
+	back=$(guest wait-line "$dir" "$vm" --from "$from" '^resume ') || wrong "$1 ms: no resume"
+	[ "${back#resume }" -ge "$tick" ] || wrong "$1 ms, $when: it is back at $back, tick $tick was synced"
+	grep -q "vda=newer-$1" <<<"$boot" || wrong "$1 ms, $when: it booted to ${boot:0:60}"
+	eventually 40 gone "$one" || wrong "$1 ms: the delete is not finished"
+	guest wait-agent "$dir" "$vm"
+	oracle "$dir" "$vm" >"$base/oracle.out" || wrong "$1 ms: $(head -n 2 "$base/oracle.out")"
+	echo "     killed $1 ms after the mark ($when), started $2: tick $tick, ${boot:0:40}, $back"
+}
+wrong() {
+	echo "     WRONG: $*"
+	bad=$((bad + 1))
+}
+
+# How long a guest stands still for a pivot: QEMU's STOP to RESUME.
+suspension() {
+	local one events=$base/events log
+	log=$events.$vm
+	on "$dir" qemu-monitor-event "$vm" --loop --timestamp --timeout 30 >"$log" 2>/dev/null &
+	local watcher=$!
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" measured
+	remove "$dir" "$one" >/dev/null
+	kill "$watcher" 2>/dev/null
+	wait "$watcher" 2>/dev/null || true
+	python3 - "$log" <<-'END'
+		import re, sys
+		at = {}
+		for line in open(sys.argv[1]):
+		    found = re.search(r"(\d+):(\d+):(\d+)\.(\d+).*event (STOP|RESUME)", line)
+		    if found:
+		        h, m, s, f, name = found.groups()
+		        at.setdefault(name, (int(h) * 60 + int(m)) * 60 + int(s) + float("0." + f))
+		print(round((at["RESUME"] - at["STOP"]) * 1000) if len(at) == 2 else -1)
+	END
+}
+
+A26() {
+	local bad=0 ms
+	make_guest a26-01
+	up
+	ms=$(suspension)
+	echo "     the guest stood still for $ms ms"
+	check A26_suspended_at_all [ "$ms" -ge 0 ]
+	check A26_suspended_no_longer_than_needed [ "$ms" -lt 1000 ]
+	for ms in ${A26_OFFSETS:-0 12 25 60}; do
+		pivot_killed "$ms" "$([ $((ms % 2)) = 0 ] && echo later || echo "at once")"
+	done
+	equal A26_boots_into_the_past_or_worse "$bad" 0
+	check A26_the_guest_goes_on guest wait-tick "$dir" "$vm"
+}
