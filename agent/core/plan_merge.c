@@ -100,6 +100,23 @@ refuse_shrunk(const CkptMerge *merge, GError **error)
     return TRUE;
 }
 
+/* Known before anything changes: a delete that has begun could only be finished with the VM off. */
+static gboolean
+refuse_confined(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+{
+    if (!merge->sealed->commit_denied || input->vm->power == CKPT_POWER_SHUT_OFF ||
+        !ckpt_graph_attached(input, merge->overlay.layer->path))
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_SHUT_DOWN_REQUIRED,
+                   "AppArmor denies the running VM to write to %s, into which disk %s would be merged "
+                   "(mended in libvirt 12.1): shut the VM down (virsh shutdown %s) and delete the "
+                   "checkpoint then",
+                   merge->disk->sealed_file, merge->disk->target, input->vm->name);
+    ckpt_error_add(error, CKPT_META_DISK, merge->disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, merge->disk->sealed_file);
+    return TRUE;
+}
+
 static gboolean
 check_overlay(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
 {
@@ -113,7 +130,7 @@ check_overlay(const CkptPlanInput *input, const CkptMerge *merge, GError **error
                        merge->disk->sealed_file);
         return FALSE;
     }
-    return !refuse_shrunk(merge, error);
+    return !refuse_shrunk(merge, error) && !refuse_confined(input, merge, error);
 }
 
 /* Beside the present chain a header is rewritten while nobody reads the file (hazard A27): one that is not

@@ -123,6 +123,7 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
     inspect_snapshots(vm, view);
     ckpt_inspect_disks(vm, view);
     ckpt_inspect_files(vm, files);
+    ckpt_inspect_confinement(vm, view);
     if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
         return NULL;
     set_abilities(vm, view);

@@ -64,6 +64,12 @@ typedef void (*CkptLineFunc)(const char *line, gpointer data);
 gboolean ckpt_qemu_img_lines(const CkptRun *run, const char *const *arguments, CkptLineFunc func,
                              gpointer data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* ---- confinement.c ---- */
+/* Marks the files that AppArmor denies the running VM to write to, whatever it is allowed later. */
+void ckpt_inspect_confinement(CkptVm *vm, const CkptView *view);
+/* profile: the text of libvirt-UUID.files. */
+gboolean ckpt_confinement_denies(const char *profile, const char *path);
+
 /* ---- reserve.c ---- */
 gboolean ckpt_step_reserve(CkptRun *run, GError **error);
 gboolean ckpt_step_reserve_undo(CkptRun *run, GError **error);

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 # What groups about merges share: deletes in the background, and looking into their midst. A host with
 # "--limit merge_mib_per_second=4" has merges slow enough to be met there.
 

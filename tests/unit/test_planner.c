@@ -709,6 +709,18 @@ delete_of_a_shrunk_disk_is_refused(void **state) /* hazard A29 */
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_RESIZED);
 }
 
+/* Refused while nothing has happened, and only where it would be merged by the running VM. */
+static void
+delete_that_apparmor_would_deny_is_refused(void **state) /* hazard A14 */
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_find_file(world->vm, "/img/web.raw")->commit_denied = TRUE;
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SHUT_DOWN_REQUIRED);
+    world->vm->power = CKPT_POWER_SHUT_OFF;
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
+}
+
 static void
 delete_never_takes_the_newest_file_of_a_detached_disk(void **state)
 {
@@ -1034,6 +1046,7 @@ main(void)
         cmocka_unit_test(delete_beside_another_vms_clone_is_refused),
         cmocka_unit_test(delete_never_merges_what_the_agent_did_not_make),
         cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),
+        cmocka_unit_test(delete_that_apparmor_would_deny_is_refused),
         cmocka_unit_test(delete_never_takes_the_newest_file_of_a_detached_disk),
         cmocka_unit_test(delete_needs_room_for_what_it_merges),
         cmocka_unit_test(delete_reserves_in_the_file_as_it_was_sealed),

@@ -1,5 +1,6 @@
-# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# shellcheck shell=bash disable=SC2154,SC2034  # variables of "hazards"
 # libvirtd and QEMU die between a pivot and libvirt's saving of the definition
+# shellcheck source=tests/integration/merges.sh
 . "$integration/merges.sh"
 
 # kill_at OFFSET-MS PID...: when the agent has marked the base for the suspension around the pivot, and so

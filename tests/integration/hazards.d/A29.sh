@@ -1,9 +1,9 @@
-# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# shellcheck shell=bash disable=SC2154,SC2034  # variables of "hazards"
 # A disk shrunk or grown between checkpoints
 virtual_size() { qemu-img info -U --output=json "$1" | jq '."virtual-size" / 1048576'; }
 
 A29() {
-	local one two safety before sum top size
+	local one two safety before sum top
 	make_guest a29-01 --size 64 --disks 2 --format raw
 	up
 	guest mark "$dir" "$vm" small

@@ -1,5 +1,6 @@
-# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# shellcheck shell=bash disable=SC2154,SC2034  # variables of "hazards"
 # QEMU, libvirtd or the agent killed in mid-commit: the base is part-overwritten
+# shellcheck source=tests/integration/merges.sh
 . "$integration/merges.sh"
 
 A9() {
