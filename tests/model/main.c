@@ -12,7 +12,7 @@
 #define WORLD 40 /* actions in one world */
 
 static gint64 option_seed = 1, option_operations = 20000;
-static gint64 option_world = -1;
+static gint64 option_world = -1, option_draw;
 static gboolean option_verbose, option_regress, option_keep_going;
 
 static GOptionEntry entries[] = {
@@ -20,6 +20,7 @@ static GOptionEntry entries[] = {
     {"ops", 0, 0, G_OPTION_ARG_INT64, &option_operations, "Operations in all (20000)", "N"},
     {"world", 0, 0, G_OPTION_ARG_INT64, &option_world, "Only the world of this seed", "N"},
     {"regress", 0, 0, G_OPTION_ARG_NONE, &option_regress, "Only the worlds that once failed", NULL},
+    {"draw", 0, 0, G_OPTION_ARG_INT64, &option_draw, "Print so many actions of --world; run nothing", "N"},
     {"keep-going", 0, 0, G_OPTION_ARG_NONE, &option_keep_going, "Do not stop at 5 violations", NULL},
     {"verbose", 'v', 0, G_OPTION_ARG_NONE, &option_verbose, "Tell what happens", NULL},
     {NULL, 0, 0, 0, NULL, NULL, NULL},
@@ -73,6 +74,21 @@ run_world(guint64 seed, const char *dir, Model *totals)
     if (violation)
         report(seed, actions, violation, dir);
     return violation == NULL;
+}
+
+/* For tests that do the same on a real hypervisor. */
+static int
+draw(guint count)
+{
+    g_autofree Action *actions = g_new(Action, count);
+
+    script_draw((guint64)MAX(option_world, 0), actions, count);
+    for (guint i = 0; i < count; i++) {
+        g_autofree char *text = script_describe(&actions[i]);
+
+        puts(text);
+    }
+    return 0;
 }
 
 static guint
@@ -138,6 +154,8 @@ main(int argc, char **argv)
         g_printerr("model: %s\n", error->message);
         return 2;
     }
+    if (option_draw > 0)
+        return draw((guint)MIN(option_draw, 10000));
     setvbuf(stdout, NULL, _IOLBF, 0);
     g_log_set_default_handler(drop_log, NULL);
     signal(SIGABRT, on_abort);
