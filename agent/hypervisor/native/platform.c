@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* esx, vpx and vbox by reading libvirt 9.0's src/esx and src/vbox; nobody has run them yet. */
+/* esx, vpx and vbox have the same calls, by libvirt's documentation; what they make of them nobody has tried. */
 static const CkptPlatform platforms[] = {
     {"test", .live = TRUE, .memory = TRUE, .revert_flags = TRUE, .in_process = TRUE},
     {"esx", .live = TRUE, .memory = TRUE},
