@@ -263,7 +263,7 @@ class World:
         if sum(c.vm is vm for c in self.checkpoints.values()) < 3:
             return self.act_create(vm, a)  # else no tree would grow
         target = self.pick(vm, a.b)
-        deferred = a.c % 3 == 0 and False
+        deferred = a.c % 3 == 0
         text = f"checkpoint_id:'{target}'" + (" when_possible:true" if deferred else "")
         reply, reason = self.request(vm, "DeleteCheckpoint", text, *a.fault())
         if not reason:
