@@ -81,6 +81,18 @@ static const Regression scripts[] = {
        {{FAULT_SYNC, 14, 2580993632u}, {FAULT_SYNC, 2, 38667210u}}},
       {ACT_CREATE, 1841092956u, 168830756u, 2020183658u, 2950815479u, {{0}, {0}}},
       {ACT_DELETE, 3650324046u, 1004555596u, 3024636549u, 3325590257u, {{FAULT_HOST, 22, 3687599656u}, {0}}}}},
+    {"a guest was left suspended by an undo's merge that a crash cut short behind its pivot",
+     1000000867,
+     1,
+     {{ACT_CREATE, 4145224658u, 1124994307u, 4271905978u, 1635299539u,
+       {{FAULT_ERROR, 32, 3476053679u}, {FAULT_CRASH, 15, 1217120829u}}}}},
+    {"the stop of a VM that its owner had started during a restore failed once, and for good",
+     1000001526,
+     3,
+     {{ACT_CREATE, 3522916063u, 1110048690u, 373120700u, 2353771386u, {{FAULT_HOST, 11, 3784495025u}, {0}}},
+      {ACT_CREATE, 4048042881u, 87074451u, 2423277994u, 1983851302u, {{0}, {0}}},
+      {ACT_RESTORE, 610741965u, 1440223414u, 1968210065u, 636286510u,
+       {{FAULT_OWNER_START, 11, 205791646u}, {FAULT_ERROR, 15, 878448616u}}}}},
 };
 /* clang-format on */
 
