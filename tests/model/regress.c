@@ -93,6 +93,14 @@ static const Regression scripts[] = {
       {ACT_CREATE, 4048042881u, 87074451u, 2423277994u, 1983851302u, {{0}, {0}}},
       {ACT_RESTORE, 610741965u, 1440223414u, 1968210065u, 636286510u,
        {{FAULT_OWNER_START, 11, 205791646u}, {FAULT_ERROR, 15, 878448616u}}}}},
+    {"a linked clone that its owner laid on the VM's own sealed file was taken for a changed chain",
+     1000001843,
+     5,
+     {{ACT_CREATE, 687653733u, 2330321543u, 1165726537u, 3568079881u, {{0}, {0}}},
+      {ACT_CLONE, 2116174557u, 1574835732u, 757586610u, 2455162429u, {{0}, {0}}},
+      {ACT_CREATE, 881347879u, 2846442276u, 1439041986u, 834174995u, {{0}, {0}}},
+      {ACT_CLONE, 1249141180u, 990478723u, 2440661131u, 3662796268u, {{0}, {0}}},
+      {ACT_RESTORE, 1385227032u, 456471507u, 424509461u, 1612780239u, {{0}, {0}}}}},
 };
 /* clang-format on */
 
