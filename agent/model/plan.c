@@ -66,6 +66,7 @@ ckpt_change_new(void)
     change->removes = g_ptr_array_new_with_free_func(g_free);
     change->made = g_ptr_array_new_with_free_func(g_free);
     change->gone = g_ptr_array_new_with_free_func(g_free);
+    change->unlinked = g_ptr_array_new_with_free_func(g_free);
     return change;
 }
 
@@ -78,6 +79,7 @@ ckpt_change_free(CkptChange *change)
     g_clear_pointer(&change->removes, g_ptr_array_unref);
     g_clear_pointer(&change->made, g_ptr_array_unref);
     g_clear_pointer(&change->gone, g_ptr_array_unref);
+    g_clear_pointer(&change->unlinked, g_ptr_array_unref);
     g_free(change->current_id);
     g_free(change);
 }

@@ -76,7 +76,10 @@ typedef struct {
     gboolean set_current;
     char *current_id;      /* the VM's current checkpoint from now on; NULL = none */
     GPtrArray *made;       /* char *, files that the agent made for the VM: only these may be removed */
-    GPtrArray *gone;       /* char *, files no longer needed, about to be removed */
+    GPtrArray *gone;       /* char *, of those, files that nobody needs any more and that are to be
+                              removed: doomed. `made` in a later change takes that back */
+    GPtrArray *unlinked;   /* char *, of those, files that are no longer there. Not journalled: no plan
+                              knows it beforehand */
 } CkptChange;
 CkptChange *ckpt_change_new(void);
 void ckpt_change_free(CkptChange *change);

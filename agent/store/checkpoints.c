@@ -83,12 +83,17 @@ apply_files(CkptDatabase *db, const CkptChange *change, const char *vm_id, GErro
     for (guint i = 0; i < change->made->len; i++)
         if (!ckpt_database_run(db, error,
                                "INSERT INTO files (path, vm_id) VALUES (?1, ?2)"
-                               " ON CONFLICT (path) DO UPDATE SET vm_id = ?2",
+                               " ON CONFLICT (path) DO UPDATE SET vm_id = ?2, doomed = 0",
                                "tt", change->made->pdata[i], vm_id))
             return FALSE;
     for (guint i = 0; i < change->gone->len; i++)
-        if (!ckpt_database_run(db, error, "DELETE FROM files WHERE path = ?1 AND vm_id = ?2", "tt",
+        if (!ckpt_database_run(db, error,
+                               "UPDATE files SET doomed = 1 WHERE path = ?1 AND vm_id = ?2", "tt",
                                change->gone->pdata[i], vm_id))
+            return FALSE;
+    for (guint i = 0; i < change->unlinked->len; i++)
+        if (!ckpt_database_run(db, error, "DELETE FROM files WHERE path = ?1 AND vm_id = ?2", "tt",
+                               change->unlinked->pdata[i], vm_id))
             return FALSE;
     return TRUE;
 }

@@ -4,7 +4,7 @@
 
 /* "ckpt": tells our file from other SQLite files. */
 #define APPLICATION_ID 0x636b7074
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 /* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
  * kept as the signed number of the same bits. */
@@ -55,6 +55,11 @@ static const char version_2[] =
     " step INTEGER NOT NULL, reached INTEGER NOT NULL, freeze_us INTEGER NOT NULL,"
     " pause_us INTEGER NOT NULL, note TEXT, PRIMARY KEY (operation, step)) STRICT, WITHOUT ROWID;";
 
+/* A file that nobody needs, and that is still to be removed. */
+static const char version_3[] =
+    "ALTER TABLE files ADD COLUMN doomed INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX files_doomed ON files (vm_id) WHERE doomed = 1;";
+
 static gboolean
 read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 {
@@ -72,7 +77,7 @@ read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 static gboolean
 upgrade(CkptDatabase *db, gint64 version, GError **error)
 {
-    static const char *const versions[] = {version_1, version_2};
+    static const char *const versions[] = {version_1, version_2, version_3};
 
     G_STATIC_ASSERT(G_N_ELEMENTS(versions) == SCHEMA_VERSION);
     if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
@@ -84,10 +89,10 @@ upgrade(CkptDatabase *db, gint64 version, GError **error)
         return FALSE;
     }
     return ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
-           ckpt_database_run(db, error, "PRAGMA user_version = 2", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 3", "") &&
            ckpt_database_run(db, error, "COMMIT", "");
 }
-G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 2);
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 3);
 
 gboolean
 ckpt_schema_prepare(CkptDatabase *db, GError **error)

@@ -98,11 +98,13 @@ void ckpt_vm_record_free(CkptVmRecord *record);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmRecord, ckpt_vm_record_free)
 /* Never NULL without an error: a VM the store does not know has an empty record. */
 CkptVmRecord *ckpt_store_get_vm(CkptStore *store, const char *vm_id, GError **error);
-/* The VMs that have checkpoints or are quarantined: char *. */
+/* The VMs that have checkpoints or doomed files or are quarantined: char *. */
 GPtrArray *ckpt_store_vms(CkptStore *store, GError **error);
-/* Files that the agent made for the VM and has not given up (CkptChange.made less .gone): char *,
- * sorted. A path belongs to the VM that named it last. */
+/* Files that the agent made for the VM (CkptChange.made less .unlinked): char *, sorted. A path belongs to
+ * the VM that named it last. */
 GPtrArray *ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error);
+/* Those of them that are doomed: nobody needs them, and they could not be removed yet. */
+GPtrArray *ckpt_store_doomed_files(CkptStore *store, const char *vm_id, GError **error);
 /* reason NULL lifts the quarantine. */
 gboolean ckpt_store_quarantine_vm(CkptStore *store, const char *vm_id, const char *reason,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -50,7 +50,7 @@ list_work(CkptDatabase *db, gpointer data, GError **error)
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
-        "SELECT vm_id FROM checkpoints UNION"
+        "SELECT vm_id FROM checkpoints UNION SELECT vm_id FROM files WHERE doomed = 1 UNION"
         " SELECT vm_id FROM vms WHERE quarantine_reason IS NOT NULL ORDER BY vm_id",
         "");
 
@@ -70,7 +70,7 @@ ckpt_store_vms(CkptStore *store, GError **error)
 }
 
 typedef struct {
-    const char *vm_id;
+    const char *vm_id, *sql;
     GPtrArray *paths;
 } Files;
 
@@ -79,8 +79,7 @@ files_work(CkptDatabase *db, gpointer data, GError **error)
 {
     Files *files = data;
     gboolean failed = FALSE;
-    sqlite3_stmt *statement = ckpt_database_query(
-        db, error, "SELECT path FROM files WHERE vm_id = ?1 ORDER BY path", "t", files->vm_id);
+    sqlite3_stmt *statement = ckpt_database_query(db, error, files->sql, "t", files->vm_id);
 
     if (!statement)
         return FALSE;
@@ -89,15 +88,29 @@ files_work(CkptDatabase *db, gpointer data, GError **error)
     return !failed;
 }
 
-GPtrArray *
-ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error)
+static GPtrArray *
+list_files(CkptStore *store, const char *sql, const char *vm_id, GError **error)
 {
     g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
-    Files files = {vm_id, paths};
+    Files files = {vm_id, sql, paths};
 
     if (!ckpt_store_read(store, files_work, &files, error))
         return NULL;
     return g_steal_pointer(&paths);
+}
+
+GPtrArray *
+ckpt_store_vm_files(CkptStore *store, const char *vm_id, GError **error)
+{
+    return list_files(store, "SELECT path FROM files WHERE vm_id = ?1 ORDER BY path", vm_id, error);
+}
+
+GPtrArray *
+ckpt_store_doomed_files(CkptStore *store, const char *vm_id, GError **error)
+{
+    return list_files(store,
+                      "SELECT path FROM files WHERE vm_id = ?1 AND doomed = 1 ORDER BY path", vm_id,
+                      error);
 }
 
 typedef struct {

@@ -534,11 +534,11 @@ a_vm_has_a_record(void **state)
 }
 
 static void
-files_that_the_agent_made_are_known_until_given_up(void **state)
+files_that_the_agent_made_are_known_until_they_are_removed(void **state)
 {
     StoreFixture *fixture = *state;
-    g_autoptr(CkptChange) made = ckpt_change_new(), gone = ckpt_change_new();
-    g_autoptr(GPtrArray) before = NULL, after = NULL;
+    g_autoptr(CkptChange) made = ckpt_change_new(), gone = ckpt_change_new(), unlinked = ckpt_change_new();
+    g_autoptr(GPtrArray) before = NULL, after = NULL, doomed = NULL, spared = NULL, vms = NULL;
 
     g_ptr_array_add(made->made, g_strdup("/b"));
     g_ptr_array_add(made->made, g_strdup("/a"));
@@ -551,6 +551,16 @@ files_that_the_agent_made_are_known_until_given_up(void **state)
     assert_string_equal(before->pdata[0], "/a");
     assert_true(ckpt_store_apply(fixture->store, gone, "v1", NULL));
     store_fixture_reopen(fixture);
+    doomed = ckpt_store_doomed_files(fixture->store, "v1", NULL);
+    assert_int_equal(doomed->len, 1);
+    assert_string_equal(doomed->pdata[0], "/a");
+    vms = ckpt_store_vms(fixture->store, NULL);
+    assert_int_equal(vms->len, 1); /* has no checkpoint */
+    assert_true(ckpt_store_apply(fixture->store, made, "v1", NULL));
+    spared = ckpt_store_doomed_files(fixture->store, "v1", NULL);
+    assert_int_equal(spared->len, 0);
+    g_ptr_array_add(unlinked->unlinked, g_strdup("/a"));
+    assert_true(ckpt_store_apply(fixture->store, unlinked, "v1", NULL));
     after = ckpt_store_vm_files(fixture->store, "v1", NULL);
     assert_int_equal(after->len, 1);
     assert_string_equal(after->pdata[0], "/b");
@@ -589,7 +599,7 @@ main(void)
         TEST(pages_neither_repeat_nor_leave_out),
         TEST(a_vms_checkpoints_come_in_the_order_of_their_making),
         TEST(a_vm_has_a_record),
-        TEST(files_that_the_agent_made_are_known_until_given_up),
+        TEST(files_that_the_agent_made_are_known_until_they_are_removed),
         TEST(event_numbers_grow_over_restarts),
     };
 

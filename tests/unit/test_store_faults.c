@@ -106,6 +106,67 @@ a_newer_schema_is_refused(void **state)
     assert_not_opened(fixture->dir, "newer agent");
 }
 
+static char *
+read_schema(StoreFixture *fixture)
+{
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.db", NULL);
+    GString *text = g_string_new(NULL);
+    sqlite3 *handle;
+    sqlite3_stmt *statement;
+
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    assert_int_equal(sqlite3_open(path, &handle), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(handle,
+                                        "SELECT user_version FROM pragma_user_version UNION ALL"
+                                        " SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL",
+                                        -1, &statement, NULL),
+                     SQLITE_OK);
+    while (sqlite3_step(statement) == SQLITE_ROW)
+        g_string_append_printf(text, "%s\n", (const char *)sqlite3_column_text(statement, 0));
+    sqlite3_finalize(statement);
+    sqlite3_close(handle);
+    return g_string_free(text, FALSE);
+}
+
+/* The newest schema less what later versions added is the older one. */
+#define BACK_TO_2                                                                                  \
+    "DROP INDEX files_doomed; ALTER TABLE files DROP COLUMN doomed; PRAGMA user_version = 2;"
+#define BACK_TO_1 BACK_TO_2 "DROP TABLE snapshot_results; PRAGMA user_version = 1;"
+
+static void
+an_older_schema_is_upgraded_and_keeps_its_rows(void **state)
+{
+    static const char *const back[] = {BACK_TO_1, BACK_TO_2};
+    StoreFixture *fixture = *state;
+    g_autoptr(CkptChange) made = ckpt_change_new(), gone = ckpt_change_new();
+    g_autofree char *schema = NULL;
+
+    g_ptr_array_add(made->made, g_strdup("/images/a.qcow2"));
+    g_ptr_array_add(gone->gone, g_strdup("/images/a.qcow2"));
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    assert_true(ckpt_store_apply(fixture->store, made, "v1", NULL));
+    schema = read_schema(fixture);
+    for (gsize i = 0; i < G_N_ELEMENTS(back); i++) {
+        g_autoptr(CkptCheckpoint) row = NULL;
+        g_autoptr(GPtrArray) files = NULL, doomed = NULL, then = NULL;
+        g_autofree char *upgraded = NULL;
+
+        tamper(fixture, back[i]);
+        store_fixture_reopen(fixture);
+        row = ckpt_store_get_checkpoint(fixture->store, "c1", NULL);
+        assert_non_null(row);
+        files = ckpt_store_vm_files(fixture->store, "v1", NULL);
+        assert_int_equal(files->len, 1);
+        doomed = ckpt_store_doomed_files(fixture->store, "v1", NULL);
+        assert_int_equal(doomed->len, 0); /* an older agent had not said so */
+        assert_true(ckpt_store_apply(fixture->store, gone, "v1", NULL));
+        then = ckpt_store_doomed_files(fixture->store, "v1", NULL);
+        assert_int_equal(then->len, 1);
+        upgraded = read_schema(fixture);
+        assert_string_equal(upgraded, schema);
+    }
+}
+
 static void
 another_programs_file_is_refused(void **state)
 {
@@ -474,6 +535,7 @@ main(void)
         TEST(a_folder_open_to_others_is_refused),
         TEST(a_second_agent_is_refused),
         TEST(a_newer_schema_is_refused),
+        TEST(an_older_schema_is_upgraded_and_keeps_its_rows),
         TEST(another_programs_file_is_refused),
         TEST(a_corrupt_file_is_refused_and_left_alone),
         TEST(commits_of_many_threads_all_count),
