@@ -172,6 +172,7 @@ on_worker(gpointer data, gpointer user_data)
     if (live) {
         ckpt_engine_emit(engine, live);
         look = ckpt_deferred_is_due(engine, live);
+        look = ckpt_leftovers_are_due(engine, live->op->vm_id) || look;
     }
     g_mutex_lock(&engine->lock);
     queue->look = queue->look || look;
@@ -374,7 +375,7 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
         take_up(engine, g_ptr_array_index(unfinished, i));
     if (engine->driver->watch)
         engine->driver->watch(engine->driver, ckpt_reconcile_changed, engine);
-    return ckpt_deferred_start(engine, error);
+    return ckpt_leftovers_start(engine, error) && ckpt_deferred_start(engine, error);
 }
 
 void

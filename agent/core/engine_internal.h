@@ -102,6 +102,14 @@ void ckpt_deferred_look(CkptEngine *engine, const char *vm_id);
 /* Whether the end of this operation is an occasion to look. */
 gboolean ckpt_deferred_is_due(CkptEngine *engine, const LiveOp *live);
 
+/* leftovers.c. Whether the VM has files that are still to be removed. */
+gboolean ckpt_leftovers_are_due(CkptEngine *engine, const char *vm_id);
+/* Removes them where that is possible now; one that somebody uses is kept from then on. The VM's turn is
+ * the caller's. */
+void ckpt_leftovers_look(CkptEngine *engine, const char *vm_id);
+/* At start: whatever is left is looked at. */
+gboolean ckpt_leftovers_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
 /* Fills op->plan (fresh), or takes over that of an unfinished delete. dry: only to show it; what is found
@@ -123,7 +131,7 @@ gboolean ckpt_operation_has_begun_delete(const CkptOperation *op);
 typedef struct {
     CkptPlanInput input;
     CkptVm *vm;
-    GPtrArray *checkpoints, *made;
+    GPtrArray *checkpoints, *made, *doomed;
     GPtrArray *others; /* CkptCheckpoint of every VM; NULL unless asked for */
     CkptVmRecord *record;
     char *new_id;

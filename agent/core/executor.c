@@ -2,6 +2,7 @@
 
 #include "common/fault.h"
 #include "agent/core/graph.h"
+#include "agent/core/leftovers.h"
 #include "agent/core/manifest.h"
 
 #define UNDO_ATTEMPTS 3
@@ -95,41 +96,6 @@ final_row(CkptPlan *plan, const char *id)
     return NULL;
 }
 
-static void
-add_known(CkptStep *step, const char *file, CkptFormat format)
-{
-    if (!g_str_equal(file, step->file))
-        g_ptr_array_add(step->disks, ckpt_disk_file_new("", file, format, NULL));
-}
-
-/* Who lies on a file that is about to go is asked when it goes, of all that the catalogue knows by then:
- * the plan may be days old. */
-static gboolean
-list_readers(CkptExecution *x, CkptStep *step, GError **error)
-{
-    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
-    g_autoptr(GPtrArray) rows = ckpt_store_list_checkpoints(x->store, &all, error);
-    g_autoptr(GPtrArray) made =
-        rows ? ckpt_store_vm_files(x->store, x->operation->plan->vm_id, error) : NULL;
-
-    if (!made)
-        return FALSE;
-    g_clear_pointer(&step->disks, g_ptr_array_unref);
-    step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
-    for (guint i = 0; i < rows->len; i++) {
-        const CkptCheckpoint *row = g_ptr_array_index(rows, i);
-
-        for (guint k = 0; k < row->disks->len; k++) {
-            const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, k);
-
-            add_known(step, disk->sealed_file, disk->format);
-        }
-    }
-    for (guint i = 0; i < made->len; i++)
-        add_known(step, g_ptr_array_index(made, i), CKPT_FORMAT_QCOW2);
-    return TRUE;
-}
-
 /* What is known only when the step is run. */
 static gboolean
 prepare_step(CkptExecution *x, CkptStep *step, GError **error)
@@ -138,7 +104,7 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
     CkptCheckpoint *row;
 
     if (step->kind == CKPT_STEP_REMOVE_FILE)
-        return list_readers(x, step, error);
+        return ckpt_removal_prepare(x->store, x->operation->plan->vm_id, step, error);
     if (step->kind != CKPT_STEP_WRITE_MANIFEST)
         return TRUE;
     row = final_row(x->operation->plan, step->checkpoint_id);
@@ -249,8 +215,14 @@ store_is_gone(CkptExecution *x)
     return reason != NULL;
 }
 
-/* Files whose removal failed, or cannot be told to have been done, stay the agent's own, so that they
- * are not lost sight of. */
+static void
+add_left(CkptChange *change, const CkptStep *step)
+{
+    g_ptr_array_add(change->made, g_strdup(step->file));
+    g_ptr_array_add(change->gone, g_strdup(step->file));
+}
+
+/* Files whose removal failed, or cannot be told to have been done, stay doomed: it is tried again. */
 static CkptChange *
 files_left(CkptExecution *x)
 {
@@ -260,9 +232,12 @@ files_left(CkptExecution *x)
     for (guint i = 0; i < plan->steps->len; i++) {
         CkptStep *step = step_at(plan, i);
 
-        if (step->kind == CKPT_STEP_REMOVE_FILE &&
-            x->driver->step_check(x->driver, plan, step, NULL) != CKPT_OUTCOME_DONE)
-            g_ptr_array_add(change->made, g_strdup(step->file));
+        if (step->kind != CKPT_STEP_REMOVE_FILE)
+            continue;
+        if (x->driver->step_check(x->driver, plan, step, NULL) == CKPT_OUTCOME_DONE)
+            g_ptr_array_add(change->unlinked, g_strdup(step->file));
+        else
+            add_left(change, step);
     }
     return change;
 }
@@ -305,7 +280,7 @@ finish(CkptExecution *x, GError **error)
     op->step_ended = (gint)op->plan->steps->len - 1;
     set_result(x);
     ckpt_fault_point();
-    if (!ckpt_store_end_operation(x->store, op, left->made->len ? left : NULL, error)) {
+    if (!ckpt_store_end_operation(x->store, op, left, error)) {
         op->state = CKPT_OP_RUNNING; /* the journal still says so */
         return CKPT_END_LATER;
     }
@@ -476,28 +451,20 @@ undo_step(CkptExecution *x, gint index, GError **error)
 /* A step that cannot be undone leaves the VM neither as before nor as asked, so that it is tried again
  * while it might yet come right: a file in use for a moment, a libvirt that is busy. */
 static gboolean
-is_worth_another(guint attempt, const GError *why)
-{
-    if (attempt == UNDO_ATTEMPTS || is_away(why))
-        return FALSE;
-    g_usleep(UNDO_PAUSE_US);
-    return TRUE;
-}
-
-static gboolean
 undo_step_stubbornly(CkptExecution *x, gint index, GError **error)
 {
     for (guint attempt = 1;; attempt++) {
         g_autoptr(GError) why = NULL;
-        g_autofree char *what = NULL;
 
         if (undo_step(x, index, &why))
             return TRUE;
-        if (is_worth_another(attempt, why))
-            continue;
-        what = ckpt_step_describe(step_at(x->operation->plan, index));
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
-        return FALSE;
+        if (attempt == UNDO_ATTEMPTS || is_away(why)) {
+            g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
+
+            g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
+            return FALSE;
+        }
+        g_usleep(UNDO_PAUSE_US);
     }
 }
 
@@ -512,24 +479,31 @@ is_left_behind(const CkptPlan *plan, gint index)
 }
 
 /* QEMU may have opened an overlay and never switched to it, and keeps it open until it ends: there is
- * nothing in it, the VM is as before, and the file stays known as the agent's own. */
+ * nothing in it, and the VM is as before. */
 static gboolean
 is_opened_only(CkptExecution *x, gint index)
 {
     CkptPlan *plan = x->operation->plan;
     CkptStep *step = step_at(plan, index);
-    g_autoptr(CkptChange) change = NULL;
-    g_autoptr(GError) error = NULL;
 
-    if (plan->kind != CKPT_KIND_CREATE || step->kind != CKPT_STEP_MAKE_OVERLAY ||
-        x->driver->step_check(x->driver, plan, step, NULL) != CKPT_OUTCOME_DONE)
-        return FALSE;
-    change = ckpt_change_new();
-    g_ptr_array_add(change->made, g_strdup(step->file));
-    if (!ckpt_store_apply(x->store, change, plan->vm_id, &error))
-        g_warning("VM %s: cannot record %s as left behind: %s", plan->vm_id, step->file,
-                  error->message);
-    return TRUE;
+    return plan->kind == CKPT_KIND_CREATE && step->kind == CKPT_STEP_MAKE_OVERLAY &&
+           x->driver->step_check(x->driver, plan, step, NULL) == CKPT_OUTCOME_DONE;
+}
+
+/* It is removed when that is possible; what may be another's is not. */
+static void
+leave_behind(CkptExecution *x, gint index)
+{
+    CkptOperation *op = x->operation;
+    CkptStep *step = step_at(op->plan, index);
+
+    if (step->kind != CKPT_STEP_MAKE_OVERLAY ||
+        (index > op->step_ended &&
+         x->driver->step_check(x->driver, op->plan, step, NULL) != CKPT_OUTCOME_DONE))
+        return;
+    if (!x->left)
+        x->left = ckpt_change_new();
+    add_left(x->left, step);
 }
 
 /* Between the restored definition and the end somebody else may have started the VM: it then runs on the
@@ -539,7 +513,7 @@ stop_restored(CkptExecution *x, GError **error)
 {
     CkptOperation *op = x->operation;
     CkptStep *stop;
-    gboolean done = FALSE;
+    gboolean done;
 
     if (op->plan->kind != CKPT_KIND_RESTORE || op->step_ended < (gint)op->plan->decisive)
         return TRUE;
@@ -548,15 +522,7 @@ stop_restored(CkptExecution *x, GError **error)
             return TRUE;
     stop = ckpt_step_new(CKPT_STEP_STOP);
     stop->power = CKPT_POWER_SHUT_OFF;
-    for (guint attempt = 1; !done; attempt++) {
-        g_autoptr(GError) why = NULL;
-
-        done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, &why);
-        if (done || is_worth_another(attempt, why))
-            continue;
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "stop the VM: ");
-        break;
-    }
+    done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, error);
     ckpt_step_free(stop);
     return done;
 }
@@ -585,6 +551,7 @@ undo_steps(CkptExecution *x, GError **error)
             return FALSE;
         }
         g_warning("VM %s: left behind: %s", op->plan->vm_id, why->message);
+        leave_behind(x, i);
         g_clear_error(&why);
     }
     ckpt_fault_point();

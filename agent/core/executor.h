@@ -16,6 +16,8 @@ typedef struct {
     gpointer data;            /* for progress and on_step */
     char *alarm;              /* result: why the VM is to be quarantined although it is DONE; NULL = it
                                  is not. The caller frees it */
+    CkptChange *left;         /* result of an operation that was undone: what of it is left behind, to be
+                                 stored with its end. NULL = nothing. The caller frees it */
 } CkptExecution;
 
 typedef enum {

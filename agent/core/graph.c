@@ -78,7 +78,7 @@ ckpt_graph_readers(const CkptPlanInput *input, const char *file)
         CkptLayer *layer = value;
 
         if (layer->exists && layer->backing && is_same(input, layer->backing, file) &&
-            !has_layer(readers, layer))
+            !has_layer(readers, layer) && !ckpt_graph_is_doomed(input, layer->path))
             g_ptr_array_add(readers, layer);
     }
     g_ptr_array_sort(readers, compare_layers);
@@ -146,35 +146,6 @@ ckpt_graph_agent_made(const CkptPlanInput *input, const char *file)
     return g_ptr_array_find_with_equal_func(input->made, file, g_str_equal, NULL);
 }
 
-static gboolean
-is_made(const CkptPlanInput *input, const char *file)
-{
-    for (guint i = 0; i < input->made->len; i++)
-        if (is_same(input, g_ptr_array_index(input->made, i), file))
-            return TRUE;
-    return FALSE;
-}
-
-char *
-ckpt_graph_root(const CkptPlanInput *input, const char *file)
-{
-    g_auto(GStrv) chain = ckpt_graph_chain(input, file);
-    guint i = 0;
-
-    while (chain[i] && chain[i + 1] && is_made(input, chain[i]))
-        i++;
-    return g_strdup(chain[i]);
-}
-
-gboolean
-ckpt_graph_same_disk(const CkptPlanInput *input, const char *a, const char *b)
-{
-    g_autofree char *one = ckpt_graph_root(input, a);
-    g_autofree char *other = ckpt_graph_root(input, b);
-
-    return one && is_same(input, one, other);
-}
-
 const CkptFileUser *
 ckpt_graph_user(const CkptPlanInput *input, const char *file)
 {
@@ -185,6 +156,59 @@ ckpt_graph_user(const CkptPlanInput *input, const char *file)
             return user;
     }
     return NULL;
+}
+
+gboolean
+ckpt_graph_runs_on(const CkptPlanInput *input, const CkptDisk *disk, const CkptLayer *overlay)
+{
+    const CkptLayer *below = overlay->backing ? ckpt_vm_find_file(input->vm, overlay->backing) : NULL;
+
+    return overlay->exists && overlay->write_locked && below && !below->write_locked &&
+           disk->live_source &&
+           (g_strcmp0(disk->live_source, overlay->path) == 0 ||
+            ckpt_graph_lies_on(input, overlay->path, disk->live_source));
+}
+
+static gboolean
+is_used(const CkptPlanInput *input, const char *file)
+{
+    const CkptLayer *layer = ckpt_vm_find_file(input->vm, file);
+
+    if (ckpt_graph_is_top(input, file) || ckpt_graph_attached(input, file) ||
+        ckpt_graph_owner(input, file, NULL) || ckpt_graph_user(input, file))
+        return TRUE;
+    for (guint i = 0; layer && i < input->vm->disks->len; i++)
+        if (ckpt_graph_runs_on(input, g_ptr_array_index(input->vm->disks, i), layer))
+            return TRUE;
+    return FALSE;
+}
+
+/* deep: ends where headers form a loop. */
+static gboolean
+is_doomed(const CkptPlanInput *input, const char *file, guint deep)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    if (!g_ptr_array_find_with_equal_func(input->doomed, file, g_str_equal, NULL) || deep == 0 ||
+        is_used(input, file))
+        return FALSE;
+    g_hash_table_iter_init(&iter, input->vm->files);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        const CkptLayer *layer = value;
+
+        if (layer->exists && layer->backing && is_same(input, layer->backing, file) &&
+            !is_doomed(input, layer->path, deep - 1))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_graph_is_doomed(const CkptPlanInput *input, const char *file)
+{
+    return input->doomed && input->doomed->len > 0 &&
+           is_doomed(input, file, input->doomed->len);
 }
 
 char *

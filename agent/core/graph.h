@@ -7,7 +7,8 @@ CkptCheckpoint *ckpt_graph_find(GPtrArray *checkpoints, const char *id); /* NULL
 /* The checkpoint that sealed this file, and its disk entry; NULL if none did. */
 CkptCheckpoint *ckpt_graph_owner(const CkptPlanInput *input, const char *file,
                                  CkptCheckpointDisk **disk);
-/* CkptLayer (borrowed): every known file whose header names this one as its backing file. */
+/* CkptLayer (borrowed): every known file whose header names this one as its backing file, but for doomed
+ * ones: what they show is nobody's business. */
 GPtrArray *ckpt_graph_readers(const CkptPlanInput *input, const char *file);
 /* The paths from file down to its root, file first. NULL-terminated. */
 char **ckpt_graph_chain(const CkptPlanInput *input, const char *file);
@@ -15,15 +16,15 @@ char **ckpt_graph_chain(const CkptPlanInput *input, const char *file);
 CkptDisk *ckpt_graph_attached(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_is_top(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_agent_made(const CkptPlanInput *input, const char *file);
-/* The file that the disk was when the agent first met it: the first one downwards that the agent did not
- * make. What lies below that is its owner's affair: a template, or the file that this one is a clone of.
- * (transfer full; NULL for NULL) */
-char *ckpt_graph_root(const CkptPlanInput *input, const char *file);
-/* Whether both are states of one disk. */
-gboolean ckpt_graph_same_disk(const CkptPlanInput *input, const char *a, const char *b);
 /* Whether `file` is below `overlay`, by the headers. */
 gboolean ckpt_graph_lies_on(const CkptPlanInput *input, const char *overlay, const char *file);
 /* Who, besides this VM, uses the file; NULL if nobody does. */
 const CkptFileUser *ckpt_graph_user(const CkptPlanInput *input, const char *file);
+/* Whether nobody needs the file: the catalogue says so, and nothing that is known contradicts it, be it a
+ * definition, a running VM, a row, another VM or a file lying on it that is needed. */
+gboolean ckpt_graph_is_doomed(const CkptPlanInput *input, const char *file);
+/* Whether QEMU writes to this overlay for the disk, be it that libvirt names one below it. One that was
+ * opened and never switched to is open for writing, too, and so is then the file below. */
+gboolean ckpt_graph_runs_on(const CkptPlanInput *input, const CkptDisk *disk, const CkptLayer *overlay);
 /* What a reader is, for people: "checkpoint NAME (ID)", "the present state", "FILE". */
 char *ckpt_graph_describe(const CkptPlanInput *input, const char *file);

@@ -51,16 +51,6 @@ find_deleting(const CkptPlanInput *input)
     return NULL;
 }
 
-/* Whoever runs on an overlay has the files below for reading only; one that was opened and never switched
- * to is open for writing, too. */
-static gboolean
-is_switched_to(const CkptPlanInput *input, const CkptLayer *overlay)
-{
-    const CkptLayer *below = overlay->backing ? ckpt_vm_find_file(input->vm, overlay->backing) : NULL;
-
-    return below && !below->write_locked;
-}
-
 /* The one overlay of ours above the file that libvirt names for the disk, to which QEMU writes; NULL if
  * there is none, or if nobody can tell which. */
 static const CkptLayer *
@@ -72,11 +62,8 @@ find_written(const CkptPlanInput *input, const CkptDisk *disk)
         const char *file = g_ptr_array_index(input->made, i);
         const CkptLayer *layer = ckpt_vm_find_file(input->vm, file);
 
-        if (!layer || !layer->exists || !layer->write_locked ||
-            ckpt_graph_owner(input, file, NULL) || ckpt_graph_user(input, file) ||
-            !is_switched_to(input, layer) ||
-            !(g_strcmp0(disk->live_source, file) == 0 ||
-              ckpt_graph_lies_on(input, file, disk->live_source)))
+        if (!layer || ckpt_graph_owner(input, file, NULL) || ckpt_graph_user(input, file) ||
+            !ckpt_graph_runs_on(input, disk, layer))
             continue;
         if (found)
             return NULL;

@@ -8,6 +8,7 @@ typedef struct {
     const CkptVm *vm;          /* as the driver found it just now, all files of the catalogue included */
     GPtrArray *checkpoints;    /* CkptCheckpoint, all of the VM, DELETING ones too */
     GPtrArray *made;           /* char *, files that the agent made for the VM */
+    GPtrArray *doomed;         /* char *, of those, what the catalogue says nobody needs; NULL = none */
     const char *current_id;    /* NULL = none */
     const CkptLimits *limits;
     gint64 now_us;

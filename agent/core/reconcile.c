@@ -104,6 +104,7 @@ ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
         mark_all(engine);
     else if (ckpt_engine_take_turn(engine, vm_id)) {
         ckpt_engine_look(engine, vm_id);
+        ckpt_leftovers_look(engine, vm_id);
         ckpt_deferred_look(engine, vm_id);
         ckpt_engine_end_turn(engine, vm_id);
     }

@@ -185,7 +185,7 @@ copy_metadata(CkptOperation *op, const GError *error)
 
 /* FALSE when the store does not take it: the operation has not ended, then. */
 static gboolean
-store_failure(CkptEngine *engine, CkptOperation *op, const GError *error)
+store_failure(CkptEngine *engine, CkptOperation *op, CkptChange *left, const GError *error)
 {
     const CkptOpState before = op->state;
     g_autoptr(GError) why = NULL;
@@ -198,7 +198,7 @@ store_failure(CkptEngine *engine, CkptOperation *op, const GError *error)
     copy_metadata(op, error);
     g_message("%s of VM %s for %s failed: %s: %s", ckpt_kind_name(op->kind), op->vm_id, op->identity,
               ckpt_reason_name(op->reason), error->message);
-    if (ckpt_store_end_operation(engine->store, op, NULL, &why))
+    if (ckpt_store_end_operation(engine->store, op, left, &why))
         return TRUE;
     g_warning("cannot store the end of operation %s: %s", op->request_id, why->message);
     op->state = before;
@@ -298,7 +298,7 @@ on_progress(guint64 done, guint64 total, gpointer data)
 }
 
 static CkptEnd
-execute(CkptEngine *engine, LiveOp *live, GError **error)
+execute(CkptEngine *engine, LiveOp *live, CkptChange **left, GError **error)
 {
     Telling telling = {engine, live};
     CkptExecution execution = {
@@ -317,6 +317,7 @@ execute(CkptEngine *engine, LiveOp *live, GError **error)
     if (execution.alarm)
         ckpt_engine_quarantine(engine, live->op->vm_id, execution.alarm);
     g_free(execution.alarm);
+    *left = execution.left;
     return end;
 }
 
@@ -324,6 +325,7 @@ CkptEnd
 ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
 {
     CkptOperation *op = live->op;
+    g_autoptr(CkptChange) left = NULL;
     CkptEnd end = CKPT_END_DONE;
 
     if (op->state == CKPT_OP_QUEUED && !begin(engine, live, error))
@@ -331,7 +333,7 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
     else if (op->kind == CKPT_KIND_UPDATE)
         end = run_update(engine, op, error) ? CKPT_END_DONE : CKPT_END_FAILED;
     else
-        end = execute(engine, live, error);
+        end = execute(engine, live, &left, error);
     switch (end) {
     case CKPT_END_DONE:
         g_message("%s of VM %s for %s done: checkpoint %s", ckpt_kind_name(op->kind), op->vm_id,
@@ -339,12 +341,12 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
         break;
     case CKPT_END_STUCK:
         ckpt_engine_quarantine(engine, op->vm_id, (*error)->message);
-        if (!store_failure(engine, op, *error))
+        if (!store_failure(engine, op, left, *error))
             end = CKPT_END_LATER;
         break;
     case CKPT_END_FAILED:
         ckpt_error_add(error, CKPT_META_VM, op->vm_id);
-        if (!store_failure(engine, op, *error))
+        if (!store_failure(engine, op, left, *error))
             end = CKPT_END_LATER;
         break;
     case CKPT_END_LATER:

@@ -9,6 +9,7 @@ ckpt_situation_clear(Situation *situation)
     g_clear_pointer(&situation->vm, ckpt_vm_free);
     g_clear_pointer(&situation->checkpoints, g_ptr_array_unref);
     g_clear_pointer(&situation->made, g_ptr_array_unref);
+    g_clear_pointer(&situation->doomed, g_ptr_array_unref);
     g_clear_pointer(&situation->others, g_ptr_array_unref);
     g_clear_pointer(&situation->record, ckpt_vm_record_free);
     g_clear_pointer(&situation->new_id, g_free);
@@ -63,6 +64,9 @@ read_catalogue(CkptEngine *engine, const char *vm_id, gboolean others, Situation
     situation->made = ckpt_store_vm_files(engine->store, vm_id, error);
     if (!situation->made)
         return FALSE;
+    situation->doomed = ckpt_store_doomed_files(engine->store, vm_id, error);
+    if (!situation->doomed)
+        return FALSE;
     if (others)
         situation->others = ckpt_store_list_checkpoints(engine->store, &all, error);
     return !others || situation->others;
@@ -86,6 +90,7 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situ
         .vm = situation->vm,
         .checkpoints = situation->checkpoints,
         .made = situation->made,
+        .doomed = situation->doomed,
         .current_id = situation->record->current_id,
         .limits = &engine->limits,
         .now_us = g_get_real_time(),

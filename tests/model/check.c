@@ -356,6 +356,16 @@ add_all(GPtrArray *to, GPtrArray *from)
 }
 
 void
+model_check_doomed(Model *model, guint vm)
+{
+    g_autoptr(GPtrArray) doomed = ckpt_store_doomed_files(model->store, model->vms[vm].id, NULL);
+    g_autoptr(CkptVmRecord) record = ckpt_store_get_vm(model->store, model->vms[vm].id, NULL);
+
+    if (doomed->len > 0 && !record->quarantine_reason && !is_deleting(model) && !model_is_odd(model))
+        model_fail(model, "%s is doomed, and still there", (char *)doomed->pdata[0]);
+}
+
+void
 model_check_vms(Model *model)
 {
     for (guint i = 0; i < MODEL_VMS && !model->violation; i++)

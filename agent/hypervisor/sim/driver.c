@@ -71,6 +71,19 @@ make_overlay(CkptSimRun *run, GError **error)
     return ckpt_sim_changed(run, error);
 }
 
+static CkptOutcome
+make_overlay_check(CkptSimRun *run, GError **error)
+{
+    CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
+
+    if (!file)
+        return CKPT_OUTCOME_NOT_DONE;
+    if (g_strcmp0(file->backing, run->step->base) == 0 && is_empty(file))
+        return CKPT_OUTCOME_DONE;
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is another file, or holds data", file->path);
+    return CKPT_OUTCOME_UNCLEAR;
+}
+
 static gboolean
 is_snapshot_onto(const CkptPlan *plan, const char *file)
 {
@@ -457,7 +470,7 @@ typedef struct {
 } StepOps;
 
 static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
-    [CKPT_STEP_MAKE_OVERLAY] = {make_overlay, make_overlay_undo, NULL},
+    [CKPT_STEP_MAKE_OVERLAY] = {make_overlay, make_overlay_undo, make_overlay_check},
     [CKPT_STEP_SEAL] = {seal, unseal, NULL},
     [CKPT_STEP_UNSEAL] = {unseal, seal, NULL},
     [CKPT_STEP_SNAPSHOT] = {snapshot, snapshot_undo, snapshot_recover},
