@@ -451,20 +451,28 @@ undo_step(CkptExecution *x, gint index, GError **error)
 /* A step that cannot be undone leaves the VM neither as before nor as asked, so that it is tried again
  * while it might yet come right: a file in use for a moment, a libvirt that is busy. */
 static gboolean
+is_worth_another(guint attempt, const GError *why)
+{
+    if (attempt == UNDO_ATTEMPTS || is_away(why))
+        return FALSE;
+    g_usleep(UNDO_PAUSE_US);
+    return TRUE;
+}
+
+static gboolean
 undo_step_stubbornly(CkptExecution *x, gint index, GError **error)
 {
     for (guint attempt = 1;; attempt++) {
         g_autoptr(GError) why = NULL;
+        g_autofree char *what = NULL;
 
         if (undo_step(x, index, &why))
             return TRUE;
-        if (attempt == UNDO_ATTEMPTS || is_away(why)) {
-            g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
-
-            g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
-            return FALSE;
-        }
-        g_usleep(UNDO_PAUSE_US);
+        if (is_worth_another(attempt, why))
+            continue;
+        what = ckpt_step_describe(step_at(x->operation->plan, index));
+        g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
+        return FALSE;
     }
 }
 
@@ -513,7 +521,7 @@ stop_restored(CkptExecution *x, GError **error)
 {
     CkptOperation *op = x->operation;
     CkptStep *stop;
-    gboolean done;
+    gboolean done = FALSE;
 
     if (op->plan->kind != CKPT_KIND_RESTORE || op->step_ended < (gint)op->plan->decisive)
         return TRUE;
@@ -522,7 +530,15 @@ stop_restored(CkptExecution *x, GError **error)
             return TRUE;
     stop = ckpt_step_new(CKPT_STEP_STOP);
     stop->power = CKPT_POWER_SHUT_OFF;
-    done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, error);
+    for (guint attempt = 1; !done; attempt++) {
+        g_autoptr(GError) why = NULL;
+
+        done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, &why);
+        if (done || is_worth_another(attempt, why))
+            continue;
+        g_propagate_prefixed_error(error, g_steal_pointer(&why), "stop the VM: ");
+        break;
+    }
     ckpt_step_free(stop);
     return done;
 }

@@ -146,6 +146,35 @@ ckpt_graph_agent_made(const CkptPlanInput *input, const char *file)
     return g_ptr_array_find_with_equal_func(input->made, file, g_str_equal, NULL);
 }
 
+static gboolean
+is_made(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->made->len; i++)
+        if (is_same(input, g_ptr_array_index(input->made, i), file))
+            return TRUE;
+    return FALSE;
+}
+
+char *
+ckpt_graph_root(const CkptPlanInput *input, const char *file)
+{
+    g_auto(GStrv) chain = ckpt_graph_chain(input, file);
+    guint i = 0;
+
+    while (chain[i] && chain[i + 1] && is_made(input, chain[i]))
+        i++;
+    return g_strdup(chain[i]);
+}
+
+gboolean
+ckpt_graph_same_disk(const CkptPlanInput *input, const char *a, const char *b)
+{
+    g_autofree char *one = ckpt_graph_root(input, a);
+    g_autofree char *other = ckpt_graph_root(input, b);
+
+    return one && is_same(input, one, other);
+}
+
 const CkptFileUser *
 ckpt_graph_user(const CkptPlanInput *input, const char *file)
 {

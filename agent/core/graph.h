@@ -16,6 +16,12 @@ char **ckpt_graph_chain(const CkptPlanInput *input, const char *file);
 CkptDisk *ckpt_graph_attached(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_is_top(const CkptPlanInput *input, const char *file);
 gboolean ckpt_graph_agent_made(const CkptPlanInput *input, const char *file);
+/* The file that the disk was when the agent first met it: the first one downwards that the agent did not
+ * make. What lies below that is its owner's affair: a template, or the file that this one is a clone of.
+ * (transfer full; NULL for NULL) */
+char *ckpt_graph_root(const CkptPlanInput *input, const char *file);
+/* Whether both are states of one disk. */
+gboolean ckpt_graph_same_disk(const CkptPlanInput *input, const char *a, const char *b);
 /* Whether `file` is below `overlay`, by the headers. */
 gboolean ckpt_graph_lies_on(const CkptPlanInput *input, const char *overlay, const char *file);
 /* Who, besides this VM, uses the file; NULL if nobody does. */

@@ -60,9 +60,13 @@ refuse_user(const CkptPlanInput *input, const char *file, GError **error)
 static gboolean
 is_attached(const CkptPlanInput *input, const char *file)
 {
-    g_auto(GStrv) chain = ckpt_graph_chain(input, file);
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
 
-    return ckpt_graph_attached(input, chain[g_strv_length(chain) - 1]) != NULL;
+        if (ckpt_graph_same_disk(input, disk->source, file))
+            return TRUE;
+    }
+    return FALSE;
 }
 
 /* The newest file of a disk that was detached since may be somebody's only copy of it: neither merged

@@ -72,19 +72,16 @@ seal_present_state(CkptPlan *plan)
     ckpt_plan_add_manifest(plan, plan->safety);
 }
 
-/* The checkpoint may lie on another branch of the disk than the present state: what they have in common
- * is a sealed file below both. A template under several disks is none. */
+/* The checkpoint may lie on another branch of the disk than the present state. Disks of one template, and
+ * a clone of one of the disks, are others. */
 static gboolean
-target_has_disk(const CkptPlanInput *input, const CkptCheckpoint *target, const CkptDisk *disk)
+target_has_disk(const CkptPlanInput *input, const CkptCheckpoint *target, const char *top)
 {
     for (guint i = 0; i < target->disks->len; i++) {
-        CkptCheckpointDisk *kept = g_ptr_array_index(target->disks, i);
-        g_auto(GStrv) chain = ckpt_graph_chain(input, kept->sealed_file);
+        const CkptCheckpointDisk *kept = g_ptr_array_index(target->disks, i);
 
-        for (guint k = 0; chain[k]; k++)
-            if (ckpt_graph_owner(input, chain[k], NULL) &&
-                ckpt_graph_attached(input, chain[k]) == disk)
-                return TRUE;
+        if (ckpt_graph_same_disk(input, kept->sealed_file, top))
+            return TRUE;
     }
     return FALSE;
 }
@@ -103,7 +100,7 @@ discard_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptChec
 
         if (!top->exists) {
             ckpt_plan_warn(plan, "%s, the present state of disk %s, is missing", top->path, disk->target);
-        } else if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, disk) &&
+        } else if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, top->path) &&
             !ckpt_graph_user(input, top->path)) {
             g_ptr_array_add(change->gone, g_strdup(top->path));
             g_ptr_array_add(doomed, top->path);

@@ -108,12 +108,46 @@ is_last_to_have(const CkptPlanInput *input, const CkptCheckpoint *owner, const c
         for (guint k = 0; k < checkpoint->disks->len; k++) {
             const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, k);
 
-            if (ckpt_graph_lies_on(input, disk->sealed_file, file))
+            if (ckpt_graph_lies_on(input, disk->sealed_file, file) &&
+                ckpt_graph_same_disk(input, disk->sealed_file, file))
                 return FALSE;
         }
         checkpoint = ckpt_graph_find(input->checkpoints, checkpoint->parent_id);
     }
     return FALSE;
+}
+
+static gboolean
+is_attached_beside(const CkptPlanInput *input, const CkptDisk *disk, const char *file)
+{
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        const CkptDisk *other = g_ptr_array_index(input->vm->disks, i);
+        const CkptLayer *top = other->chain->len ? g_ptr_array_index(other->chain, 0) : NULL;
+
+        if (other != disk && top && ckpt_graph_same_disk(input, top->path, file))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* A disk of its own, which its owner laid on a sealed file of this VM's (hazard A18), perhaps by way of
+ * another VM's. In the place of the disk that was sealed there it is that one, put back by hand. */
+static gboolean
+is_clone(const CkptPlanInput *input, const CkptDisk *disk, const char *file)
+{
+    CkptCheckpointDisk *sealed = NULL;
+
+    for (guint i = 0; i < disk->chain->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(disk->chain, i);
+        g_autofree char *root = ckpt_graph_root(input, layer->path);
+
+        if (layer->path == file)
+            break;
+        if (!g_str_equal(root, layer->path)) /* an overlay of the agent's was moved */
+            return FALSE;
+    }
+    return ckpt_graph_owner(input, file, &sealed) &&
+           (!g_str_equal(sealed->target, disk->target) || is_attached_beside(input, disk, file));
 }
 
 /* The first of the VM's sealed files below the top is that of the last checkpoint which has the disk. A
@@ -127,7 +161,8 @@ refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **
 
         if (!owner)
             continue;
-        if (i == 1 && is_last_to_have(input, owner, layer->path))
+        if ((i == 1 && is_last_to_have(input, owner, layer->path)) ||
+            is_clone(input, disk, layer->path))
             return FALSE;
         ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
                        "disk %s runs on %s of checkpoint %s (%s), but the VM was last at checkpoint "

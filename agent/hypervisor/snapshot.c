@@ -386,46 +386,87 @@ mark_path(const CkptDiskFile *disk)
     return g_strconcat(disk->file, ".vmckpt-undo", NULL);
 }
 
-static gboolean
-merge_back(CkptRun *run, const CkptDiskFile *disk, GError **error)
+/* What the plan laid the overlay on, also when the overlay itself can no longer be read. */
+static const char *
+planned_base(const CkptPlan *plan, const char *overlay)
 {
-    g_autofree char *mark = mark_path(disk);
-    g_autoptr(GError) fault = NULL;
-    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, &fault);
+    for (guint i = 0; i < plan->steps->len; i++) {
+        const CkptStep *step = g_ptr_array_index(plan->steps, i);
+
+        if (step->kind == CKPT_STEP_MAKE_OVERLAY && g_str_equal(step->file, overlay))
+            return step->base;
+    }
+    return NULL;
+}
+
+/* *fault: why it cannot be run. */
+static CkptStep *
+new_merge(const CkptPlan *plan, const CkptDiskFile *disk, GError **fault)
+{
     CkptStep *merge = ckpt_step_new(CKPT_STEP_MERGE);
-    CkptRun merging = *run;
-    gboolean done = FALSE;
+    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, fault);
 
     merge->target = g_strdup(disk->target);
     merge->file = g_strdup(disk->file);
-    merge->base = g_strdup(overlay->backing);
+    merge->base = g_strdup(overlay->backing ? overlay->backing : planned_base(plan, disk->file));
     merge->base_format = overlay->backing_format;
-    merging.step = merge;
+    if (!overlay->backing && *fault == NULL)
+        ckpt_error_set(fault, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
     ckpt_layer_free(overlay);
-    if (fault)
-        g_propagate_error(error, g_steal_pointer(&fault));
-    else if (!merge->base)
-        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
-    else
-        done = ckpt_file_mark(mark, error) && unseal_for(run->plan, merge->base, error) &&
-               ckpt_step_merge(&merging, error);
-    ckpt_step_free(merge);
-    return done;
+    return merge;
+}
+
+static gboolean
+merge_back(CkptRun *merging, const GError *fault, GError **error)
+{
+    const CkptStep *merge = merging->step;
+    const CkptDiskFile disk = {.file = merge->file};
+    g_autofree char *mark = mark_path(&disk);
+
+    if (fault) {
+        g_propagate_error(error, g_error_copy(fault));
+        return FALSE;
+    }
+    return ckpt_file_mark(mark, error) && unseal_for(merging->plan, merge->base, error) &&
+           ckpt_step_merge(merging, error);
+}
+
+/* A merge that a crash cut short behind its pivot has nothing left to do, or cannot go on, and its guest
+ * still stands. */
+static gboolean
+resume_after(CkptRun *merging, gboolean done, GError **error)
+{
+    g_autoptr(GError) paused = NULL;
+
+    if (!merging->step->base || ckpt_merge_resume(merging, &paused))
+        return done;
+    paused->code = CKPT_REASON_HYPERVISOR_UNAVAILABLE; /* as in ckpt_step_merge */
+    g_clear_error(error);
+    g_propagate_error(error, g_steal_pointer(&paused));
+    return FALSE;
+}
+
+static gboolean
+is_used(const CkptView *view, const CkptDiskFile *disk)
+{
+    return g_strcmp0(ckpt_view_source(view, disk->target), disk->file) == 0 ||
+           g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) == 0;
 }
 
 static gboolean
 undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
 {
     g_autofree char *mark = mark_path(disk);
+    g_autoptr(GError) fault = NULL;
     CkptStep removed = {.kind = CKPT_STEP_REMOVE_FILE, .file = disk->file};
-    CkptRun removal = *run;
+    CkptRun removal = *run, merging = *run;
+    gboolean done;
 
-    if ((g_strcmp0(ckpt_view_source(view, disk->target), disk->file) == 0 ||
-         g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) == 0) &&
-        !merge_back(run, disk, error))
-        return FALSE;
-    if (!g_file_test(mark, G_FILE_TEST_EXISTS))
-        return TRUE;
+    merging.step = new_merge(run->plan, disk, &fault);
+    done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, fault, error), error);
+    ckpt_step_free(merging.step);
+    if (!done || !g_file_test(mark, G_FILE_TEST_EXISTS))
+        return done;
     removal.step = &removed;
     return ckpt_step_remove_file(&removal, error) && ckpt_file_unmark(mark, error);
 }

@@ -291,6 +291,33 @@ snapshot_is_undone(void **state)
     guest_assert_mark(guest, "two");
 }
 
+/* A crash between the pivot of the undo's merge and the resume: the overlay is nobody's disk any more. */
+static void
+snapshot_undone_after_its_merge_lets_the_guest_go_on(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("undoheld", FALSE);
+    g_autoptr(Point) point = NULL;
+    g_autofree char *mark = NULL;
+    CkptStep *snapshot = NULL;
+
+    guest_start(guest);
+    point = point_create(guest, "aaaaaaaa");
+    guest_mark(guest, "two");
+    for (guint i = 0; i < guest->plan->steps->len; i++)
+        if (((CkptStep *)guest->plan->steps->pdata[i])->kind == CKPT_STEP_SNAPSHOT)
+            snapshot = guest->plan->steps->pdata[i];
+    mark = g_strconcat(point->sealed[0], ".vmckpt-paused", NULL);
+    g_free(sh("touch %s.vmckpt-undo; chmod 0600 %s", point->overlay[0], point->sealed[0]));
+    g_free(sh("virsh blockcommit undoheld vda --active --pivot --wait --base %s", point->sealed[0]));
+    g_free(sh("touch %s; virsh suspend undoheld", mark));
+    step_undone(guest, snapshot);
+    assert_false(g_file_test(mark, G_FILE_TEST_EXISTS));
+    assert_false(g_file_test(point->overlay[0], G_FILE_TEST_EXISTS));
+    guest_assert_ticks(guest);
+    guest_assert_mark(guest, "two");
+    assert_clean(guest);
+}
+
 /* Hazard A5: libvirt's definition names the sealed file, the guest wrote to the overlay. */
 static void
 definition_left_behind_is_put_onto_the_overlays(void **state)
@@ -494,6 +521,7 @@ main(int argc, char **argv)
         cmocka_unit_test(paused_vm_stays_paused_in_a_merge),
         cmocka_unit_test(cancelled_merge_leaves_the_vm_on_its_overlay),
         cmocka_unit_test(snapshot_is_undone),
+        cmocka_unit_test(snapshot_undone_after_its_merge_lets_the_guest_go_on),
         cmocka_unit_test(definition_left_behind_is_put_onto_the_overlays),
         cmocka_unit_test(lost_connection_is_opened_again),
         cmocka_unit_test(hung_libvirtd_is_waited_for_in_bounds),

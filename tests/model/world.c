@@ -426,6 +426,24 @@ target_index(const char *target)
     g_assert_not_reached();
 }
 
+/* In the place of the very disk whose sealed file is below it, a clone is that disk put back by hand. */
+static gboolean
+is_put_back(Model *model, guint vm, const char *target, const char *base)
+{
+    g_autoptr(GPtrArray) rows = ckpt_store_vm_checkpoints(model->store, model->vms[vm].id, NULL);
+    g_autoptr(GPtrArray) chain = ckpt_sim_chain(model->sim, base);
+
+    for (guint i = 0; rows && chain && i < rows->len; i++) {
+        const CkptCheckpointDisk *disk =
+            ckpt_checkpoint_find_disk(g_ptr_array_index(rows, i), target);
+
+        for (guint k = 0; disk && k < chain->len; k++)
+            if (g_str_equal(((CkptSimFile *)chain->pdata[k])->path, disk->sealed_file))
+                return TRUE;
+    }
+    return FALSE;
+}
+
 /* Another VM gets a thin clone of a checkpoint's disk (hazard A18). */
 static void
 act_clone(Model *model, const Action *action)
@@ -439,7 +457,8 @@ act_clone(Model *model, const Action *action)
     CkptCheckpointDisk *disk = pick_sealed(model, from, action->d, rows, &expected);
     Image *image = &model->vms[to].present.disks[index];
 
-    if (!disk || image->attached || model_is_odd(model))
+    if (!disk || image->attached || model_is_odd(model) ||
+        is_put_back(model, to, targets[index], disk->sealed_file))
         return;
     path = g_strdup_printf("/img1/disk-%u.qcow2", model->last_file++);
     ckpt_sim_add_file(model->sim, path, CKPT_FORMAT_QCOW2, 0, disk->sealed_file, 0600);

@@ -1043,6 +1043,67 @@ a_disk_on_an_older_file_than_its_last_checkpoint_is_refused(void **state)
     assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_CHAIN_MISMATCH);
 }
 
+/* Beside the disk, or under another name, it is a disk of its own, however far down it was laid. */
+static void
+a_clone_of_the_vms_own_checkpoint_is_another_disk(void **state)
+{
+    g_autoptr(World) world = world_with_line(3);
+    g_autoptr(CkptPlan) made = NULL;
+
+    add_file(world, "/img/other.qcow2", "/img/web.raw");
+    add_file(world, "/img/clone.qcow2", "/img/other.qcow2");
+    add_disk(world, "vdb", "/img/clone.qcow2");
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_int_equal(made->checkpoint->disks->len, 2);
+}
+
+/* A25: it is the agent's overlay that lies elsewhere now, whatever it is attached as. */
+static void
+an_overlay_of_the_agents_that_was_moved_is_no_clone(void **state)
+{
+    g_autoptr(World) world = world_with_line(3);
+
+    add_file(world, "/img/moved.qcow2", "/img/web.raw");
+    g_ptr_array_add(world->made, g_strdup("/img/moved.qcow2"));
+    add_disk(world, "vdb", "/img/moved.qcow2");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_CHAIN_MISMATCH);
+}
+
+static void
+the_present_state_of_a_clone_is_kept_by_a_restore_without_it(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_RESTORE);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = NULL;
+    CkptDisk *vda = g_ptr_array_index(world->vm->disks, 0);
+
+    /* c3 sealed the clone vdb, while vda was away, and the agent's overlay is on it. */
+    add_file(world, "/img/clone.qcow2", "/img/web.raw");
+    add_checkpoint(world, "c3", "c2", "/img/clone.qcow2");
+    add_file(world, "/img/clone.ckpt-3.qcow2", "/img/clone.qcow2");
+    g_ptr_array_add(world->made, g_strdup("/img/clone.ckpt-3.qcow2"));
+    put_on(world, vda, "/img/clone.ckpt-3.qcow2");
+    set_current(world, "c3");
+    ckpt_set_str(&request->checkpoint_id, "c1");
+    request->discard_present_state = TRUE;
+    made = plan_request(world, request, &error);
+    assert_non_null(made);
+    for (guint i = 0; i < made->steps->len; i++)
+        assert_int_not_equal(((CkptStep *)made->steps->pdata[i])->kind, CKPT_STEP_REMOVE_FILE);
+}
+
+static void
+a_clone_does_not_stand_in_for_the_disk_that_is_away(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    add_branch(world, "c2", "c1", "/img/branch.qcow2", "/img/web.raw");
+    add_file(world, "/img/clone.qcow2", "/img/web.raw");
+    put_on(world, g_ptr_array_index(world->vm->disks, 0), "/img/clone.qcow2");
+    assert_refused(world, CKPT_KIND_DELETE, "c2", CKPT_REASON_DISK_DETACHED);
+}
+
 static void
 a_missing_present_state_can_be_discarded_but_not_kept(void **state)
 {
@@ -1162,6 +1223,10 @@ main(void)
         cmocka_unit_test(a_delete_that_waits_holds_up_nothing_else),
         cmocka_unit_test(a_disk_that_was_away_may_come_back),
         cmocka_unit_test(a_disk_on_an_older_file_than_its_last_checkpoint_is_refused),
+        cmocka_unit_test(a_clone_of_the_vms_own_checkpoint_is_another_disk),
+        cmocka_unit_test(an_overlay_of_the_agents_that_was_moved_is_no_clone),
+        cmocka_unit_test(the_present_state_of_a_clone_is_kept_by_a_restore_without_it),
+        cmocka_unit_test(a_clone_does_not_stand_in_for_the_disk_that_is_away),
         cmocka_unit_test(a_missing_present_state_can_be_discarded_but_not_kept),
         cmocka_unit_test(restore_goes_from_every_power_state_to_every_other),
         cmocka_unit_test(create_warns_from_three_quarters_of_the_depth_limit_on),

@@ -439,6 +439,9 @@ ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error)
             continue;
         if ((used || position(live, overlay) == 0) && !merge_back(run, overlay, disk, error))
             return FALSE;
+        /* Its merge was cut short behind the pivot, and has nothing left to do. */
+        if (!resume(run, vm, TRUE, error))
+            return FALSE;
         if (!overlay->merged_back)
             continue;
         ckpt_sim_unlink(run->sim, overlay);

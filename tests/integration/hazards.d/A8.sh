@@ -8,7 +8,6 @@ small_folder() {
 	mkfs.ext4 -q -F -m 0 -E lazy_itable_init=0 "$dir/small.ext4"
 	mkdir -p "$small"
 	mount -o loop "$dir/small.ext4" "$small"
-	trap 'umount -l "$small"; fixture_end' EXIT
 	chown --reference="$dir/home" "$small"
 }
 
@@ -104,6 +103,5 @@ A8() {
 	equal A8_live_contents_of_the_one_file "$(disk_file "$small/a8-live-vda.qcow2" qcow2 /big | sha256sum | cut -d ' ' -f 1)" "$sum"
 	agent stop "$dir" b
 	hypervisor stop b "$dir"
-	umount -l "$small"
-	trap fixture_end EXIT
+	! mountpoint -q "$small" || umount -l "$small" # "hypervisor stop" may have
 }
