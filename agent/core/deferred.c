@@ -90,19 +90,21 @@ can_be_deleted(CkptEngine *engine, const CkptCheckpoint *row)
     return FALSE;
 }
 
-/* A delete that the agent began by itself and that failed on the way has nobody else to call for it. */
+/* A delete that the agent began by itself and that failed on the way has nobody else to call for it. One
+ * that somebody took over, or cancelled, is theirs. */
 static gboolean
 is_own_failure(CkptEngine *engine, const CkptCheckpoint *row)
 {
     const CkptOperationQuery query = {
-        .identity = CKPT_OWN_IDENTITY,
         .checkpoint_id = row->id,
         .states = 1u << CKPT_OP_FAILED | 1u << CKPT_OP_CANCELLED,
         .without_plans = TRUE,
     };
-    g_autoptr(GPtrArray) failed = ckpt_store_list_operations(engine->store, &query, NULL);
+    g_autoptr(GPtrArray) ended = ckpt_store_list_operations(engine->store, &query, NULL);
+    const CkptOperation *last =
+        ended && ended->len ? g_ptr_array_index(ended, ended->len - 1) : NULL;
 
-    return failed && failed->len > 0;
+    return last && last->state == CKPT_OP_FAILED && g_str_equal(last->identity, CKPT_OWN_IDENTITY);
 }
 
 /* TRUE while one of the VM's deletes waits. At most one is begun: its end is the next occasion. */

@@ -38,14 +38,14 @@ refuse_if(const CkptVm *vm, gboolean (*matches)(CkptReason reason), GError **err
     return FALSE;
 }
 
-/* A delete that has begun, or waits for a branch to go, moves the files that all is compared with. */
+/* A delete that has begun moves the files that all is compared with. One that waits has touched none. */
 static const CkptCheckpoint *
 find_deleting(const CkptPlanInput *input)
 {
     for (guint i = 0; i < input->checkpoints->len; i++) {
         const CkptCheckpoint *checkpoint = g_ptr_array_index(input->checkpoints, i);
 
-        if (checkpoint->state == CKPT_STATE_DELETING)
+        if (checkpoint->state == CKPT_STATE_DELETING && !checkpoint->deferred)
             return checkpoint;
     }
     return NULL;

@@ -2,6 +2,7 @@
  * that is next, so that it may begin after a crash at any point, whoever started or stopped the VM
  * since. */
 #include "agent/hypervisor/image.h"
+#include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
 
 /* Each round either ends the merge, fails, or gets on by one; more means somebody works against us. */
@@ -69,6 +70,8 @@ next_merged(const CkptStep *step, const CkptView *view)
 static Next
 next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
 {
+    gboolean read_locked, write_locked;
+
     if (step->above) {
         Next next = next_above(step, error);
 
@@ -80,6 +83,11 @@ next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
     }
     if (base != 0)
         return fail(error, step, "the running VM reads the lower file through another one");
+    /* Past it QEMU writes to base; libvirt may only believe so (hazard A5). */
+    if (!ckpt_locks_probe_path(step->base, &read_locked, &write_locked, error))
+        return NEXT_FAILED;
+    if (!write_locked && virDomainIsActive(view->domain) == 1)
+        return fail(error, step, "libvirt names the lower file, but QEMU does not write to it");
     return next_merged(step, view);
 }
 

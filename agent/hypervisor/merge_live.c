@@ -35,9 +35,14 @@ resume(CkptRun *run, GError **error)
 
     if (!domain)
         return FALSE;
-    for (guint i = 0; i < RESUME_ATTEMPTS; i++)
-        if (!is_paused(domain) || virDomainResume(domain) == 0)
+    for (guint i = 0; i < RESUME_ATTEMPTS; i++) {
+        int state = VIR_DOMAIN_NOSTATE;
+
+        /* What could not be asked is not known to go on. */
+        if (virDomainGetState(domain, &state, NULL, 0) == 0 &&
+            (state != VIR_DOMAIN_PAUSED || virDomainResume(domain) == 0))
             return TRUE;
+    }
     ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
                        "the guest is still suspended; resume it with virsh resume");
     ckpt_error_add(error, CKPT_META_VM, run->plan->vm_id);

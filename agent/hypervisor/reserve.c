@@ -162,11 +162,17 @@ static gboolean
 take_qcow2(Target *target, guint64 size, GArray *ranges, guint64 *needed, GError **error)
 {
     g_autoptr(CkptQcow2) header = ckpt_qcow2_read(target->fd, error);
+    g_autoptr(GError) full = NULL;
 
     if (!header)
         return FALSE;
     *needed = qcow2_needs(header, ranges);
-    return take(target, size, *needed, error) && take_holes(target, size, *needed, error);
+    if (!take(target, size, *needed, error))
+        return FALSE;
+    /* Which of the two QEMU will use is not known; the first suffices where there is no room for both. */
+    return take_holes(target, size, *needed, &full) ||
+           ckpt_error_reason(full) == CKPT_REASON_SPACE_LOW ||
+           (g_propagate_error(error, g_steal_pointer(&full)), FALSE);
 }
 
 static gboolean
@@ -223,6 +229,14 @@ has_mtime(const struct stat *found, const CkptFileId *id)
     return (gint64)found->st_mtim.tv_sec * 1000000000 + found->st_mtim.tv_nsec == id->mtime_ns;
 }
 
+/* Beside the base while its modification time may be ours, so that after a crash one that somebody else's
+ * writing made is not taken for that. */
+static char *
+mark_path(const CkptStep *step)
+{
+    return g_strconcat(step->base, ".vmckpt-reserve", NULL);
+}
+
 static gboolean
 take_all(CkptRun *run, Target *target, const struct stat *found, GError **error)
 {
@@ -250,6 +264,7 @@ gboolean
 ckpt_step_reserve(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
+    g_autofree char *mark = mark_path(step);
     Target target = {.fd = open_target(step->base), .path = step->base};
     struct stat found;
     gboolean done = FALSE;
@@ -263,7 +278,8 @@ ckpt_step_reserve(CkptRun *run, GError **error)
                        "%s was changed after it was sealed", step->base);
         ckpt_error_add(error, CKPT_META_FILE, step->base);
     } else {
-        done = take_all(run, &target, &found, error);
+        done = ckpt_file_mark(mark, error) && take_all(run, &target, &found, error) &&
+               ckpt_file_unmark(mark, error);
     }
     close(target.fd);
     return done;
@@ -279,7 +295,9 @@ keep_writers_out(int fd)
         .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = BYTE_UNSHARED_WRITE, .l_len = 1};
     gboolean read_locked, write_locked;
 
-    return fcntl(fd, F_OFD_SETLK, &lock) == 0 &&
+    /* Asked before, too: our own lock on a file that QEMU writes to would be in its way. */
+    return ckpt_locks_probe(fd, &read_locked, &write_locked, NULL) && !write_locked &&
+           fcntl(fd, F_OFD_SETLK, &lock) == 0 &&
            ckpt_locks_probe(fd, &read_locked, &write_locked, NULL) && !write_locked;
 }
 
@@ -308,13 +326,17 @@ gboolean
 ckpt_step_reserve_undo(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
+    g_autofree char *mark = mark_path(step);
     int fd = open_target(step->base);
     struct stat found;
     gboolean done = TRUE;
 
     if (fd < 0)
-        return errno == ENOENT ? TRUE : ckpt_file_error(error, "open", step->base);
-    if (fstat(fd, &found) == 0 && is_sealed(&found, &step->id) && keep_writers_out(fd)) {
+        return errno == ENOENT ? ckpt_file_unmark(mark, error)
+                               : ckpt_file_error(error, "open", step->base);
+    if (keep_writers_out(fd) && fstat(fd, &found) == 0 && is_sealed(&found, &step->id) &&
+        (g_file_test(mark, G_FILE_TEST_EXISTS) ||
+         (has_mtime(&found, &step->id) && ckpt_file_mark(mark, error)))) {
         if ((guint64)found.st_blocks * 512 > step->size) {
             /* One that its owner had allocated in full stays so. */
             if (step->size < step->id.size)
@@ -325,7 +347,7 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
         restore_mtime(fd, &step->id);
     }
     close(fd);
-    return done;
+    return done && ckpt_file_unmark(mark, error);
 }
 
 void

@@ -453,6 +453,28 @@ is_used(const CkptView *view, const CkptDiskFile *disk)
            g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) == 0;
 }
 
+/* Hazard A5: QEMU writes to the overlay and libvirt does not know, so that nothing can be merged while the
+ * VM runs; the definition must go on naming the overlay, which alone has what the guest wrote. */
+static gboolean
+refuse_unseen(const CkptView *view, const CkptDiskFile *disk, GError **error)
+{
+    const char *live = ckpt_view_live_source(view, disk->target);
+    CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, NULL);
+    gboolean unseen = view->active && g_strcmp0(live, disk->file) != 0 &&
+                      is_written(overlay, place_of(live, disk, overlay));
+
+    ckpt_layer_free(overlay);
+    if (!unseen)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
+                   "disk %s: QEMU writes to %s, but libvirt believes that the VM runs on %s: shut the VM "
+                   "down and start it again",
+                   disk->target, disk->file, live ? live : "nothing");
+    ckpt_error_add(error, CKPT_META_DISK, disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, disk->file);
+    return TRUE;
+}
+
 static gboolean
 undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
 {
@@ -462,6 +484,8 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
     CkptRun removal = *run, merging = *run;
     gboolean done;
 
+    if (refuse_unseen(view, disk, error))
+        return FALSE;
     merging.step = new_merge(run->plan, disk, &fault);
     done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, fault, error), error);
     ckpt_step_free(merging.step);

@@ -1,6 +1,7 @@
 /* The qemu driver's steps on a real hypervisor with real guests. driver-steps starts those. */
 #include "tests/integration/driver_world.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -484,6 +485,39 @@ hung_libvirtd_is_waited_for_in_bounds(void **state)
     assert_clean(guest);
 }
 
+/* Hazard A5 in the undo: QEMU is on the overlay, libvirt believes otherwise, and something after the
+ * snapshot fails. */
+static void
+undo_of_a_snapshot_that_libvirt_missed_loses_nothing(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("stale", FALSE);
+    g_autoptr(Point) point = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *defined = NULL;
+    CkptStep *step;
+
+    guest_start(guest);
+    point = point_prepare(guest, "one");
+    step = point_snapshot_step(guest, point);
+    g_free(sh("node=$(virsh qemu-monitor-command stale '{\"execute\":\"query-block\"}' | jq -r --arg f %s "
+              "'.return[].inserted | select(.file == $f) | .\"node-name\"'); "
+              "virsh qemu-monitor-command stale '{\"execute\":\"blockdev-add\",\"arguments\":{"
+              "\"driver\":\"qcow2\",\"node-name\":\"behind\",\"file\":{\"driver\":\"file\","
+              "\"filename\":\"%s\"},\"backing\":null}}'; "
+              "virsh qemu-monitor-command stale '{\"execute\":\"blockdev-snapshot\",\"arguments\":{"
+              "\"node\":\"'$node'\",\"overlay\":\"behind\"}}'",
+              point->sealed[0], point->overlay[0]));
+    assert_int_equal(driver->step_check(driver, guest->plan, step, &error), CKPT_OUTCOME_DONE);
+    g_free(sh("guest mark $d stale newest"));
+    assert_false(driver->step_undo(driver, guest->plan, step, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CHAIN_MISMATCH);
+    defined = sh("virsh dumpxml --inactive stale | grep -c \"file='%s'\"", point->overlay[0]);
+    assert_int_equal(atoi(defined), 1);
+    guest_off(guest);
+    guest_start(guest);
+    guest_assert_mark(guest, "newest");
+}
+
 static int
 open_world(void **state)
 {
@@ -502,6 +536,7 @@ int
 main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(undo_of_a_snapshot_that_libvirt_missed_loses_nothing),
         cmocka_unit_test(host_tells_who_it_is),
         cmocka_unit_test(unknown_vm_is_not_found),
         cmocka_unit_test(inspect_shows_disks_chains_and_locks),
