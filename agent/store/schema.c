@@ -55,8 +55,14 @@ static const char version_2[] =
     " step INTEGER NOT NULL, reached INTEGER NOT NULL, freeze_us INTEGER NOT NULL,"
     " pause_us INTEGER NOT NULL, note TEXT, PRIMARY KEY (operation, step)) STRICT, WITHOUT ROWID;";
 
-/* A file that nobody needs, and that is still to be removed. */
+/* A file that nobody needs, and that is still to be removed. Members that JSON has had since; plans of
+ * operations that have ended, whose steps had other numbers, are of no more use. */
 static const char version_3[] =
+    "UPDATE checkpoints SET body = json_insert(body, '$.deferred', json('false'));"
+    "UPDATE operations SET plan = NULL,"
+    " request = json_insert(request, '$.when_possible', json('false')),"
+    " checkpoint = json_insert(checkpoint, '$.deferred', json('false')),"
+    " safety = json_insert(safety, '$.deferred', json('false'));"
     "ALTER TABLE files ADD COLUMN doomed INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX files_doomed ON files (vm_id) WHERE doomed = 1;";
 
@@ -74,6 +80,22 @@ read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 }
 
 /* From the version that is there, 0 = none, to ours, all at once. */
+/* An older agent's plans cannot be gone on with. */
+static gboolean
+is_settled(CkptDatabase *db, GError **error)
+{
+    gint64 unfinished = 0;
+
+    if (!read_pragma(db, "SELECT EXISTS (SELECT 1 FROM operations WHERE state <= 2) OR"
+                         " EXISTS (SELECT 1 FROM checkpoints WHERE state = 2)", &unfinished, error))
+        return FALSE;
+    if (unfinished)
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                       "the catalogue is an older agent's, which left operations or deletes unfinished: "
+                       "start that one again and let it finish them first");
+    return !unfinished;
+}
+
 static gboolean
 upgrade(CkptDatabase *db, gint64 version, GError **error)
 {
@@ -111,7 +133,7 @@ ckpt_schema_prepare(CkptDatabase *db, GError **error)
         return FALSE;
     }
     if (version >= 1 && version < SCHEMA_VERSION)
-        return upgrade(db, version, error);
+        return is_settled(db, error) && upgrade(db, version, error);
     if (version != SCHEMA_VERSION) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue has schema %" G_GINT64_FORMAT " and this agent knows %d: a "

@@ -130,6 +130,7 @@ read_schema(StoreFixture *fixture)
 
 /* The newest schema less what later versions added is the older one. */
 #define BACK_TO_2                                                                                  \
+    "UPDATE checkpoints SET body = json_remove(body, '$.deferred');"                               \
     "DROP INDEX files_doomed; ALTER TABLE files DROP COLUMN doomed; PRAGMA user_version = 2;"
 #define BACK_TO_1 BACK_TO_2 "DROP TABLE snapshot_results; PRAGMA user_version = 1;"
 
@@ -165,6 +166,16 @@ an_older_schema_is_upgraded_and_keeps_its_rows(void **state)
         upgraded = read_schema(fixture);
         assert_string_equal(upgraded, schema);
     }
+}
+
+static void
+an_older_schema_with_a_begun_delete_is_refused(void **state)
+{
+    StoreFixture *fixture = *state;
+
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    tamper(fixture, BACK_TO_2 "UPDATE checkpoints SET state = 2;");
+    assert_not_opened(fixture->dir, "older agent's");
 }
 
 static void
@@ -536,6 +547,7 @@ main(void)
         TEST(a_second_agent_is_refused),
         TEST(a_newer_schema_is_refused),
         TEST(an_older_schema_is_upgraded_and_keeps_its_rows),
+        TEST(an_older_schema_with_a_begun_delete_is_refused),
         TEST(another_programs_file_is_refused),
         TEST(a_corrupt_file_is_refused_and_left_alone),
         TEST(commits_of_many_threads_all_count),
