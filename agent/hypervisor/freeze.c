@@ -21,7 +21,7 @@ ckpt_freeze_clear(CkptFreeze *freeze)
 }
 
 /* The first thing that went wrong is what is told. */
-static void
+static void G_GNUC_PRINTF(2, 3)
 set_why(CkptFreeze *freeze, const char *format, ...)
 {
     va_list args;
