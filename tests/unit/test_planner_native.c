@@ -388,7 +388,7 @@ delete_of_a_lost_one_takes_its_row_away(void **state)
     g_autoptr(CkptPlan) made = NULL;
 
     add_checkpoint(world, "c1", NULL, CKPT_POWER_RUNNING);
-    add_checkpoint(world, "c2", "c1", CKPT_POWER_RUNNING)->hold = g_strdup("for the auditors");
+    ckpt_set_str(&add_checkpoint(world, "c2", "c1", CKPT_POWER_RUNNING)->hold, "for the auditors");
     assert_refused(world, request_new(CKPT_KIND_DELETE, "c2"), CKPT_REASON_CHECKPOINT_HELD,
                    "auditors");
     g_ptr_array_set_size(world->vm->snapshots, 0);
