@@ -1,9 +1,9 @@
 #include "agent/hypervisor/connection.h"
 
-/* A libvirtd that does not answer for this long (5 s, five times) counts as gone, so that no call
+/* A libvirtd that does not answer for this long (10 s, twice, and once more) counts as gone, so that no call
  * hangs for ever (hazard A10). */
-#define KEEPALIVE_INTERVAL_S 5
-#define KEEPALIVE_COUNT 5
+#define KEEPALIVE_INTERVAL_S 10
+#define KEEPALIVE_COUNT 2
 /* An opening has no keepalive yet: it hangs as long as libvirtd does, in a thread of its own. */
 #define OPEN_WAIT_S 30
 #define OPENINGS_MAX 16
