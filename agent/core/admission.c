@@ -79,11 +79,11 @@ new_operation(CkptRequest *request, const char *digest)
 }
 
 static gboolean
-check_room(CkptEngine *engine, const char *vm_id, GError **error)
+check_room(CkptEngine *engine, const CkptRequest *request, GError **error)
 {
-    guint waiting = ckpt_engine_queued(engine, vm_id);
+    guint waiting = ckpt_engine_queued(engine, request->vm_id);
 
-    if (waiting < engine->limits.max_queued_per_vm)
+    if (request->kind == CKPT_KIND_UPDATE || waiting < engine->limits.max_queued_per_vm)
         return TRUE;
     ckpt_error_set(error, CKPT_REASON_QUEUE_FULL, "%u operations wait for this VM already", waiting);
     ckpt_error_set_retry_ms(error, 2000);
@@ -119,7 +119,7 @@ admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, CkptOperation *fai
     g_autoptr(CkptOperation) op = NULL;
 
     if (is_stopping(engine, error) || !resolve_vm(engine, request, error) ||
-        !check_room(engine, request->vm_id, error)) {
+        !check_room(engine, request, error)) {
         ckpt_request_free(request);
         return FALSE;
     }

@@ -153,6 +153,17 @@ put_back(VmQueue *queue, LiveOp *live)
     g_mutex_unlock(&engine->lock);
 }
 
+/* It is stored how the operation ended: tells all who wait for it. Whether its VM is to be looked at. */
+static gboolean
+tell_end(CkptEngine *engine, LiveOp *live)
+{
+    gboolean look;
+
+    ckpt_engine_emit(engine, live);
+    look = ckpt_deferred_is_due(engine, live);
+    return ckpt_leftovers_are_due(engine, live->op->vm_id) || look;
+}
+
 static void
 on_worker(gpointer data, gpointer user_data)
 {
@@ -169,11 +180,8 @@ on_worker(gpointer data, gpointer user_data)
         put_back(queue, live);
         return;
     }
-    if (live) {
-        ckpt_engine_emit(engine, live);
-        look = ckpt_deferred_is_due(engine, live);
-        look = ckpt_leftovers_are_due(engine, live->op->vm_id) || look;
-    }
+    if (live)
+        look = tell_end(engine, live);
     g_mutex_lock(&engine->lock);
     queue->look = queue->look || look;
     g_mutex_unlock(&engine->lock);
@@ -192,11 +200,43 @@ on_worker(gpointer data, gpointer user_data)
         ckpt_live_unref(live);
 }
 
+/* What touches the catalogue alone waits for no turn of its VM: that may be waiting for a hypervisor. FALSE:
+ * it could not be ended now. */
+static gboolean
+run_at_once(CkptEngine *engine, LiveOp *live)
+{
+    gboolean recovered = live->recovered, ended;
+    g_autoptr(GError) error = NULL;
+
+    g_mutex_lock(&engine->lock);
+    if (g_atomic_int_get(&engine->stopping)) {
+        g_mutex_unlock(&engine->lock);
+        return FALSE;
+    }
+    engine->running++;
+    g_mutex_unlock(&engine->lock);
+    ended = ckpt_engine_run(engine, live, &error) != CKPT_END_LATER;
+    if (ended) {
+        if (tell_end(engine, live))
+            ckpt_engine_mark(engine, live->op->vm_id);
+        ckpt_waiters_release(engine, live, error);
+    }
+    g_mutex_lock(&engine->lock);
+    if (ended && recovered)
+        engine->recovering--;
+    engine->running--;
+    g_cond_broadcast(&engine->idle);
+    g_mutex_unlock(&engine->lock);
+    return ended;
+}
+
 void
 ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live)
 {
     VmQueue *queue;
 
+    if (live->op->kind == CKPT_KIND_UPDATE && run_at_once(engine, live))
+        return;
     g_mutex_lock(&engine->lock);
     queue = get_queue(engine, live->op->vm_id);
     g_queue_push_tail(&queue->waiting, ckpt_live_ref(live));

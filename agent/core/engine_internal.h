@@ -69,6 +69,7 @@ char *ckpt_live_key(const char *identity, const char *request_id);
 LiveOp *ckpt_live_new(const char *identity, const char *request_id);
 LiveOp *ckpt_live_ref(LiveOp *live);
 void ckpt_live_unref(LiveOp *live);
+/* Behind the VM's other operations; an update is done when this returns. */
 void ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live);
 /* How many turns the VM's operations have had, and whether one is running: what was looked at meanwhile
  * may be half of before and half of after. */

@@ -188,6 +188,7 @@ add_mark(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targe
     CkptChange *change = ckpt_change_new();
     CkptCheckpoint *marked = upsert(change, target);
 
+    change->if_unchanged = TRUE; /* it may have been put on hold since */
     marked->state = CKPT_STATE_DELETING;
     marked->deferred = deferred;
     marked->modified_us = input->now_us;

@@ -144,31 +144,64 @@ apply_update(CkptCheckpoint *row, const CkptRequest *request)
 }
 
 static gboolean
-run_update(CkptEngine *engine, CkptOperation *op, GError **error)
+check_update(const CkptCheckpoint *row, const CkptRequest *request, GError **error)
+{
+    if (row->state == CKPT_STATE_DELETING && !row->deferred)
+        ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING, "checkpoint %s (%s) is gone: %s",
+                       row->name, row->id, ckpt_plan_deleting_reason(row));
+    else if (request->etag && request->etag != row->revision)
+        ckpt_error_set(error, CKPT_REASON_ETAG_MISMATCH,
+                       "checkpoint %s was changed since the caller read it", row->id);
+    else
+        return TRUE;
+    ckpt_error_add(error, CKPT_META_CHECKPOINT, row->id);
+    return FALSE;
+}
+
+/* *again: somebody else has changed the row since it was read. */
+static gboolean
+try_update(CkptEngine *engine, CkptOperation *op, gboolean *again, GError **error)
 {
     const CkptRequest *request = op->request;
     g_autoptr(CkptCheckpoint) row =
         ckpt_store_get_checkpoint(engine->store, request->checkpoint_id, error);
     g_autoptr(CkptChange) change = ckpt_change_new();
+    g_autoptr(GError) why = NULL;
 
-    if (!row)
+    *again = FALSE;
+    if (!row || !check_update(row, request, error))
         return FALSE;
-    if (request->etag && request->etag != row->revision) {
-        ckpt_error_set(error, CKPT_REASON_ETAG_MISMATCH,
-                       "checkpoint %s was changed since the caller read it", row->id);
-        return FALSE;
-    }
     apply_update(row, request);
     g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(row));
+    change->if_unchanged = TRUE;
     row->revision++; /* what the store makes of it in the same transaction */
     op->checkpoint = g_steal_pointer(&row);
     op->state = CKPT_OP_SUCCEEDED;
     op->ended_us = g_get_real_time();
-    if (ckpt_store_end_operation(engine->store, op, change, error))
+    if (ckpt_store_end_operation(engine->store, op, change, &why))
         return TRUE;
     op->state = CKPT_OP_RUNNING;
     g_clear_pointer(&op->checkpoint, ckpt_checkpoint_free);
+    *again = ckpt_error_reason(why) == CKPT_REASON_ETAG_MISMATCH;
+    g_propagate_error(error, g_steal_pointer(&why));
     return FALSE;
+}
+
+/* Beside whatever else works on the VM: each round that is lost, another change was won. */
+static gboolean
+run_update(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    for (;;) {
+        g_autoptr(GError) why = NULL;
+        gboolean again;
+
+        if (try_update(engine, op, &again, &why))
+            return TRUE;
+        if (again)
+            continue;
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
+    }
 }
 
 /* ---- Running ---- */

@@ -80,6 +80,9 @@ typedef struct {
                               removed: doomed. `made` in a later change takes that back */
     GPtrArray *unlinked;   /* char *, of those, files that are no longer there. Not journalled: no plan
                               knows it beforehand */
+    gboolean if_unchanged; /* nothing is written unless each of `upserts` still has its revision in the
+                              catalogue: ETAG_MISMATCH, or CHECKPOINT_NOT_FOUND. Not journalled: of what
+                              is decided now */
 } CkptChange;
 CkptChange *ckpt_change_new(void);
 void ckpt_change_free(CkptChange *change);

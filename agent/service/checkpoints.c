@@ -159,15 +159,16 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     return &reply->base;
 }
 
-/* The stored result as it was, with what only the catalogue of now can tell. */
-static PB(Checkpoint) * give_result(CkptService *service, const CkptCheckpoint *checkpoint)
+/* The stored result as it was, with what only the catalogue of now can tell; look: and the files. */
+static PB(Checkpoint) * give_result(CkptService *service, const CkptCheckpoint *checkpoint,
+                                    gboolean look)
 {
     g_autoptr(CkptCheckpointInfo) now = NULL;
     CkptCheckpointInfo info = {0};
 
     if (!checkpoint)
         return NULL;
-    now = ckpt_engine_get_checkpoint(service->engine, checkpoint->id, TRUE, NULL);
+    now = ckpt_engine_get_checkpoint(service->engine, checkpoint->id, look, NULL);
     if (now) {
         info = *now;
         /* Sizes are by disk: another number of disks cannot be, but would be read out of bounds. */
@@ -205,7 +206,7 @@ ckpt_create_reply(CkptService *service, const CkptOperation *operation, gboolean
         ckpt_message_new(&vmcheckpoint__v1__create_checkpoint_response__descriptor);
 
     if (has_result(operation, validate_only))
-        reply->checkpoint = give_result(service, operation->checkpoint);
+        reply->checkpoint = give_result(service, operation->checkpoint, TRUE);
     reply->operation = give_operation(operation, validate_only);
     if (validate_only)
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);
@@ -220,7 +221,7 @@ ckpt_update_reply(CkptService *service, const CkptOperation *operation, gboolean
         ckpt_message_new(&vmcheckpoint__v1__update_checkpoint_response__descriptor);
 
     if (has_result(operation, validate_only))
-        reply->checkpoint = give_result(service, operation->checkpoint);
+        reply->checkpoint = give_result(service, operation->checkpoint, FALSE);
     reply->operation = give_operation(operation, validate_only);
     return &reply->base;
 }
@@ -232,8 +233,8 @@ ckpt_restore_reply(CkptService *service, const CkptOperation *operation, gboolea
         ckpt_message_new(&vmcheckpoint__v1__restore_checkpoint_response__descriptor);
 
     if (has_result(operation, validate_only)) {
-        reply->checkpoint = give_result(service, operation->checkpoint);
-        reply->safety_checkpoint = give_result(service, operation->safety);
+        reply->checkpoint = give_result(service, operation->checkpoint, TRUE);
+        reply->safety_checkpoint = give_result(service, operation->safety, TRUE);
     }
     reply->operation = give_operation(operation, validate_only);
     if (validate_only)
@@ -249,7 +250,7 @@ ckpt_delete_reply(CkptService *service, const CkptOperation *operation, gboolean
         ckpt_message_new(&vmcheckpoint__v1__delete_checkpoint_response__descriptor);
 
     if (has_result(operation, validate_only))
-        reply->checkpoint = give_result(service, operation->checkpoint);
+        reply->checkpoint = give_result(service, operation->checkpoint, TRUE);
     reply->operation = give_operation(operation, validate_only);
     if (validate_only)
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);

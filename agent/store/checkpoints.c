@@ -2,6 +2,80 @@
 
 #include "agent/model/json.h"
 
+/* ---- Rows: the store thread copies them, their reader parses them ---- */
+
+typedef struct {
+    guint64 revision;
+    char *body;
+} Row;
+
+static void
+row_free(Row *row)
+{
+    g_free(row->body);
+    g_free(row);
+}
+
+static gboolean
+collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **error)
+{
+    gboolean failed = FALSE;
+
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error)) {
+        Row *row = g_new0(Row, 1);
+
+        row->revision = (guint64)sqlite3_column_int64(statement, 0);
+        row->body = ckpt_column_text(statement, 1);
+        g_ptr_array_add(rows, row);
+    }
+    return !failed;
+}
+
+static CkptCheckpoint *
+parse(const Row *row, GError **error)
+{
+    CkptCheckpoint *checkpoint = ckpt_checkpoint_from_json(row->body, error);
+
+    if (checkpoint)
+        checkpoint->revision = row->revision;
+    else
+        g_prefix_error(error, "a checkpoint of the catalogue: ");
+    return checkpoint;
+}
+
+typedef struct {
+    const char *id; /* of a checkpoint, or of a VM */
+    GPtrArray *rows;
+} ReadById;
+
+static gboolean
+get_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    ReadById *read = data;
+
+    return collect(db,
+                   ckpt_database_query(db, error,
+                                       "SELECT revision, body FROM checkpoints WHERE id = ?1", "t",
+                                       read->id),
+                   read->rows, error);
+}
+
+/* NULL without an error: there is none. On the store's thread. */
+static gboolean
+find_row(CkptDatabase *db, const char *id, CkptCheckpoint **row, GError **error)
+{
+    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    ReadById read = {id, rows};
+
+    if (!get_work(db, &read, error))
+        return FALSE;
+    if (rows->len > 0)
+        *row = parse(rows->pdata[0], error);
+    return rows->len == 0 || *row;
+}
+
 /* ---- Changes ---- */
 
 static gboolean
@@ -34,10 +108,63 @@ is_enabled(const CkptCheckpoint *checkpoint)
     return !checkpoint->disabled_reason || !*checkpoint->disabled_reason;
 }
 
+/* What an update changes belongs to the checkpoint's owner and waits for no operation, so that the rows of
+ * a plan may be older: of these members the catalogue's are kept. */
+static void
+keep_owners(CkptCheckpoint *row, const CkptCheckpoint *stored)
+{
+    ckpt_set_str(&row->name, stored->name);
+    ckpt_set_str(&row->description, stored->description);
+    ckpt_set_str(&row->reason, stored->reason);
+    ckpt_set_str(&row->ticket, stored->ticket);
+    ckpt_set_str(&row->hold, stored->hold);
+    g_hash_table_unref(row->labels);
+    row->labels = g_hash_table_ref(stored->labels);
+    row->expire_us = stored->expire_us;
+    if (stored->modified_us <= row->modified_us)
+        return;
+    row->modified_us = stored->modified_us;
+    ckpt_set_str(&row->most_recent_task, stored->most_recent_task);
+}
+
+static gboolean
+changed_since(const CkptCheckpoint *checkpoint, const CkptCheckpoint *stored, GError **error)
+{
+    if (stored)
+        ckpt_error_set(error, CKPT_REASON_ETAG_MISMATCH,
+                       "it was changed in the meantime (its etag is %" G_GUINT64_FORMAT
+                       ", it was %" G_GUINT64_FORMAT "): nothing was done",
+                       stored->revision, checkpoint->revision);
+    else
+        ckpt_error_set(error, CKPT_REASON_CHECKPOINT_NOT_FOUND, "it was deleted in the meantime");
+    ckpt_error_add(error, CKPT_META_CHECKPOINT, checkpoint->id);
+    return FALSE;
+}
+
+/* *merged: the row to write if it is not the checkpoint as it is given. */
+static gboolean
+merge(CkptDatabase *db, const CkptCheckpoint *checkpoint, gboolean if_unchanged,
+      CkptCheckpoint **merged, GError **error)
+{
+    g_autoptr(CkptCheckpoint) stored = NULL;
+
+    if (!find_row(db, checkpoint->id, &stored, error))
+        return FALSE;
+    if (stored && stored->revision == checkpoint->revision)
+        return TRUE;
+    if (if_unchanged)
+        return changed_since(checkpoint, stored, error);
+    if (!stored)
+        return TRUE;
+    *merged = ckpt_checkpoint_copy(checkpoint);
+    keep_owners(*merged, stored);
+    return TRUE;
+}
+
 /* The revision column counts; the body's is the one before. It never goes back, also when the
  * caller changed an old copy. */
 static gboolean
-upsert(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
+write_row(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
 {
     g_autofree char *body = ckpt_checkpoint_to_json(checkpoint);
     gboolean failed = FALSE;
@@ -62,13 +189,23 @@ upsert(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GE
 }
 
 static gboolean
+upsert(CkptDatabase *db, const CkptCheckpoint *checkpoint, gboolean if_unchanged, guint64 *revision,
+       GError **error)
+{
+    g_autoptr(CkptCheckpoint) merged = NULL;
+
+    return merge(db, checkpoint, if_unchanged, &merged, error) &&
+           write_row(db, merged ? merged : checkpoint, revision, error);
+}
+
+static gboolean
 apply_upserts(CkptDatabase *db, const CkptChange *change, GArray *revisions, GError **error)
 {
     for (guint i = 0; i < change->upserts->len; i++) {
         const CkptCheckpoint *checkpoint = change->upserts->pdata[i];
         guint64 revision = 0;
 
-        if (!upsert(db, checkpoint, &revision, error)) {
+        if (!upsert(db, checkpoint, change->if_unchanged, &revision, error)) {
             g_prefix_error(error, "checkpoint %s: ", checkpoint->id);
             return FALSE;
         }
@@ -206,48 +343,7 @@ ckpt_store_note_verified(CkptStore *store, GPtrArray *rows, GError **error)
     return TRUE;
 }
 
-/* ---- Reads: the store thread copies rows, their reader parses them ---- */
-
-typedef struct {
-    guint64 revision;
-    char *body;
-} Row;
-
-static void
-row_free(Row *row)
-{
-    g_free(row->body);
-    g_free(row);
-}
-
-static gboolean
-collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **error)
-{
-    gboolean failed = FALSE;
-
-    if (!statement)
-        return FALSE;
-    while (ckpt_database_next(db, statement, &failed, error)) {
-        Row *row = g_new0(Row, 1);
-
-        row->revision = (guint64)sqlite3_column_int64(statement, 0);
-        row->body = ckpt_column_text(statement, 1);
-        g_ptr_array_add(rows, row);
-    }
-    return !failed;
-}
-
-static CkptCheckpoint *
-parse(const Row *row, GError **error)
-{
-    CkptCheckpoint *checkpoint = ckpt_checkpoint_from_json(row->body, error);
-
-    if (checkpoint)
-        checkpoint->revision = row->revision;
-    else
-        g_prefix_error(error, "a checkpoint of the catalogue: ");
-    return checkpoint;
-}
+/* ---- Reads ---- */
 
 static GPtrArray *
 parse_all(GPtrArray *rows, GError **error)
@@ -263,23 +359,6 @@ parse_all(GPtrArray *rows, GError **error)
         g_ptr_array_add(checkpoints, checkpoint);
     }
     return g_steal_pointer(&checkpoints);
-}
-
-typedef struct {
-    const char *id; /* of a checkpoint, or of a VM */
-    GPtrArray *rows;
-} ReadById;
-
-static gboolean
-get_work(CkptDatabase *db, gpointer data, GError **error)
-{
-    ReadById *read = data;
-
-    return collect(db,
-                   ckpt_database_query(db, error,
-                                       "SELECT revision, body FROM checkpoints WHERE id = ?1", "t",
-                                       read->id),
-                   read->rows, error);
 }
 
 CkptCheckpoint *
