@@ -303,6 +303,19 @@ is_owned(GPtrArray *owned, const char *path)
     return g_ptr_array_find_with_equal_func(owned, path, g_str_equal, NULL);
 }
 
+/* A file whose removal succeeded and was told to fail is doomed until the next look, and gone. */
+static gboolean
+may_be_gone(Model *model, const char *path)
+{
+    for (guint i = 0; i < MODEL_VMS; i++) {
+        g_autoptr(GPtrArray) doomed = ckpt_store_doomed_files(model->store, model->vms[i].id, NULL);
+
+        if (is_owned(doomed, path))
+            return TRUE;
+    }
+    return model_is_odd(model);
+}
+
 static void
 check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
 {
@@ -323,7 +336,7 @@ check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
             model_fail(model, "%s is left, and nobody needs it", file->path);
     }
     for (guint i = 0; i < owned->len; i++)
-        if (!ckpt_sim_find(model->sim, owned->pdata[i]) && !model_is_odd(model))
+        if (!ckpt_sim_find(model->sim, owned->pdata[i]) && !may_be_gone(model, owned->pdata[i]))
             model_fail(model, "%s is owned, and is not there", (char *)owned->pdata[i]);
     g_hash_table_iter_init(&iter, model->sim->manifests);
     while (g_hash_table_iter_next(&iter, &key, &value))
