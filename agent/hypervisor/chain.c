@@ -193,6 +193,70 @@ ckpt_chain_fits(const CkptXmlDisk *defined, const char *const *headers)
     return told > 0 && (!defined->chain_ends || !headers[told]);
 }
 
+/* ---- Whose disk a file is ---- */
+
+gboolean
+ckpt_chain_has(const CkptXmlDisk *disk, const char *file)
+{
+    g_autoptr(GHashTable) files = NULL;
+    g_autoptr(GPtrArray) chain = NULL;
+
+    for (char **told = disk->chain; *told; told++)
+        if (ckpt_image_same(*told, file))
+            return TRUE;
+    if (!disk->source || !ckpt_format_from_name(disk->format))
+        return FALSE;
+    files = ckpt_chain_files_new();
+    chain = ckpt_chain_walk(disk->source, ckpt_format_from_name(disk->format), files, NULL, NULL);
+    for (guint i = 0; i < chain->len; i++)
+        if (ckpt_image_same(((const CkptLayer *)g_ptr_array_index(chain, i))->path, file))
+            return TRUE;
+    return FALSE;
+}
+
+static gboolean
+is_top(const CkptXmlDisk *disk, const char *file)
+{
+    return disk->source && ckpt_image_same(disk->source, file);
+}
+
+static CkptXmlDisk *
+find_disk(const CkptXmlDomain *domain, const char *target, const char *file,
+          gboolean (*matches)(const CkptXmlDisk *disk, const char *file))
+{
+    CkptXmlDisk *disk = domain ? ckpt_xml_domain_find(domain, target) : NULL;
+
+    if (disk && matches(disk, file))
+        return disk;
+    for (guint i = 0; domain && i < domain->disks->len; i++) {
+        disk = g_ptr_array_index(domain->disks, i);
+        if (matches(disk, file))
+            return disk;
+    }
+    return NULL;
+}
+
+CkptXmlDisk *
+ckpt_chain_find_top(const CkptXmlDomain *domain, const char *target, const char *file)
+{
+    return find_disk(domain, target, file, is_top);
+}
+
+CkptXmlDisk *
+ckpt_chain_find_disk(const CkptXmlDomain *domain, const char *target, const char *const *files)
+{
+    CkptXmlDisk *found = NULL;
+
+    for (; *files && !found; files++) {
+        found = ckpt_chain_find_top(domain, target, *files);
+        if (!found)
+            found = find_disk(domain, target, *files, ckpt_chain_has);
+    }
+    return found;
+}
+
+/* ---- The check ---- */
+
 static gboolean
 mismatch(GError **error, const char *target, const char *file, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
@@ -267,14 +331,78 @@ keep_first(CkptReason reason, const char *file, const char *message, gpointer da
     first->failed = TRUE;
 }
 
+/* What the plan tells of a disk's chain; the top is what it is known by where it does not. */
+static const char *const *
+planned_chain(const CkptDiskFile *disk, const char *const *top)
+{
+    return disk->chain ? (const char *const *)disk->chain : top;
+}
+
 static gboolean
-check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
+has_any(const CkptXmlDisk *disk, const char *const *files, gsize count)
+{
+    for (gsize i = 0; i < count; i++)
+        if (ckpt_chain_has(disk, files[i]))
+            return TRUE;
+    return FALSE;
+}
+
+static gboolean
+is_top_of(GPtrArray *disks, const char *source)
+{
+    for (guint i = 0; source && i < disks->len; i++)
+        if (ckpt_image_same(((const CkptDiskFile *)g_ptr_array_index(disks, i))->file, source))
+            return TRUE;
+    return FALSE;
+}
+
+/* The disk that should lie on this file, whether it does or not. The root may be a template of several: it
+ * tells of a disk only together with the target. NULL: it is no longer attached. */
+static const CkptXmlDisk *
+find_planned(const CkptXmlDomain *domain, const CkptDiskFile *disk, GPtrArray *disks)
+{
+    const char *const top[] = {disk->file, NULL};
+    const char *const *chain = planned_chain(disk, top);
+    gsize length = g_strv_length((char **)chain);
+    const CkptXmlDisk *found = ckpt_chain_find_top(domain, disk->target, disk->file);
+
+    if (found || !domain)
+        return found;
+    found = ckpt_xml_domain_find(domain, disk->target);
+    if (found && has_any(found, chain, length))
+        return found;
+    for (guint i = 0; i < domain->disks->len; i++) {
+        found = g_ptr_array_index(domain->disks, i);
+        if (!is_top_of(disks, found->source) && has_any(found, chain, MAX(length, 2) - 1))
+            return found;
+    }
+    return NULL;
+}
+
+static gboolean
+check_defined(const CkptXmlDisk *defined, const CkptDiskFile *disk, const char *const *headers,
+              GError **error)
+{
+    if (!ckpt_chain_fits(defined, headers) &&
+        !chains_agree(disk->target, "the definition", (const char *const *)defined->chain, headers,
+                      error))
+        return FALSE;
+    if (g_strcmp0(defined->format, ckpt_format_name(disk->format)) == 0)
+        return TRUE;
+    return mismatch(error, disk->target, disk->file, "the definition says %s, it should be %s",
+                    defined->format ? defined->format : "no format", ckpt_format_name(disk->format));
+}
+
+/* may_go: a disk that its owner has detached meanwhile has no say; its files must be right all the same. */
+static gboolean
+check_disk(const CkptView *view, const CkptDiskFile *disk, GPtrArray *disks, gboolean may_go,
+           GError **error)
 {
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
     g_autoptr(GPtrArray) chain = NULL;
     g_auto(GStrv) headers = NULL;
-    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, disk->target);
-    const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, disk->target);
+    const CkptXmlDisk *defined = find_planned(view->definition_xml, disk, disks);
+    const CkptXmlDisk *live = find_planned(view->live_xml, disk, disks);
     FirstFinding first = {.target = disk->target, .error = error};
 
     chain = ckpt_chain_walk(disk->file, disk->format, files, keep_first, &first);
@@ -284,29 +412,26 @@ check_disk(const CkptView *view, const CkptDiskFile *disk, GError **error)
     if (disk->chain && !chains_agree(disk->target, "the image headers", (const char *const *)headers,
                                      (const char *const *)disk->chain, error))
         return FALSE;
-    if (!defined || !defined->source)
+    if (!defined && !may_go)
         return mismatch(error, disk->target, disk->file, "the definition has no such disk");
-    if (!ckpt_chain_fits(defined, (const char *const *)headers) &&
-        !chains_agree(disk->target, "the definition", (const char *const *)defined->chain,
-                      (const char *const *)headers, error))
+    if (defined && !check_defined(defined, disk, (const char *const *)headers, error))
         return FALSE;
-    if (g_strcmp0(defined->format, ckpt_format_name(disk->format)) != 0)
-        return mismatch(error, disk->target, disk->file, "the definition says %s, it should be %s",
-                        defined->format ? defined->format : "no format",
-                        ckpt_format_name(disk->format));
-    if (view->active && !live)
+    if (view->active && !live && !may_go)
         return mismatch(error, disk->target, disk->file, "the running VM has no such disk");
     if (live && !chains_agree(disk->target, "libvirt's live definition",
                               (const char *const *)live->chain, (const char *const *)headers, error))
         return FALSE;
-    return locks_agree(disk->target, chain, view->active, error);
+    return (!defined && !live) || locks_agree(disk->target, chain, live != NULL, error);
 }
 
 static gboolean
-check_disks(const CkptView *view, GPtrArray *disks, GError **error)
+check_disks(const CkptRun *run, const CkptView *view, GError **error)
 {
+    GPtrArray *disks = run->step->disks;
+
     for (guint i = 0; disks && i < disks->len; i++)
-        if (!check_disk(view, g_ptr_array_index(disks, i), error))
+        if (!check_disk(view, g_ptr_array_index(disks, i), disks, run->plan->kind == CKPT_KIND_DELETE,
+                        error))
             return FALSE;
     return TRUE;
 }
@@ -321,7 +446,7 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
 
         if (!view)
             return FALSE;
-        if (check_disks(view, run->step->disks, &mismatch))
+        if (check_disks(run, view, &mismatch))
             return TRUE;
         if (i < CHECK_LOOKS && ckpt_view_is_stale(view))
             continue;

@@ -99,13 +99,15 @@ ckpt_step_define_check(CkptRun *run, GError **error)
         return CKPT_OUTCOME_UNCLEAR;
     for (guint i = 0; disks && i < disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(disks, i);
-        const CkptXmlDisk *found = ckpt_xml_domain_find(view->definition_xml, disk->target);
+        const CkptXmlDisk *found =
+            ckpt_chain_find_top(view->definition_xml, disk->target, disk->file);
 
-        if (!found || g_strcmp0(found->source, disk->file) != 0 ||
-            ckpt_format_from_name(found->format) != disk->format) {
+        const char *source = ckpt_view_source(view, disk->target);
+
+        if (!found || ckpt_format_from_name(found->format) != disk->format) {
             ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
                            "the definition has disk %s on %s, not on %s", disk->target,
-                           found && found->source ? found->source : "nothing", disk->file);
+                           source ? source : "nothing", disk->file);
             return CKPT_OUTCOME_NOT_DONE;
         }
     }

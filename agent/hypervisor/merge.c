@@ -36,6 +36,30 @@ fail(GError **error, const CkptStep *step, const char *what)
     return NEXT_FAILED;
 }
 
+/* The disk that the merge is about, whatever its target is by now. NULL: it has none of the files. */
+static const CkptXmlDisk *
+find_disk(const CkptStep *step, const CkptXmlDomain *domain)
+{
+    const char *const files[] = {step->file, step->above ? step->above : step->base, step->base, NULL};
+
+    return ckpt_chain_find_disk(domain, step->target, files);
+}
+
+/* Its newest file may be somebody's only copy: it is left under its name, and all goes on when the disk is
+ * back. */
+static Next
+refuse_detached(const CkptStep *step, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_DISK_DETACHED,
+                   "disk %s is no longer attached, no disk of the VM lies on %s or %s, which are to be "
+                   "merged: they are left as they are; attach it again, under any target, then repeat "
+                   "the request",
+                   step->target, step->file, step->base);
+    ckpt_error_add(error, CKPT_META_DISK, step->target);
+    ckpt_error_add(error, CKPT_META_FILE, step->file);
+    return NEXT_FAILED;
+}
+
 /* What a header says lies below: `file` → commit, `base` → done. */
 static Next
 next_above(const CkptStep *step, GError **error)
@@ -60,7 +84,7 @@ next_above(const CkptStep *step, GError **error)
 static Next
 next_merged(const CkptStep *step, const CkptView *view)
 {
-    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, step->target);
+    const CkptXmlDisk *defined = find_disk(step, view->definition_xml);
 
     return position(defined, step->file) >= 0 ? NEXT_DEFINE : NEXT_DONE;
 }
@@ -113,8 +137,8 @@ next_live(const CkptStep *step, const CkptXmlDisk *live, const CkptView *view, G
 static Next
 look(const CkptView *view, const CkptStep *step, GError **error)
 {
-    const CkptXmlDisk *live = ckpt_xml_domain_find(view->live_xml, step->target);
-    const char *defined = ckpt_view_source(view, step->target);
+    const CkptXmlDisk *live = find_disk(step, view->live_xml);
+    const CkptXmlDisk *defined = find_disk(step, view->definition_xml);
 
     if (live && (position(live, step->file) >= 0 || position(live, step->base) >= 0))
         return next_live(step, live, view, error);
@@ -123,9 +147,11 @@ look(const CkptView *view, const CkptStep *step, GError **error)
 
         return next == NEXT_DONE ? next_merged(step, view) : next;
     }
-    if (g_strcmp0(defined, step->base) == 0)
+    if (!defined)
+        return refuse_detached(step, error);
+    if (defined->source && ckpt_image_same(defined->source, step->base))
         return NEXT_DONE;
-    if (g_strcmp0(defined, step->file) != 0)
+    if (!defined->source || !ckpt_image_same(defined->source, step->file))
         return fail(error, step, "the definition names neither of the two files");
     return NEXT_COMMIT;
 }
@@ -155,13 +181,13 @@ static gboolean
 define_merged(CkptRun *run, const CkptView *view, GError **error)
 {
     const CkptStep *step = run->step;
-    const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, step->target);
-    gboolean top = g_strcmp0(defined->source, step->file) == 0;
+    const CkptXmlDisk *defined = find_disk(step, view->definition_xml);
+    gboolean top = ckpt_image_same(defined->source, step->file);
     g_autoptr(GPtrArray) disks =
         g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
 
     g_ptr_array_add(disks,
-                    ckpt_disk_file_new(step->target, top ? step->base : defined->source,
+                    ckpt_disk_file_new(defined->target, top ? step->base : defined->source,
                                        top ? step->base_format
                                            : ckpt_format_from_name(defined->format),
                                        NULL));
@@ -198,6 +224,18 @@ commit_offline(CkptRun *run, const CkptView *view, GError **error)
                 : define_merged(run, view, error));
 }
 
+/* libvirt's jobs are by target: by that which the disk has in the running VM. */
+static gboolean
+merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
+{
+    CkptStep step = *run->step;
+    CkptRun here = *run;
+
+    step.target = find_disk(run->step, view->live_xml)->target;
+    here.step = &step;
+    return ckpt_merge_live(&here, view, top, error);
+}
+
 static gboolean
 do_next(CkptRun *run, CkptView *view, Next next, GError **error)
 {
@@ -207,9 +245,9 @@ do_next(CkptRun *run, CkptView *view, Next next, GError **error)
     case NEXT_FAILED:
         return FALSE;
     case NEXT_LIVE_TOP:
-        return ckpt_merge_live(run, view, TRUE, error);
+        return merge_live(run, view, TRUE, error);
     case NEXT_LIVE_MIDDLE:
-        return ckpt_merge_live(run, view, FALSE, error);
+        return merge_live(run, view, FALSE, error);
     case NEXT_COMMIT:
         return commit_offline(run, view, error);
     case NEXT_DEFINE:

@@ -33,6 +33,15 @@ gboolean ckpt_chain_equal(const char *const *a, const char *const *b);
  * where it tells one. */
 gboolean ckpt_chain_fits(const CkptXmlDisk *defined, const char *const *headers);
 gboolean ckpt_step_check_chain(CkptRun *run, GError **error);
+/* Disks are known by their files: their owner may move one to another target or bus at any time, also between
+ * an operation's begin and its end. `target` decides only between several. */
+/* Whether the file is in the disk's chain, as the XML tells it or by the headers. */
+gboolean ckpt_chain_has(const CkptXmlDisk *disk, const char *file);
+/* The disk whose top this file is. NULL: none. */
+CkptXmlDisk *ckpt_chain_find_top(const CkptXmlDomain *domain, const char *target, const char *file);
+/* The disk that has one of `files` (NULL-terminated, the most telling first) in its chain. NULL: none. */
+CkptXmlDisk *ckpt_chain_find_disk(const CkptXmlDomain *domain, const char *target,
+                                  const char *const *files);
 
 /* ---- users.c ---- */
 /* Told for each file of `files` (path → CkptLayer) that a domain uses; user: "VM web-02 (UUID), disk

@@ -58,13 +58,26 @@ is_written(const CkptLayer *overlay, Place live)
            !write_locked;
 }
 
+/* Where the disk is that the overlay was made for, under whatever target: on the overlay, or where it was. */
+static const char *
+source_of(const CkptXmlDomain *domain, const CkptDiskFile *disk, const CkptLayer *overlay)
+{
+    const CkptXmlDisk *found = ckpt_chain_find_top(domain, disk->target, disk->file);
+
+    if (!found && overlay->backing)
+        found = ckpt_chain_find_top(domain, disk->target, overlay->backing);
+    if (!found && domain)
+        found = ckpt_xml_domain_find(domain, disk->target);
+    return found ? found->source : NULL;
+}
+
 static void
 tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
 {
     g_autoptr(CkptQcow2) header = NULL;
     CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, NULL);
-    const char *defined = ckpt_view_source(view, disk->target);
-    const char *live = ckpt_view_live_source(view, disk->target);
+    const char *defined = source_of(view->definition_xml, disk, overlay);
+    const char *live = source_of(view->live_xml, disk, overlay);
     Place believed = place_of(live, disk, overlay);
     gboolean written = is_written(overlay, believed);
 
@@ -449,8 +462,8 @@ resume_after(CkptRun *merging, gboolean done, GError **error)
 static gboolean
 is_used(const CkptView *view, const CkptDiskFile *disk)
 {
-    return g_strcmp0(ckpt_view_source(view, disk->target), disk->file) == 0 ||
-           g_strcmp0(ckpt_view_live_source(view, disk->target), disk->file) == 0;
+    return ckpt_chain_find_top(view->definition_xml, disk->target, disk->file) ||
+           ckpt_chain_find_top(view->live_xml, disk->target, disk->file);
 }
 
 /* Hazard A5: QEMU writes to the overlay and libvirt does not know, so that nothing can be merged while the
@@ -458,8 +471,8 @@ is_used(const CkptView *view, const CkptDiskFile *disk)
 static gboolean
 refuse_unseen(const CkptView *view, const CkptDiskFile *disk, GError **error)
 {
-    const char *live = ckpt_view_live_source(view, disk->target);
     CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, NULL);
+    const char *live = source_of(view->live_xml, disk, overlay);
     gboolean unseen = view->active && g_strcmp0(live, disk->file) != 0 &&
                       is_written(overlay, place_of(live, disk, overlay));
 

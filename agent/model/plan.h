@@ -32,10 +32,13 @@ typedef enum {
                                    `file` is needed by nobody: live where the VM runs on it, else with
                                    qemu-img; overlay `above` (NULL: `file` is the top) then lies on
                                    `base`; the definition names `base` where it named `file`. With
-                                   `leaf` nothing lies on `file` and it is no VM's top. May be
-                                   done again after any crash. No undo */
+                                   `leaf` nothing lies on `file` and it is no VM's top. `target` is a
+                                   label: the disk is known by its files. DISK_DETACHED if its newest
+                                   file is one of the two and no disk of the VM has it. May be done
+                                   again after any crash. No undo */
     CKPT_STEP_CHECK_CHAIN,      /* each of `disks` has exactly `chain`: by definition, live XML, headers
-                                   and locks. No undo */
+                                   and locks, under whatever target it is by now. Of a delete one may
+                                   have been detached: then by headers. No undo */
     CKPT_STEP_REMOVE_FILE,      /* unlinks `file` if nobody has it open, no definition names it and none
                                    of `disks` (filled in when it is run) lies on it; folder synced. No
                                    undo */
