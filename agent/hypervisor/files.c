@@ -382,6 +382,19 @@ keep_first_user(const char *file, gboolean is_top, const char *user, gpointer da
         *first = g_strdup(user);
 }
 
+/* QEMU keeps a file open that it has no use for, if a libvirtd that died had begun with it. */
+static gboolean
+close_unused(CkptRun *run, CkptLayer *layer, GError **error)
+{
+    g_autoptr(virDomain) domain =
+        ckpt_connection_lookup(run->connection, run->plan->vm_id, NULL);
+
+    if (!domain)
+        return TRUE;
+    return ckpt_nodes_release(domain, layer->path, error) &&
+           ckpt_locks_probe_path(layer->path, &layer->read_locked, &layer->write_locked, error);
+}
+
 /* Whoever might still need it: an open file, a definition, a chain of a running VM. */
 static gboolean
 nobody_needs(CkptRun *run, const char *path, GError **error)
@@ -391,6 +404,8 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
     CkptLayer *layer = ckpt_layer_look(path, (CkptFormat)0, NULL, NULL);
 
     g_hash_table_insert(files, g_strdup(path), layer);
+    if ((layer->read_locked || layer->write_locked) && !close_unused(run, layer, error))
+        return FALSE;
     if (layer->read_locked || layer->write_locked)
         user = ckpt_locks_holder(path);
     else if (!ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user, &user, error))

@@ -174,6 +174,13 @@ gboolean ckpt_rebase_header(CkptRun *run, const char *file, const char *base,
 /* VM_BUSY, with who it is, if a process has the image open. */
 gboolean ckpt_file_is_free(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* ---- nodes.c ---- */
+/* Has the running VM's QEMU close what it has open of this file without using it. QEMU itself refuses
+ * for what is in use, so that nothing is lost by asking; that is TRUE too, and the locks tell. The VM
+ * is tainted for libvirt (custom-monitor) from then on: not to be asked without a reason. */
+gboolean ckpt_nodes_release(virDomainPtr domain, const char *path, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 /* ---- merge.c, merge_live.c ---- */
 gboolean ckpt_step_merge(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);

@@ -508,6 +508,21 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
     return ckpt_step_remove_file(&removal, error) && ckpt_file_unmark(mark, error);
 }
 
+/* QEMU may have opened overlays that it was never told to switch to (hazard A6): while it has them open,
+ * the names of their nodes are taken, which fails the next snapshot, and their files cannot go. The kernel
+ * cannot be asked: QEMU holds no lock on what nothing uses. */
+static gboolean
+close_unused(const CkptView *view, GPtrArray *disks, GError **error)
+{
+    for (guint i = 0; view->active && i < disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(disks, i);
+
+        if (!is_used(view, disk) && !ckpt_nodes_release(view->domain, disk->file, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 gboolean
 ckpt_step_snapshot_undo(CkptRun *run, GError **error)
 {
@@ -520,5 +535,5 @@ ckpt_step_snapshot_undo(CkptRun *run, GError **error)
     for (guint i = 0; i < run->step->disks->len; i++)
         if (!undo_disk(run, view, g_ptr_array_index(run->step->disks, i), error))
             return FALSE;
-    return TRUE;
+    return close_unused(view, run->step->disks, error);
 }

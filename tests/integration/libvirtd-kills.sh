@@ -8,8 +8,8 @@ hits_a5=0 # QEMU writes to the overlay, libvirt names the base
 hits_a6=0 # all of it is done, though the caller got an error
 not_done=0
 later=0   # libvirt had answered
+opened=0  # QEMU has the overlay open, and was not told to switch to it
 kills=0
-left_over=0 # empty overlays
 
 # The point at which the snapshot is journalled as begun, and comes next.
 snapshot_point() {
@@ -18,17 +18,19 @@ snapshot_point() {
 }
 
 # kill_libvirtd_in_snapshot POINT WHEN: WHEN is in ms after the agent goes on, or "saved": once the definition is.
-# Sets $overlay_open, $overlay_defined, $overlay_live (0 or 1), $step; the create's request in $text.
+# Sets $overlay_open, $overlay_used, $overlay_defined, $overlay_live (0 or 1), $step; the create's request in $text.
+# Used: QEMU has given up the right to write to the file below.
 kill_libvirtd_in_snapshot() {
-	local run known
+	local run known below
 	run=$(readlink "$dir/run")
+	below=$(top_of "$dir" "$vm" vda)
 	known=$(ls "$dir/images")
 	text="options{request_id:'$(new_id)'} vm_id:'$id'"
 	stop_at "$1" CreateCheckpoint "$text" || { wrong "the create ended before its snapshot: $reply"; return 1; }
-	read -r overlay_open overlay_defined overlay_live < <(python3 - "$(agent pid "$dir" a)" \
+	read -r overlay_open overlay_used overlay_defined overlay_live < <(python3 - "$(agent pid "$dir" a)" \
 		"$(cat "$dir/libvirtd.pid")" "$(qemu_pid)" "$2" "$dir/images" "$run/config/libvirt/qemu/$vm.xml" \
-		"$run/run/libvirt/qemu/run/$vm.xml" "$known" <<-'END'
-			import os, signal, sys, time
+		"$run/run/libvirt/qemu/run/$vm.xml" "$known" "$below" <<-'END'
+			import fcntl, os, signal, struct, sys, time
 			agent, libvirtd, qemu = map(int, sys.argv[1:4])
 			when, images, defined, live = sys.argv[4:8]
 			overlay = next(f for f in set(os.listdir(images)) - set(sys.argv[8].split()) if f.endswith(".qcow2"))
@@ -53,17 +55,22 @@ kill_libvirtd_in_snapshot() {
 			        return os.readlink(f"/proc/{qemu}/fd/{fd}")
 			    except OSError:
 			        return ""
+			def written(file):
+			    with open(file, "rb") as f:
+			        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 101, 1, 0)
+			        return struct.unpack("hhqqi4x", fcntl.fcntl(f, 36, asked))[0] != fcntl.F_UNLCK  # F_OFD_GETLK
 			time.sleep(0.05)  # QEMU may be at the command that it got last
 			print(*[int(v) for v in (any(opened(fd).endswith("/" + overlay) for fd in os.listdir(f"/proc/{qemu}/fd")),
-			    overlay in open(defined).read(), overlay in open(live).read())])
+			    not written(sys.argv[9]), overlay in open(defined).read(), overlay in open(live).read())])
 		END
 	)
 	call "$dir" GetOperation "request_id:'$(grep -oE "[0-9a-f-]{36}" <<<"$text" | head -n 1)'" || true
 	step=$(got '.operation.stepDescription')
 	kills=$((kills + 1))
-	case $overlay_open$overlay_defined$overlay_live in
+	case $overlay_open$overlay_used$overlay_defined$overlay_live in
 	0*) not_done=$((not_done + 1)) ;;
-	111) if [[ $step == *overlay* || $step == snapshot* ]]; then hits_a6=$((hits_a6 + 1)); else later=$((later + 1)); fi ;;
+	10*) opened=$((opened + 1)) ;;
+	1111) if [[ $step == *overlay* || $step == snapshot* ]]; then hits_a6=$((hits_a6 + 1)); else later=$((later + 1)); fi ;;
 	*) hits_a5=$((hits_a5 + 1)) ;;
 	esac
 	hypervisor start a "$dir" >/dev/null
@@ -84,28 +91,16 @@ after_libvirtds_kill() {
 	if [ "$believed" != "$(top_of "$dir" "$vm" vda)" ]; then
 		eventually 10 is_distrusted || wrong "libvirt believes in $believed, and nobody says so"
 	fi
-	# Until its end QEMU keeps an overlay open that it was never told to switch to.
-	if [ "$overlay_open$overlay_live" = 10 ]; then
+	# Libvirt learns what the VM runs on when that is started again, and not before.
+	if [ "$overlay_used$overlay_live" = 10 ]; then
 		on "$dir" destroy "$vm" >/dev/null
 		run_again
 		same "after a power cycle" "$(present)" "$written"
-		clear_left_over
 	fi
 	eventually 10 is_trusted || wrong "quarantined: $(quarantine)"
 	look running
 	same "the checkpoint, later" "$(captured "$made")" "$first"
 	remove "$dir" "$made" || wrong "it cannot be deleted: $reply"
-}
-
-# An empty overlay that QEMU had open when its create was undone: the agent's own, and of no use.
-clear_left_over() {
-	local file
-	for file in $(agent log "$dir" a | sed -nE 's/.*left behind: .*: ([^ ]+) is not removed: it is open.*/\1/p' | sort -u); do
-		[ -e "$file" ] || continue
-		left_over=$((left_over + 1))
-		same "what was left behind holds" "$(qemu-img map --output=json -f qcow2 "$file" | jq '[.[] | select(.depth == 0 and .data)] | length')" 0
-		rm -f "$file"
-	done
 }
 
 quarantine() { call "$dir" GetVirtualMachine "vm_id:'$id'" && got '.virtualMachine.quarantineReason'; }
