@@ -25,14 +25,21 @@ ckpt_fault_point(void)
     raise_at("VMCKPT_PAUSE_AT", reached, SIGSTOP);
 }
 
-void
-ckpt_fault_point_named(const char *name)
+static void
+raise_named(const char *variable, const char *name, int signal)
 {
-    const char *at = g_getenv("VMCKPT_KILL_AT");
+    const char *at = g_getenv(variable);
     g_auto(GStrv) names = at ? g_strsplit(at, ",", -1) : NULL;
 
     if (names && g_strv_contains((const char *const *)names, name))
-        raise(SIGKILL);
+        raise(signal);
+}
+
+void
+ckpt_fault_point_named(const char *name)
+{
+    raise_named("VMCKPT_KILL_AT", name, SIGKILL);
+    raise_named("VMCKPT_PAUSE_AT", name, SIGSTOP);
     ckpt_fault_point();
 }
 #endif

@@ -1,6 +1,6 @@
 /* Kill points, for tests: in a build with CKPT_FAULTS the agent ends itself with SIGKILL at the point
  * that VMCKPT_KILL_AT counts to (1 = the first one reached) or names ("frozen,guard"), and stops
- * itself with SIGSTOP at the point VMCKPT_PAUSE_AT, so that others can be killed at that very point. Nothing
+ * itself with SIGSTOP at the point that VMCKPT_PAUSE_AT counts to or names, so that others can be killed at that very point. Nothing
  * in other builds. */
 #pragma once
 

@@ -140,10 +140,8 @@ ckpt_plan_mend(const CkptPlanInput *input)
     plan = ckpt_plan_new(CKPT_KIND_RESTORE);
     ckpt_set_str(&plan->vm_id, vm->id);
     ckpt_set_str(&plan->vm_name, vm->name);
+    /* Of the definition in force by then: its owner may be at it, too. */
     step = ckpt_plan_add(plan, CKPT_STEP_DEFINE);
-    ckpt_set_str(&step->definition, vm->definition);
-    ckpt_set_str(&step->definition_before, vm->definition);
-    step->autostart = step->autostart_before = vm->autostart;
     step->disks = g_steal_pointer(&disks);
     return plan;
 }

@@ -1,6 +1,7 @@
 /* DEFINE: the persistent definition, rewritten. While the VM runs it is what the next start uses. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "common/fault.h"
 
 #include <string.h>
 
@@ -59,19 +60,96 @@ define_as(CkptRun *run, virDomainPtr domain, const char *definition, GPtrArray *
     return done;
 }
 
-gboolean
-ckpt_define_disks(CkptRun *run, const CkptView *view, GPtrArray *disks, GError **error)
+/* ---- Disks alone ----
+ * What the owner defines at the same instant must not be lost: only the disk's own element is replaced, in
+ * whatever definition is in force when libvirt does it. What stays is an edit of that same element between
+ * our reading it and that, one call later. */
+
+/* The disk that is to be put on the file: it has it already, or in its chain (a merge), or it lies on one
+ * below (hazards A5, A26). */
+static const CkptXmlDisk *
+find_disk(const CkptXmlDomain *domain, const CkptDiskFile *disk)
 {
-    return define_as(run, view->domain, view->definition, disks, error);
+    const char *const files[] = {disk->file, NULL};
+    const CkptXmlDisk *found = ckpt_chain_find_disk(domain, disk->target, files);
+    g_autoptr(GHashTable) layers = found ? NULL : ckpt_chain_files_new();
+    g_autoptr(GPtrArray) chain =
+        found ? NULL : ckpt_chain_walk(disk->file, disk->format, layers, NULL, NULL);
+
+    for (guint i = 1; chain && i < chain->len && !found; i++)
+        found = ckpt_chain_find_top(domain, disk->target,
+                                    ((const CkptLayer *)g_ptr_array_index(chain, i))->path);
+    return found;
 }
+
+static gboolean
+is_on(const CkptView *view, const CkptDiskFile *disk)
+{
+    const CkptXmlDisk *found = ckpt_xml_domain_find(view->definition_xml, disk->target);
+
+    return found && found->source && ckpt_image_same(found->source, disk->file) &&
+           ckpt_format_from_name(found->format) == disk->format;
+}
+
+static gboolean
+not_there(const CkptDiskFile *disk, const char *what, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "disk %s: the definition %s %s", disk->target, what,
+                   disk->file);
+    ckpt_error_add(error, CKPT_META_DISK, disk->target);
+    ckpt_error_add(error, CKPT_META_FILE, disk->file);
+    return FALSE;
+}
+
+static gboolean
+define_disk(CkptRun *run, const CkptDiskFile *disk, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    const CkptXmlDisk *found = view ? find_disk(view->definition_xml, disk) : NULL;
+    CkptDiskFile present = *disk;
+    g_autoptr(CkptView) after = NULL;
+    char *xml;
+    int updated;
+
+    if (!view || !found)
+        return view && not_there(disk, "has no disk any more that could be put on", error);
+    present.target = found->target;
+    xml = ckpt_xml_disk(view->definition, &present, error);
+    if (!xml)
+        return FALSE;
+    ckpt_fault_point_named("defining");
+    updated = virDomainUpdateDeviceFlags(view->domain, xml, VIR_DOMAIN_AFFECT_CONFIG);
+    free_secret(xml);
+    if (updated < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "put disk %s of the definition on %s",
+                           present.target, disk->file);
+        return FALSE;
+    }
+    after = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    return after && (is_on(after, &present) ||
+                     not_there(&present, "was changed at the same time, and does not name", error));
+}
+
+gboolean
+ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error)
+{
+    for (guint i = 0; i < disks->len; i++)
+        if (!define_disk(run, g_ptr_array_index(disks, i), error))
+            return FALSE;
+    return TRUE;
+}
+
+/* ---- The step ---- */
 
 gboolean
 ckpt_step_define(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
-    g_autoptr(virDomain) domain =
-        ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
+    g_autoptr(virDomain) domain = NULL;
 
+    if (!step->definition)
+        return ckpt_define_disks(run, step->disks, error);
+    domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
     return domain && define_as(run, domain, step->definition, step->disks, error) &&
            set_autostart(domain, step->autostart, error) &&
            ckpt_step_define_check(run, error) == CKPT_OUTCOME_DONE;

@@ -373,6 +373,34 @@ ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name, GPt
 }
 
 char *
+ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **error)
+{
+    g_autoptr(xmlDoc) doc = parse(definition, error);
+    g_autoptr(xmlDoc) alone = NULL;
+    xmlNodePtr devices;
+
+    if (!doc)
+        return NULL;
+    devices = child(xmlDocGetRootElement(doc), "devices");
+    for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
+        g_autofree char *target = NULL;
+
+        if (node->type != XML_ELEMENT_NODE || !g_str_equal((const char *)node->name, "disk"))
+            continue;
+        target = attribute(child(node, "target"), "dev");
+        if (g_strcmp0(target, disk->target) != 0)
+            continue;
+        rewrite_disk(node, disk);
+        alone = xmlNewDoc((const xmlChar *)"1.0");
+        /* A copy: names of the node itself belong to the document that it was read into. */
+        xmlDocSetRootElement(alone, xmlDocCopyNode(node, alone, 1));
+        return to_text(alone);
+    }
+    ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED, "the definition has no disk %s", disk->target);
+    return NULL;
+}
+
+char *
 ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks)
 {
     g_autoptr(xmlDoc) doc = xmlNewDoc((const xmlChar *)"1.0");

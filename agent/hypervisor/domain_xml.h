@@ -43,6 +43,10 @@ gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
 char *ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name,
                        GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* The same of one disk alone: its <disk> element as it would be then, target and all. */
+char *ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 /* <domainsnapshot> that lays each of `disks` (CkptDiskFile, qcow2) over the disk's present top and
  * leaves the domain's other disks out. (transfer full) */
 char *ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks);

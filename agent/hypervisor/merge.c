@@ -191,7 +191,7 @@ define_merged(CkptRun *run, const CkptView *view, GError **error)
                                        top ? step->base_format
                                            : ckpt_format_from_name(defined->format),
                                        NULL));
-    return ckpt_define_disks(run, view, disks, error);
+    return ckpt_define_disks(run, disks, error);
 }
 
 /* qemu-img takes QEMU's locks on both files, so a VM that starts meanwhile fails, not the merge; one

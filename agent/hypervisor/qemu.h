@@ -150,9 +150,10 @@ CkptPause *ckpt_pause_begin(virDomainPtr domain);
 gint64 ckpt_pause_end(CkptPause *pause);
 
 /* ---- define.c ---- */
-/* Puts the disks (CkptDiskFile) of the persistent definition as it is on their files. */
-gboolean ckpt_define_disks(CkptRun *run, const CkptView *view, GPtrArray *disks, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+/* Puts the disks (CkptDiskFile) of the persistent definition, as it is when that is done, on their files: a
+ * disk that has the file already, or below its own, or whose own is below it, whatever its target is. Nothing
+ * is told any more of what lies below. CHAIN_MISMATCH if there is none. */
+gboolean ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_define(CkptRun *run, GError **error);
 gboolean ckpt_step_define_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_define_check(CkptRun *run, GError **error);

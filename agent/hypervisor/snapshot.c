@@ -161,7 +161,7 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
         return CKPT_OUTCOME_UNCLEAR;
     outcome = load_and_look(run, &view, &forward, &why);
     if (outcome == CKPT_OUTCOME_UNCLEAR && forward) {
-        if (!ckpt_define_disks(run, view, run->step->disks, error))
+        if (!ckpt_define_disks(run, run->step->disks, error))
             return CKPT_OUTCOME_UNCLEAR;
         g_clear_error(&why);
         outcome = load_and_look(run, NULL, NULL, &why);

@@ -25,7 +25,9 @@ typedef enum {
     CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */
     CKPT_STEP_DEFINE,           /* `definition` with each of `disks` on its `file`; our layers'
                                    <backingStore> dropped; autostart as `autostart`; UUID and present
-                                   name kept. Undo: `definition_before`, `autostart_before` */
+                                   name kept. Undo: `definition_before`, `autostart_before`. With no
+                                   `definition`: the one in force, of which only the disks are changed
+                                   (to put it right; no undo) */
     CKPT_STEP_STOP,             /* Undo: start again as `power` was; run after all other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED. Undo: stop */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that

@@ -184,6 +184,28 @@ rewrite_changes_the_disk_and_nothing_else(void **state)
 }
 
 static void
+one_disk_alone_is_its_element(void **state)
+{
+    CkptDiskFile disk = {.target = (char *)"vda", .file = (char *)"/i/new.qcow2",
+                         .format = CKPT_FORMAT_QCOW2};
+    g_autofree char *xml = ckpt_xml_disk(definition, &disk, NULL);
+    g_autoptr(GError) error = NULL;
+    static const char *const kept[] = {"<disk ", "cache=\"none\"", "<serial>S1</serial>",
+                                       "file=\"/i/new.qcow2\""};
+    static const char *const left[] = {"<domain", "vdb", "<backingStore", "<mirror"};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(kept); i++)
+        if (!strstr(xml, kept[i]))
+            fail_msg("lost: %s", kept[i]);
+    for (gsize i = 0; i < G_N_ELEMENTS(left); i++)
+        if (strstr(xml, left[i]))
+            fail_msg("there is %s", left[i]);
+    disk.target = (char *)"vdz";
+    assert_null(ckpt_xml_disk(definition, &disk, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VALIDATION_FAILED);
+}
+
+static void
 rewrite_makes_a_file_of_another_type(void **state)
 {
     g_autoptr(GPtrArray) disks = files("vdb", "/i/n.raw", CKPT_FORMAT_RAW);
@@ -261,6 +283,7 @@ main(void)
         cmocka_unit_test(what_is_no_domain_is_refused),
         cmocka_unit_test(entities_are_not_expanded),
         cmocka_unit_test(rewrite_changes_the_disk_and_nothing_else),
+        cmocka_unit_test(one_disk_alone_is_its_element),
         cmocka_unit_test(rewrite_makes_a_file_of_another_type),
         cmocka_unit_test(rewrite_ejects_missing_media),
         cmocka_unit_test(rewrite_refuses_a_disk_that_is_not_there),

@@ -221,6 +221,36 @@ a_definition_below_what_qemu_writes_to_is_put_right(void **state)
     assert_non_null(ckpt_sim_find(fixture->sim, fixture->overlay));
 }
 
+/* The owner's edit comes between the look and what it leads to. */
+static gboolean
+editing_hook(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step,
+             gpointer data, GError **error)
+{
+    Fixture *fixture = data;
+
+    if (moment == CKPT_SIM_BEGUN && step && step->kind == CKPT_STEP_DEFINE) {
+        ckpt_sim_definition_set(fixture->vm->definition, "vdb", "/img/other.raw", CKPT_FORMAT_RAW);
+        fixture->vm->autostart = TRUE;
+    }
+    return TRUE;
+}
+
+static void
+what_the_owner_defines_at_the_same_instant_is_kept(void **state)
+{
+    Fixture *fixture = *state;
+
+    ckpt_sim_add_file(fixture->sim, "/img/other.raw", CKPT_FORMAT_RAW, 4, NULL, 0644);
+    fixture->sim->hook = editing_hook;
+    fixture->sim->hook_data = fixture;
+    define_on(fixture, BASE, CKPT_FORMAT_RAW);
+    WAIT(fixture, is_defined_on_the_overlay);
+    g_rec_mutex_lock(&fixture->sim->lock);
+    assert_non_null(ckpt_sim_definition_find(fixture->vm->definition, "vdb"));
+    assert_true(fixture->vm->autostart);
+    g_rec_mutex_unlock(&fixture->sim->lock);
+}
+
 static void
 a_definition_of_a_vm_that_is_off_is_quarantined_until_it_is_right(void **state)
 {
@@ -345,6 +375,7 @@ main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(a_definition_below_what_qemu_writes_to_is_put_right),
+        TEST(what_the_owner_defines_at_the_same_instant_is_kept),
         TEST(a_definition_of_a_vm_that_is_off_is_quarantined_until_it_is_right),
         TEST(a_file_of_anothers_making_is_quarantined_and_left_alone),
         TEST(a_file_that_was_changed_is_found_at_the_next_change_of_its_vm),

@@ -337,16 +337,19 @@ static gboolean
 define(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = vm_of(run);
-    CkptSimDefinition *definition = ckpt_sim_definition_parse(run->step->definition);
+    CkptSimDefinition *definition =
+        run->step->definition ? ckpt_sim_definition_parse(run->step->definition) : vm->definition;
 
     for (guint i = 0; i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
 
         ckpt_sim_definition_set(definition, disk->target, disk->file, disk->format);
     }
-    ckpt_sim_definition_free(vm->definition);
-    vm->definition = definition;
-    vm->autostart = run->step->autostart;
+    if (definition != vm->definition) {
+        ckpt_sim_definition_free(vm->definition);
+        vm->definition = definition;
+        vm->autostart = run->step->autostart;
+    }
     return ckpt_sim_changed(run, error);
 }
 

@@ -4,6 +4,7 @@ quarantine() { call "$dir" GetVirtualMachine "vm_id:'$id'" && got '.virtualMachi
 is_quarantined() { [ -n "$(quarantine)" ]; }
 is_trusted() { [ -z "$(quarantine)" ]; }
 defined_on() { [ "$(top_of "$dir" "$vm" vda)" = "$1" ]; }
+agent_stands() { grep -q '^State:[[:space:]]*T' "/proc/$(agent pid "$dir" a)/status"; }
 logged() { agent log "$dir" a | grep -qF -- "$1"; }
 
 # What A5 leaves: libvirtd's own record of the running VM, and the definition, name FILE.
@@ -50,6 +51,20 @@ A5() {
 	check A5_that_is_logged logged "and was put right"
 	check A5_and_all_is_trusted_again eventually 10 is_trusted
 	whole A5_oracle_then
+
+	# Its owner edits it at the same instant: both stay.
+	agent stop "$dir" a
+	agent start "$dir" a --env VMCKPT_PAUSE_AT=defining
+	on "$dir" define "$dir/a5-old.xml" >/dev/null
+	check A5_met_while_it_puts_it_right eventually 10 agent_stands
+	on "$dir" dumpxml --inactive "$vm" | sed 's|</name>|</name><title>of its owner</title>|' >"$dir/a5-edit.xml"
+	on "$dir" define "$dir/a5-edit.xml" >/dev/null
+	kill -CONT "$(agent pid "$dir" a)"
+	check A5_put_right_beside_an_edit eventually 10 defined_on "$overlay"
+	equal A5_and_the_edit_is_kept "$(on "$dir" desc "$vm" --title --config)" "of its owner"
+	check A5_trusted_after_the_edit eventually 10 is_trusted
+	agent stop "$dir" a
+	agent start "$dir" a
 
 	# What libvirt believes of the running VM too.
 	forget_overlay "$bottom"
