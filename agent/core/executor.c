@@ -322,7 +322,10 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
     if (step->kind == CKPT_STEP_CATALOGUE) { /* its commit was not made, or it would be ended */
         if (!store_is_gone(x))
             return undo(x, cause, error);
-        g_propagate_error(error, cause);
+        if (cause)
+            g_propagate_error(error, cause);
+        else
+            ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue is still read-only");
         return CKPT_END_LATER;
     }
     switch (x->driver->step_check(x->driver, op->plan, step, &why)) {

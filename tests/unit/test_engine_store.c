@@ -29,6 +29,37 @@ __wrap_ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation
     return FALSE;
 }
 
+/* ---- A catalogue that becomes read-only with the commit that decides ---- */
+
+static int lost; /* atomic: 1 = the next such commit is lost, 2 = it was */
+static guint asked_while_lost; /* atomic */
+
+gboolean __real_ckpt_store_journal(CkptStore *store, const CkptOperation *operation,
+                                   CkptChange *change, GError **error);
+gboolean __wrap_ckpt_store_journal(CkptStore *store, const CkptOperation *operation,
+                                   CkptChange *change, GError **error);
+gboolean
+__wrap_ckpt_store_journal(CkptStore *store, const CkptOperation *operation, CkptChange *change,
+                          GError **error)
+{
+    if (g_atomic_int_get(&lost) == 0 || !change)
+        return __real_ckpt_store_journal(store, operation, change, error);
+    g_atomic_int_set(&lost, 2);
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "input/output error");
+    return FALSE;
+}
+
+char *__real_ckpt_store_read_only_reason(CkptStore *store);
+char *__wrap_ckpt_store_read_only_reason(CkptStore *store);
+char *
+__wrap_ckpt_store_read_only_reason(CkptStore *store)
+{
+    if (g_atomic_int_get(&lost) != 2)
+        return __real_ckpt_store_read_only_reason(store);
+    g_atomic_int_inc(&asked_while_lost);
+    return g_strdup("input/output error");
+}
+
 /* ---- The delete that has begun ---- */
 
 typedef struct {
@@ -259,6 +290,32 @@ an_end_that_was_never_written_is_written_by_the_next_start(void **state)
     assert_no_end_is_open(fixture);
 }
 
+/* Neither done nor undone while nothing can be written; tried again meanwhile, which changes nothing. */
+static void
+a_decision_that_cannot_be_written_waits(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = ckpt_id_new();
+    g_autofree char *checkpoint = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    g_auto(Outcome) outcome = {0}, again = {0};
+    CkptRequest *request = engine_fixture_request(CKPT_KIND_DELETE, id, checkpoint);
+    guint asked;
+
+    request->wait_us = 200000;
+    g_atomic_int_set(&asked_while_lost, 0);
+    g_atomic_int_set(&lost, 1);
+    engine_fixture_call(fixture, request, &outcome);
+    assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_OPERATION_RUNNING);
+    assert_int_equal(g_atomic_int_get(&lost), 2);
+    asked = (guint)g_atomic_int_get(&asked_while_lost);
+    while ((guint)g_atomic_int_get(&asked_while_lost) == asked)
+        g_main_context_iteration(NULL, TRUE);
+    g_atomic_int_set(&lost, 0);
+    engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_DELETE, id, checkpoint), &again);
+    assert_no_end_is_open(fixture);
+    assert_int_equal(fixture->sim->crimes->len, 0);
+}
+
 #define TEST(name)                                                                                 \
     cmocka_unit_test_setup_teardown(name, engine_fixture_setup, engine_fixture_teardown)
 
@@ -273,6 +330,7 @@ main(void)
         TEST(a_failure_whose_end_is_refused_is_ended_later),
         TEST(an_update_whose_end_is_refused_is_not_half_made),
         TEST(an_end_that_was_never_written_is_written_by_the_next_start),
+        TEST(a_decision_that_cannot_be_written_waits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
