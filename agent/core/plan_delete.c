@@ -1,6 +1,7 @@
-/* Delete: merge downwards. The one overlay that lies on a sealed file of the checkpoint is committed into
+/* Delete: merge downwards, or pull upwards. The one overlay that lies on a sealed file of the checkpoint is committed into
  * it; the file then holds what the overlay held, and takes its place: whatever lay on the overlay lies on
- * the file from then on. A sealed file on which nothing lies is removed. From the step that marks the
+ * the file from then on. Where it is less work, or the only way, the file goes up into the overlay instead
+ * (plan_merge.h). A sealed file on which nothing lies is removed. From the step that marks the
  * checkpoint DELETING on it is only finished.
  *
  * Cut off anywhere, every branch still shows its contents: the overlay over the merged file reads like
@@ -87,6 +88,22 @@ add_rebase(CkptPlan *plan, const CkptMerge *merge, const CkptTreeFile *sibling, 
     seal_again(plan, sibling, change);
 }
 
+/* Nothing is unsealed: neither the sealed file nor the one below is written to. No other file lies on either
+ * of the two by way of the other, so that no row changes. */
+static void
+add_pull(const CkptPlanInput *input, CkptPlan *plan, const CkptMerge *merge, CkptChange *change)
+{
+    CkptStep *step = ckpt_plan_add(plan, CKPT_STEP_PULL);
+
+    step->target = g_strdup(ckpt_graph_attached(input, merge->overlay.layer->path)->target);
+    step->file = g_strdup(merge->sealed->path);
+    step->above = g_strdup(merge->overlay.layer->path);
+    step->above_format = CKPT_FORMAT_QCOW2;
+    step->base = g_strdup(merge->pulled->path);
+    step->base_format = merge->sealed->backing_format;
+    g_ptr_array_add(change->gone, g_strdup(merge->sealed->path));
+}
+
 static void
 add_merge(const CkptPlanInput *input, CkptPlan *plan, const CkptMerge *merge, CkptChange *change)
 {
@@ -116,7 +133,7 @@ add_removals(CkptPlan *plan, const CkptCheckpoint *target, const CkptMerge *merg
         ckpt_plan_add_remove_manifest(plan, overlay->owner->id, overlay->layer->path);
     ckpt_plan_add_remove_manifest(plan, target->id, merge->disk->sealed_file);
     if (overlay->layer) {
-        ckpt_plan_add_remove_file(plan, overlay->layer->path);
+        ckpt_plan_add_remove_file(plan, ckpt_merge_dissolved(merge)->path);
     } else if (merge->disk->agent_made) {
         ckpt_plan_add_remove_file(plan, merge->disk->sealed_file);
     } else {
@@ -129,10 +146,10 @@ add_removals(CkptPlan *plan, const CkptCheckpoint *target, const CkptMerge *merg
 /* ---- The whole ---- */
 
 static gboolean
-is_merged(GPtrArray *merges, const CkptLayer *layer)
+is_dissolved(GPtrArray *merges, const CkptLayer *layer)
 {
     for (guint i = 0; i < merges->len; i++)
-        if (((const CkptMerge *)g_ptr_array_index(merges, i))->overlay.layer == layer)
+        if (ckpt_merge_dissolved(g_ptr_array_index(merges, i)) == layer)
             return TRUE;
     return FALSE;
 }
@@ -151,7 +168,7 @@ chains_after(const CkptPlanInput *input, GPtrArray *merges)
         for (guint k = 0; k < disk->chain->len; k++) {
             CkptLayer *layer = g_ptr_array_index(disk->chain, k);
 
-            if (is_merged(merges, layer))
+            if (is_dissolved(merges, layer))
                 continue;
             if (chain->len == 0)
                 format = layer->format;
@@ -205,7 +222,9 @@ add_reservations(CkptPlan *plan, GPtrArray *merges)
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
 
-        if (merge->overlay.layer)
+        if (merge->pulled)
+            ckpt_plan_add_reserve_in_top(plan, merge->disk, merge->overlay.layer);
+        else if (merge->overlay.layer)
             ckpt_plan_add_reserve(plan, merge->disk, merge->sealed, merge->overlay.layer);
     }
 }
@@ -224,7 +243,9 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
 
-        if (merge->overlay.layer)
+        if (merge->pulled)
+            add_pull(input, plan, merge, change);
+        else if (merge->overlay.layer)
             add_merge(input, plan, merge, change);
         else if (merge->disk->agent_made)
             g_ptr_array_add(change->gone, g_strdup(merge->disk->sealed_file));

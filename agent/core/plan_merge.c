@@ -104,6 +104,67 @@ refuse_shrunk(const CkptMerge *merge, GError **error)
     return TRUE;
 }
 
+/* ---- The other direction ---- */
+
+/* The present top lies on the sealed file, and that on a third. */
+static CkptLayer *
+below_sealed(const CkptPlanInput *input, const CkptMerge *merge)
+{
+    const CkptLayer *overlay = merge->overlay.layer;
+    const CkptDisk *disk = ckpt_graph_attached(input, overlay->path);
+
+    if (!disk || disk->chain->len < 3 || g_ptr_array_index(disk->chain, 0) != overlay ||
+        g_ptr_array_index(disk->chain, 1) != merge->sealed ||
+        g_strcmp0(disk->source, overlay->path) != 0)
+        return NULL;
+    return g_ptr_array_index(disk->chain, 2);
+}
+
+static gboolean
+is_plain(const CkptLayer *layer)
+{
+    return layer->exists && layer->virtual_size > 0 && !layer->encrypted && !layer->bitmaps;
+}
+
+/* Where what the sealed file holds may go up into the top instead. That file is ours to remove, unlike the
+ * one that the disk was at first, whose name is to survive. A file below that is longer would show through
+ * where the sealed one ended. Never in a running VM: QEMU (7.2 to 10.1 at least) dies when it is asked for its
+ * block nodes at the end of a block pull, as libvirt does now and then, and names the lower file in the
+ * overlay's header before the tables that lead to what it has copied are written, so that a QEMU that is
+ * killed then leaves an overlay without it. */
+static CkptLayer *
+find_pull(const CkptPlanInput *input, const CkptMerge *merge)
+{
+    const CkptLayer *overlay = merge->overlay.layer, *sealed = merge->sealed;
+    CkptLayer *below = below_sealed(input, merge);
+
+    if (!below || input->vm->power != CKPT_POWER_SHUT_OFF || merge->overlay.owner ||
+        !merge->disk->agent_made || !ckpt_graph_agent_made(input, sealed->path))
+        return NULL;
+    if (overlay->format != CKPT_FORMAT_QCOW2 || sealed->format != CKPT_FORMAT_QCOW2 ||
+        !sealed->backing_format || !is_plain(overlay) || !is_plain(sealed) || !is_plain(below) ||
+        sealed->virtual_size < below->virtual_size)
+        return NULL;
+    return below;
+}
+
+/* A merge moves what the overlay holds, a pull what the sealed file holds. Where they are about equal it is
+ * the merge, which makes the chain's lowest file the only one in the end. */
+static void
+choose_direction(const CkptPlanInput *input, CkptMerge *merge)
+{
+    CkptLayer *below = find_pull(input, merge);
+
+    if (below && merge->sealed->allocated < merge->overlay.layer->allocated / 2)
+        merge->pulled = below;
+}
+
+CkptLayer *
+ckpt_merge_dissolved(const CkptMerge *merge)
+{
+    return merge->pulled ? merge->sealed : merge->overlay.layer;
+}
+
 /* Known before anything changes: a delete that has begun could only be finished with the VM off. */
 static gboolean
 refuse_confined(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
@@ -122,7 +183,7 @@ refuse_confined(const CkptPlanInput *input, const CkptMerge *merge, GError **err
 }
 
 static gboolean
-check_overlay(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+check_overlay(const CkptPlanInput *input, CkptMerge *merge, GError **error)
 {
     const CkptLayer *overlay = merge->overlay.layer;
 
@@ -134,7 +195,10 @@ check_overlay(const CkptPlanInput *input, const CkptMerge *merge, GError **error
                        merge->disk->sealed_file);
         return FALSE;
     }
-    return !refuse_shrunk(merge, error) && !refuse_confined(input, merge, error);
+    if (refuse_shrunk(merge, error))
+        return FALSE;
+    choose_direction(input, merge);
+    return !refuse_confined(input, merge, error);
 }
 
 /* Beside the present chain a header is rewritten while nobody reads the file (hazard A27): one that is not
@@ -254,7 +318,7 @@ check_owners(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
 }
 
 /* What an overlay holds may all be new to the file below, as far as that has no blocks for it; the overlay
- * is freed afterwards. */
+ * is freed afterwards; and the other way round in a pull. */
 static gboolean
 check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
 {
@@ -265,6 +329,11 @@ check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
         const CkptLayer *overlay = merge->overlay.layer, *sealed = merge->sealed;
         guint64 bytes = overlay ? overlay->allocated : 0;
 
+        if (merge->pulled) {
+            if (!ckpt_plan_take_space(input, space, overlay, sealed->allocated, error))
+                return FALSE;
+            continue;
+        }
         if (overlay && merge->disk->format == CKPT_FORMAT_RAW)
             bytes = MIN(bytes, overlay->virtual_size - MIN(sealed->allocated, overlay->virtual_size));
         if (overlay && !ckpt_plan_take_space(input, space, sealed, bytes, error))

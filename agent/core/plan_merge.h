@@ -20,7 +20,12 @@ typedef struct {
     CkptTreeFile above;       /* the file on the overlay that the merge itself moves: that of the present
                                  chain, if the overlay is in it */
     GArray *siblings;         /* CkptTreeFile: the others on the overlay, rebased after the merge */
+    CkptLayer *pulled;        /* NULL: as above. Else the work goes the other way: overlay → this, what the
+                                 sealed file lies on; the overlay, the present top, holds what the sealed
+                                 file held, and that is removed */
 } CkptMerge;
+/* The file of the two that nobody needs afterwards. */
+CkptLayer *ckpt_merge_dissolved(const CkptMerge *merge);
 
 /* For each of the checkpoint's disks; NULL if one of them forbids the delete. BRANCH_POINT, with the list
  * of branches, is the refusal that passes when branches go. */

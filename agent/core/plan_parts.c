@@ -65,6 +65,17 @@ ckpt_plan_add_reserve(CkptPlan *plan, const CkptCheckpointDisk *disk, const Ckpt
     step->size = sealed->allocated;
 }
 
+void
+ckpt_plan_add_reserve_in_top(CkptPlan *plan, const CkptCheckpointDisk *disk, const CkptLayer *top)
+{
+    CkptStep *step = ckpt_plan_add(plan, CKPT_STEP_RESERVE);
+
+    ckpt_set_str(&step->target, disk->target);
+    ckpt_set_str(&step->file, disk->sealed_file);
+    ckpt_set_str(&step->base, top->path);
+    step->base_format = CKPT_FORMAT_QCOW2;
+}
+
 CkptStep *
 ckpt_plan_add_identify(CkptPlan *plan, const char *file)
 {

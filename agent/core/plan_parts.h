@@ -32,6 +32,8 @@ CkptStep *ckpt_plan_add_unseal(CkptPlan *plan, const char *file, guint mode);
 /* Steps that make the sealed file writable and take the space that merging `overlay` into it may need. */
 void ckpt_plan_add_reserve(CkptPlan *plan, const CkptCheckpointDisk *disk, const CkptLayer *sealed,
                            const CkptLayer *overlay);
+/* The same for a pull of the sealed file into the top that lies on it. */
+void ckpt_plan_add_reserve_in_top(CkptPlan *plan, const CkptCheckpointDisk *disk, const CkptLayer *top);
 CkptStep *ckpt_plan_add_identify(CkptPlan *plan, const char *file);
 /* Beside each of the checkpoint's disks. The text is written when the step is run. */
 CkptStep *ckpt_plan_add_manifest(CkptPlan *plan, const CkptCheckpoint *checkpoint);

@@ -42,7 +42,7 @@ struct _CkptDriver {
      * work on the VM; VM_BUSY if there still is one. A block job of a merge of ours is not waited for. */
     gboolean (*settle)(CkptDriver *driver, const char *vm_id, GError **error);
 
-    /* Steps of kinds below CKPT_STEP_CATALOGUE. `plan` gives vm_id and names. */
+    /* Steps of all kinds but CKPT_STEP_CATALOGUE. `plan` gives vm_id and names. */
     gboolean (*step_do)(CkptDriver *driver, const CkptPlan *plan, CkptStep *step,
                         CkptProgressFunc progress, gpointer data, GCancellable *cancellable,
                         GError **error);

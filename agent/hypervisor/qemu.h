@@ -191,3 +191,7 @@ gboolean ckpt_merge_resume(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESU
  * end; the caller looks again afterwards. */
 gboolean ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- pull.c ---- */
+gboolean ckpt_step_pull(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_pull_check(CkptRun *run, GError **error);

@@ -19,7 +19,7 @@ typedef struct {
     CkptOutcome (*check)(CkptRun *run, GError **error); /* NULL: doing it again is the check */
 } StepOps;
 
-static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
+static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_MAKE_OVERLAY] = {ckpt_step_make_overlay, ckpt_step_make_overlay_undo,
                                 ckpt_step_make_overlay_check},
     [CKPT_STEP_SEAL] = {ckpt_step_seal, ckpt_step_set_mode, ckpt_step_seal_check},
@@ -37,6 +37,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_step_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {ckpt_step_remove_file, NULL, ckpt_step_remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_step_reserve, ckpt_step_reserve_undo, NULL},
+    [CKPT_STEP_PULL] = {ckpt_step_pull, NULL, ckpt_step_pull_check},
     [CKPT_STEP_REBASE] = {ckpt_step_rebase, NULL, ckpt_step_rebase_check},
 };
 
@@ -114,7 +115,8 @@ settle(CkptDriver *driver, const char *vm_id, GError **error)
 static gboolean
 is_known(const CkptStep *step, GError **error)
 {
-    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_END_ &&
+             step->kind != CKPT_STEP_CATALOGUE);
     if (step_table[step->kind].run)
         return TRUE;
     ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,

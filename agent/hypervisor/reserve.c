@@ -2,7 +2,9 @@
  * that a full file system refuses the delete instead of cutting its merge short (hazards A8, A33). Neither
  * size nor contents change, and the modification time, by which a sealed file is known, is put back.
  *
- * What a running guest writes to the merged overlay meanwhile comes on top and is not known here. */
+ * What a running guest writes to the merged overlay meanwhile comes on top and is not known here. The target
+ * of a pull is the top of a VM that is off; should that be started before the reservation is given back, its
+ * QEMU takes it as the file grows. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
@@ -54,12 +56,22 @@ add_line(const char *line, gpointer data)
     g_array_append_val(map->ranges, range);
 }
 
-/* A commit in the middle of a running VM's chain writes out zeros that the overlay only notes. */
+/* The target of a merge is a sealed file; that of a pull is a top. */
 static gboolean
-is_live_middle(const CkptStep *step)
+is_sealed_target(const CkptStep *step)
+{
+    return ckpt_file_id_is_set(&step->id);
+}
+
+/* A commit in the middle of a running VM's chain writes out zeros that the overlay only notes; a pull may,
+ * too, where they lie close to data. */
+static gboolean
+writes_zeros(const CkptStep *step)
 {
     gboolean read_locked = FALSE, write_locked;
 
+    if (!is_sealed_target(step))
+        return TRUE;
     return step->above && ckpt_locks_probe_path(step->file, &read_locked, &write_locked, NULL) &&
            read_locked;
 }
@@ -69,7 +81,7 @@ read_map(CkptRun *run, GError **error)
 {
     const char *const arguments[] = {"map", "--output=json", "-U", "-f", "qcow2", run->step->file,
                                      NULL};
-    Map map = {g_array_new(FALSE, FALSE, sizeof(Range)), is_live_middle(run->step)};
+    Map map = {g_array_new(FALSE, FALSE, sizeof(Range)), writes_zeros(run->step)};
 
     if (ckpt_qemu_img_lines(run, arguments, add_line, &map, error))
         return map.ranges;
@@ -250,7 +262,8 @@ take_all(CkptRun *run, Target *target, const struct stat *found, GError **error)
     taken = run->step->base_format == CKPT_FORMAT_QCOW2
                 ? take_qcow2(target, size, ranges, &needed, error)
                 : take_raw(target, ranges, error);
-    restore_mtime(target->fd, &run->step->id);
+    if (is_sealed_target(run->step))
+        restore_mtime(target->fd, &run->step->id);
     return taken && (!target->unsupported || check_room(run, target, needed, error));
 }
 
@@ -273,6 +286,8 @@ ckpt_step_reserve(CkptRun *run, GError **error)
         return ckpt_file_error(error, "open", step->base);
     if (fstat(target.fd, &found) < 0) {
         ckpt_file_error(error, "look at", step->base);
+    } else if (!is_sealed_target(step)) {
+        done = take_all(run, &target, &found, error);
     } else if (!is_sealed(&found, &step->id) || !has_mtime(&found, &step->id)) {
         ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
                        "%s was changed after it was sealed", step->base);
@@ -327,10 +342,15 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
     g_autofree char *mark = mark_path(step);
-    int fd = open_target(step->base);
     struct stat found;
     gboolean done = TRUE;
+    int fd;
 
+    if (!is_sealed_target(step)) {
+        ckpt_reserve_release(step->base);
+        return TRUE;
+    }
+    fd = open_target(step->base);
     if (fd < 0)
         return errno == ENOENT ? ckpt_file_unmark(mark, error)
                                : ckpt_file_error(error, "open", step->base);

@@ -195,7 +195,7 @@ static const CkptJsonMember step_members[] = {
     INT64(CkptStep, freeze_us),
     STRING_OR_NULL(CkptStep, from),
     EMBEDDED(CkptStep, id, CkptFileId, &file_id_type),
-    KIND(CkptStep, kind, CkptStepKind, CKPT_STEP_CATALOGUE),
+    KIND(CkptStep, kind, CkptStepKind, CKPT_STEP_END_ - 1),
     BOOLEAN(CkptStep, leaf),
     STRING_OR_NULL(CkptStep, like),
     ENUM(CkptStep, minimum, CkptConsistency, CKPT_CONSISTENCY_MEMORY),

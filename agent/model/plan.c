@@ -22,13 +22,14 @@ static const char *const step_names[] = {
     [CKPT_STEP_NATIVE_REVERT] = "native-revert",
     [CKPT_STEP_NATIVE_DELETE] = "native-delete",
     [CKPT_STEP_CATALOGUE] = "catalogue",
+    [CKPT_STEP_PULL] = "pull",
 };
-G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_CATALOGUE + 1);
+G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_END_);
 
 const char *
 ckpt_step_name(CkptStepKind kind)
 {
-    if (kind < CKPT_STEP_MAKE_OVERLAY || kind > CKPT_STEP_CATALOGUE)
+    if (kind < CKPT_STEP_MAKE_OVERLAY || kind >= CKPT_STEP_END_)
         return "unknown";
     return step_names[kind];
 }
@@ -268,6 +269,11 @@ ckpt_step_describe(const CkptStep *step)
                                or_unnamed(step->checkpoint_id));
     case CKPT_STEP_CATALOGUE:
         return describe_change(step->change);
+    case CKPT_STEP_PULL:
+        return g_strdup_printf("pull what %s of %s holds up into %s", file, target,
+                               or_unnamed(step->above));
+    case CKPT_STEP_END_:
+        break;
     }
     return g_strdup("unknown step");
 }

@@ -47,7 +47,7 @@ typedef enum {
     CKPT_STEP_RESERVE,          /* the space that merging `file` (qcow2) into `base` of `base_format` may
                                    need there, before the point of no return; `id`: the sealed `base`,
                                    which it still is afterwards, `size`: the bytes that it took. Undo:
-                                   given back */
+                                   given back. Of a PULL, `base` is the VM's top, and `id` is not set */
     CKPT_STEP_REBASE,           /* `file` (qcow2, open by nobody), whose header names `from`, gets `base` of
                                    `base_format` there, which has the same contents: the header only,
                                    synced. CHAIN_MISMATCH if it names neither. No undo */
@@ -60,7 +60,14 @@ typedef enum {
                                    `autostart`. Undo: to snapshot `base`, `autostart_before` */
     CKPT_STEP_NATIVE_DELETE,    /* the snapshot; its children move up to its parent. No undo */
     /* Of the store; their `change` is applied in the transaction that journals their end. */
-    CKPT_STEP_CATALOGUE
+    CKPT_STEP_CATALOGUE,
+    /* Of the driver again: kinds are journalled as numbers, so that a new one comes last. */
+    CKPT_STEP_PULL,             /* disk `target` of a VM that is off: what `file` (qcow2, sealed) holds goes up
+                                   into `above`, the top that lies on it, so that `file` is needed by
+                                   nobody: `above` then lies on `base` of `base_format`. Neither `file` nor
+                                   `base` is written to. SHUT_DOWN_REQUIRED if the VM runs on `file`. `target`
+                                   is a label, as of a MERGE. May be done again after any crash, and stopped anywhere. No undo */
+    CKPT_STEP_END_              /* no kind: how many there are */
 } CkptStepKind;
 const char *ckpt_step_name(CkptStepKind kind); /* "make-overlay" */
 

@@ -820,6 +820,138 @@ delete_that_apparmor_would_deny_is_refused(void **state) /* hazard A14 */
     ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
 }
 
+/* ---- The pull: a sealed file into the top ---- */
+
+/* base ← o1 (c2's, small) ← o2 (the present state, big), and off. */
+static World *
+world_with_a_big_top(void)
+{
+    World *world = world_with_line(2);
+
+    world->vm->power = CKPT_POWER_SHUT_OFF;
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-2.qcow2")->allocated = 40 * MIB;
+    return world;
+}
+
+static void
+delete_below_a_big_top_pulls_the_small_file_up(void **state)
+{
+    g_autoptr(World) world = world_with_a_big_top();
+    g_autoptr(CkptPlan) made = plan_ok(world, CKPT_KIND_DELETE, "c2");
+    CkptStep *pull = find_step(made, CKPT_STEP_PULL, 0);
+    CkptStep *reserve = find_step(made, CKPT_STEP_RESERVE, 0);
+    CkptDiskFile *disk = g_ptr_array_index(find_step(made, CKPT_STEP_CHECK_CHAIN, 0)->disks, 0);
+    CkptChange *change = last_change(made);
+
+    assert_steps(made, "reserve catalogue pull check-chain catalogue remove-manifest remove-file");
+    assert_int_equal(made->decisive, 1);
+    assert_string_equal(pull->file, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(pull->above, "/img/web.ckpt-2.qcow2");
+    assert_string_equal(pull->base, "/img/web.raw");
+    assert_int_equal(pull->base_format, CKPT_FORMAT_QCOW2);
+    /* the space is taken where the top grows, and that is no sealed file */
+    assert_string_equal(reserve->file, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(reserve->base, "/img/web.ckpt-2.qcow2");
+    assert_false(ckpt_file_id_is_set(&reserve->id));
+    assert_string_equal(disk->chain[0], "/img/web.ckpt-2.qcow2");
+    assert_string_equal(disk->chain[1], "/img/web.raw");
+    assert_null(disk->chain[2]);
+    /* the lower checkpoint's row and file are as they were */
+    assert_int_equal(change->upserts->len, 0);
+    assert_string_equal(change->current_id, "c1");
+    assert_string_equal(change->gone->pdata[0], "/img/web.ckpt-1.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_FILE, 0)->file, "/img/web.ckpt-1.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_REMOVE_MANIFEST, 0)->checkpoint_id, "c2");
+}
+
+/* QEMU dies of a block pull, or loses what it pulled: see find_pull(). */
+static void
+delete_in_a_vm_that_is_not_off_is_never_a_pull(void **state)
+{
+    static const CkptPower powers[] = {CKPT_POWER_RUNNING, CKPT_POWER_PAUSED, CKPT_POWER_CRASHED,
+                                       CKPT_POWER_SUSPENDED, CKPT_POWER_UNKNOWN};
+
+    for (guint i = 0; i < G_N_ELEMENTS(powers); i++) {
+        g_autoptr(World) world = world_with_a_big_top();
+        g_autoptr(CkptPlan) made = NULL;
+
+        world->vm->power = powers[i];
+        made = plan(world, CKPT_KIND_DELETE, "c2", NULL);
+        if (made && count_steps(made, CKPT_STEP_PULL) > 0)
+            fail_msg("pulled in power state %d", powers[i]);
+    }
+}
+
+static void
+delete_merges_where_a_pull_is_not_clearly_less(void **state)
+{
+    g_autoptr(World) world = world_with_a_big_top();
+    g_autoptr(CkptPlan) made = NULL;
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->allocated = 20 * MIB;
+    made = plan_ok(world, CKPT_KIND_DELETE, "c2");
+    assert_int_equal(count_steps(made, CKPT_STEP_PULL), 0);
+    assert_int_equal(count_steps(made, CKPT_STEP_MERGE), 1);
+}
+
+/* Whatever the sizes: not the first file, whose name survives; not below a sealed file; not where the
+ * file below is longer, or an image is more than plain data. */
+static void
+delete_never_pulls_where_that_is_not_safe(void **state)
+{
+    g_autoptr(World) root = world_with_line(1);
+    g_autoptr(World) middle = world_with_line(3);
+    g_autoptr(CkptPlan) of_root = NULL;
+    g_autoptr(CkptPlan) of_middle = NULL;
+
+    root->vm->power = middle->vm->power = CKPT_POWER_SHUT_OFF;
+    ckpt_vm_find_file(root->vm, "/img/web.ckpt-1.qcow2")->allocated = 40 * MIB;
+    ckpt_vm_find_file(middle->vm, "/img/web.ckpt-2.qcow2")->allocated = 40 * MIB;
+    for (guint i = 0; i < 8; i++) {
+        g_autoptr(World) world = world_with_a_big_top();
+        g_autoptr(CkptPlan) made = NULL;
+        CkptLayer *sealed = ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2");
+        CkptLayer *top = ckpt_vm_find_file(world->vm, "/img/web.ckpt-2.qcow2");
+        CkptDisk *disk = g_ptr_array_index(world->vm->disks, 0);
+
+        if (i == 0)
+            sealed->encrypted = TRUE;
+        else if (i == 1)
+            ckpt_vm_find_file(world->vm, "/img/web.raw")->virtual_size = 65 * MIB;
+        else if (i == 2)
+            sealed->bitmaps = TRUE;
+        else if (i == 3)
+            top->encrypted = TRUE;
+        else if (i == 4)
+            sealed->backing_format = 0;
+        else if (i == 5)
+            ckpt_set_str(&disk->source, "/img/web.raw");
+        else if (i == 6)
+            g_ptr_array_remove_index(world->made, 0); /* the sealed one is not ours */
+        else
+            ckpt_vm_find_file(world->vm, "/img/web.raw")->exists = FALSE;
+        made = plan(world, CKPT_KIND_DELETE, "c2", NULL);
+        if (made && count_steps(made, CKPT_STEP_PULL) > 0)
+            fail_msg("case %u is pulled", i);
+    }
+    of_root = plan_ok(root, CKPT_KIND_DELETE, "c1");
+    of_middle = plan_ok(middle, CKPT_KIND_DELETE, "c2");
+    assert_int_equal(count_steps(of_root, CKPT_STEP_PULL), 0);
+    assert_int_equal(count_steps(of_middle, CKPT_STEP_PULL), 0);
+}
+
+static void
+delete_needs_room_for_what_it_pulls(void **state)
+{
+    g_autoptr(World) world = world_with_a_big_top();
+
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->allocated = 19 * MIB;
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-2.qcow2")->fs_available = 82 * MIB;
+    assert_refused(world, CKPT_KIND_DELETE, "c2", CKPT_REASON_SPACE_LOW);
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-2.qcow2")->fs_available = 84 * MIB;
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c2"));
+}
+
 static void
 delete_never_takes_the_newest_file_of_a_detached_disk(void **state)
 {
@@ -1209,6 +1341,11 @@ main(void)
         cmocka_unit_test(delete_never_merges_what_the_agent_did_not_make),
         cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),
         cmocka_unit_test(delete_that_apparmor_would_deny_is_refused),
+        cmocka_unit_test(delete_below_a_big_top_pulls_the_small_file_up),
+        cmocka_unit_test(delete_in_a_vm_that_is_not_off_is_never_a_pull),
+        cmocka_unit_test(delete_merges_where_a_pull_is_not_clearly_less),
+        cmocka_unit_test(delete_never_pulls_where_that_is_not_safe),
+        cmocka_unit_test(delete_needs_room_for_what_it_pulls),
         cmocka_unit_test(delete_never_takes_the_newest_file_of_a_detached_disk),
         cmocka_unit_test(delete_needs_room_for_what_it_merges),
         cmocka_unit_test(delete_reserves_in_the_file_as_it_was_sealed),

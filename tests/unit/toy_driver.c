@@ -246,6 +246,8 @@ apply(ToyDriver *toy, CkptStep *step)
     case CKPT_STEP_NATIVE_REVERT:
     case CKPT_STEP_NATIVE_DELETE:
     case CKPT_STEP_CATALOGUE:
+    case CKPT_STEP_PULL:
+    case CKPT_STEP_END_:
         break;
     }
 }

@@ -10,7 +10,7 @@ typedef struct {
                          GError **error);
 } StepOps;
 
-static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
+static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_STOP] = {ckpt_native_stop, ckpt_native_stop_undo, ckpt_native_stop_check},
     [CKPT_STEP_START] = {ckpt_native_start, ckpt_native_start_undo, ckpt_native_start_check},
     [CKPT_STEP_NATIVE_CREATE] = {ckpt_native_create, ckpt_native_create_undo,
@@ -24,7 +24,8 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
 static const StepOps *
 ops_of(const CkptStep *step, GError **error)
 {
-    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_CATALOGUE);
+    g_assert(step->kind >= CKPT_STEP_MAKE_OVERLAY && step->kind < CKPT_STEP_END_ &&
+             step->kind != CKPT_STEP_CATALOGUE);
     if (step_table[step->kind].run)
         return &step_table[step->kind];
     ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,

@@ -472,7 +472,7 @@ typedef struct {
     CkptOutcome (*check)(CkptSimRun *run, GError **error);
 } StepOps;
 
-static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
+static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_MAKE_OVERLAY] = {make_overlay, make_overlay_undo, make_overlay_check},
     [CKPT_STEP_SEAL] = {seal, unseal, NULL},
     [CKPT_STEP_UNSEAL] = {unseal, seal, NULL},
@@ -487,6 +487,7 @@ static const StepOps step_table[CKPT_STEP_CATALOGUE] = {
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_sim_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {remove_file, NULL, remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_sim_reserve, ckpt_sim_reserve_undo, NULL},
+    [CKPT_STEP_PULL] = {ckpt_sim_pull, NULL, NULL},
     [CKPT_STEP_REBASE] = {ckpt_sim_rebase, NULL, NULL},
 };
 

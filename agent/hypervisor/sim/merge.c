@@ -1,4 +1,4 @@
-/* MERGE: one overlay into the file below it, cell by cell, in the driver's way: look, do the one thing
+/* MERGE: one overlay into the file below it; PULL: the other way. Cell by cell, in the driver's way: look, do the one thing
  * that is next, look again. Cut off anywhere it leaves what QEMU or qemu-img would leave. */
 #include "agent/hypervisor/sim/sim.h"
 
@@ -300,6 +300,8 @@ ckpt_sim_reserve(CkptSimRun *run, GError **error)
     if (!is_writable(base, error))
         return FALSE;
     id = ckpt_sim_file_id(base);
+    if (file && !ckpt_file_id_is_set(&run->step->id))
+        id = run->step->id; /* a top */
     if (!file || !ckpt_file_id_equal(&id, &run->step->id)) {
         ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED, "%s was changed", base->path);
         return FALSE;
@@ -312,6 +314,8 @@ ckpt_sim_reserve(CkptSimRun *run, GError **error)
     }
     sim->free_bytes -= needed;
     base->reserved += needed;
+    if (!ckpt_file_id_is_set(&run->step->id))
+        return ckpt_sim_changed(run, error);
     base->mtime = ++sim->clock;
     if (!ckpt_sim_changed(run, error))
         return FALSE;
@@ -324,6 +328,10 @@ ckpt_sim_reserve_undo(CkptSimRun *run, GError **error)
 {
     CkptSimFile *base = ckpt_sim_find(run->sim, run->step->base);
 
+    if (base && !ckpt_file_id_is_set(&run->step->id)) {
+        release(run->sim, base);
+        return ckpt_sim_changed(run, error);
+    }
     if (!base || base->inode != run->step->id.inode)
         return TRUE;
     release(run->sim, base);
@@ -362,6 +370,55 @@ ckpt_sim_merge(CkptSimRun *run, GError **error)
     if (done)
         release(run->sim, ckpt_sim_find(run->sim, run->step->base));
     return done;
+}
+
+/* ---- A sealed file into the top that lies on it ---- */
+
+static Next
+look_pull(CkptSim *sim, const CkptSimVm *vm, const CkptStep *step, GError **error)
+{
+    CkptSimLive *live = ckpt_sim_find_live(vm, step->target);
+
+    if (position(live, ckpt_sim_find(sim, step->file)) < 0)
+        return look_above(sim, step, error);
+    ckpt_error_set(error, CKPT_REASON_SHUT_DOWN_REQUIRED, "disk %s: the VM was started", step->target);
+    return NEXT_FAILED;
+}
+
+/* Others may act between any two cells. */
+static gboolean
+pull(CkptSimRun *run, GError **error)
+{
+    CkptSim *sim = run->sim;
+    CkptSimFile *file = ckpt_sim_find(sim, run->step->file);
+    CkptSimFile *above = ckpt_sim_find(sim, run->step->above);
+    CkptSimFile *base = ckpt_sim_find(sim, run->step->base);
+
+    if (!file || !above || !base)
+        return mismatch(run->step, "a file is missing", error) != NEXT_FAILED;
+    for (guint i = 0; i < MIN(file->cells, above->cells); i++) {
+        if (!is_free(sim, above, error) || !is_writable(above, error))
+            return FALSE;
+        if (!file->set[i] || above->set[i])
+            continue;
+        ckpt_sim_write_cell(sim, above, i, file->data[i]);
+        if (!ckpt_sim_changed(run, error))
+            return FALSE;
+    }
+    set_backing(sim, above, base);
+    return ckpt_sim_changed(run, error);
+}
+
+gboolean
+ckpt_sim_pull(CkptSimRun *run, GError **error)
+{
+    CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    Next next = look_pull(run->sim, vm, run->step, error);
+
+    if (next == NEXT_FAILED || (next == NEXT_COMMIT && !pull(run, error)))
+        return FALSE;
+    release(run->sim, ckpt_sim_find(run->sim, run->step->above));
+    return TRUE;
 }
 
 /* ---- A sibling put on the merged file ---- */

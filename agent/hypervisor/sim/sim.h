@@ -169,6 +169,7 @@ gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);
 /* Of the sim's free bytes, to the target; a merge takes from there what it writes to holes. */
 gboolean ckpt_sim_reserve(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_reserve_undo(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_pull(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_rebase(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);

@@ -3,9 +3,47 @@
 # shellcheck source=tests/integration/merges.sh
 . "$integration/merges.sh"
 
+# Shut off, the top bigger than the sealed file below it: that is pulled up instead. Contents are what qemu-io
+# writes, in a VM that was never on.
+A9_pull() {
+	local top sealed below below_before two request grown
+	backing() { qemu-img info --output=json "$1" | jq -r '."full-backing-filename"'; }
+	make_guest a9-03
+	create "$dir" "$id" >/dev/null
+	sealed=$(top_of "$dir" "$vm" vda)
+	below=$(backing "$sealed")
+	hypervisor run "$dir" qemu-io -f qcow2 -c 'write -q -P 0x11 8M 16M' -c 'write -q -z 4M 2M' "$sealed"
+	two=$(create "$dir" "$id")
+	top=$(top_of "$dir" "$vm" vda)
+	hypervisor run "$dir" qemu-io -f qcow2 -c 'write -q -P 0x22 23M 36M' "$top"
+	hypervisor run "$dir" qemu-img convert -f qcow2 -O raw "$top" "$dir/before.raw"
+	below_before=$(stat -c '%s %y %a' "$below"; sha256sum <"$below")
+	grown=$(du -k "$top" | cut -f 1)
+	call "$dir" DeleteCheckpoint "options{request_id:'$(new_id)' validate_only:true} checkpoint_id:'$two'" >/dev/null
+	equal A9_pull_is_planned "$(got '[.plan[].name] | join(" ")')" \
+		'reserve catalogue pull check-chain catalogue remove-manifest remove-file'
+
+	begin_delete "$two"
+	check A9_pull_agent_killed_in_the_midst merging 1
+	agent kill "$dir" c
+	equal A9_pull_contents_in_the_midst "$(backing "$top") $(qemu-img compare -q -f qcow2 -F raw "$top" "$dir/before.raw" && echo same)" "$sealed same"
+	agent start "$dir" c
+	check A9_pull_agent_finishes_by_itself eventually 30 gone "$two"
+	whole A9_pull_oracle "shut off"
+	check A9_pull_sealed_file_is_gone [ ! -e "$sealed" ]
+	equal A9_pull_the_top_stays_and_lies_lower "$(top_of "$dir" "$vm" vda) $(backing "$top")" "$top $below"
+	equal A9_pull_lower_file_untouched "$(stat -c '%s %y %a' "$below"; sha256sum <"$below")" "$below_before"
+	check A9_pull_contents qemu-img compare -q -f qcow2 -F raw "$top" "$dir/before.raw"
+	check A9_pull_image_is_clean qemu-img check -q -f qcow2 "$top"
+	# 15 of the 16 MiB that the sealed file held lay bare; the top's 36 were not moved.
+	grown=$(($(du -k "$top" | cut -f 1) - grown))
+	check A9_pull_moved_what_was_needed [ "$grown" -ge 15360 -a "$grown" -lt 18432 ]
+}
+
 A9() {
 	local dir=$base/c one sum tick request
 	host c --limit merge_mib_per_second=4
+	A9_pull
 	make_guest a9-01
 	up
 
