@@ -5,6 +5,10 @@
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
 
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 /* Each round either ends the merge, fails, or gets on by one; more means somebody works against us. */
 #define ROUNDS 8
 
@@ -213,15 +217,35 @@ commit_files(CkptRun *run, GError **error)
            ckpt_file_sync(step->base, error);
 }
 
+/* The base is the disk's newest file from now on, and belongs to whom that belonged: when a VM stops libvirt
+ * gives back the top of a chain only, so that the base may still be QEMU's. */
+static void
+take_owner(CkptStep *step)
+{
+    struct stat top, base;
+
+    if (stat(step->file, &top) < 0 || stat(step->base, &base) < 0 ||
+        (top.st_uid == base.st_uid && top.st_gid == base.st_gid) ||
+        chown(step->base, top.st_uid, top.st_gid) == 0)
+        return;
+    g_free(step->warning);
+    step->warning = g_strdup_printf("%s still belongs to user %u, group %u, not to %u and %u as the disk "
+                                    "did before the merge: %s",
+                                    step->base, base.st_uid, base.st_gid, top.st_uid, top.st_gid,
+                                    g_strerror(errno));
+}
+
 static gboolean
 commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
-    const CkptStep *step = run->step;
+    CkptStep *step = run->step;
 
-    return commit_files(run, error) &&
-           (step->above
-                ? ckpt_rebase_header(run, step->above, step->base, step->base_format, error)
-                : define_merged(run, view, error));
+    if (!commit_files(run, error))
+        return FALSE;
+    if (step->above)
+        return ckpt_rebase_header(run, step->above, step->base, step->base_format, error);
+    take_owner(step);
+    return define_merged(run, view, error);
 }
 
 /* libvirt's jobs are by target: by that which the disk has in the running VM. */

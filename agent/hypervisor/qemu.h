@@ -8,7 +8,7 @@
 typedef struct {
     CkptConnection *connection;
     const CkptPlan *plan;
-    CkptStep *step; /* only IDENTIFY and SNAPSHOT write to it */
+    CkptStep *step; /* only IDENTIFY, SNAPSHOT and a MERGE's warning are written to it */
     CkptProgressFunc progress; /* NULL = nobody listens */
     gpointer data;
     GCancellable *cancellable; /* or NULL */
