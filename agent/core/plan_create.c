@@ -166,6 +166,23 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
     ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
 }
 
+/* The layers of a chain with which a VM starts on every libvirt (10.8 to 11.10 end above; hazard A15). */
+#define LAYERS_MAX 24
+
+/* What a disk had below it before its first checkpoint is in no line of checkpoints. */
+static void
+warn_of_layers(const CkptPlanInput *input, CkptPlan *plan)
+{
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+
+        if (disk->chain->len + 1 > LAYERS_MAX)
+            ckpt_plan_warn(plan, "disk %s will have a chain of %u files: libvirt 10.8 to 11.10 may not start "
+                                 "the VM with more than %u; delete checkpoints, or make its template a "
+                                 "whole image", disk->target, disk->chain->len + 1, LAYERS_MAX);
+    }
+}
+
 /* Hazard A15, long before it is one: from three quarters of the limit on. */
 static void
 warn_of_depth(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *parent)
@@ -190,5 +207,6 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
         return NULL;
     add_steps(input, request, plan);
     warn_of_depth(input, plan, parent);
+    warn_of_layers(input, plan);
     return g_steal_pointer(&plan);
 }

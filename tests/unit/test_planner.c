@@ -1303,6 +1303,30 @@ create_warns_from_three_quarters_of_the_depth_limit_on(void **state) /* hazard A
         strstr(after->warnings->pdata[after->warnings->len - 1], "15 of a line of 20"));
 }
 
+/* A disk may have lain on others before its first checkpoint: they count for libvirt. */
+static void
+create_warns_of_a_chain_that_libvirts_do_not_start(void **state) /* hazard A15 */
+{
+    g_autoptr(World) world = world_with_line(0);
+    CkptDisk *disk = g_ptr_array_index(world->vm->disks, 0);
+    g_autoptr(CkptPlan) before = NULL;
+    g_autoptr(CkptPlan) after = NULL;
+    g_autofree char *top = g_strdup("/img/web.raw");
+
+    for (guint i = 1; i < 24; i++) {
+        g_autofree char *file = g_strdup_printf("/img/template-%u.qcow2", i);
+
+        add_file(world, file, top);
+        ckpt_set_str(&top, file);
+        put_on(world, disk, top);
+        if (i == 22)
+            before = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    }
+    after = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_int_equal(after->warnings->len, before->warnings->len + 1);
+    assert_non_null(strstr(after->warnings->pdata[after->warnings->len - 1], "a chain of 25 files"));
+}
+
 int
 main(void)
 {
@@ -1367,6 +1391,7 @@ main(void)
         cmocka_unit_test(a_missing_present_state_can_be_discarded_but_not_kept),
         cmocka_unit_test(restore_goes_from_every_power_state_to_every_other),
         cmocka_unit_test(create_warns_from_three_quarters_of_the_depth_limit_on),
+        cmocka_unit_test(create_warns_of_a_chain_that_libvirts_do_not_start),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
