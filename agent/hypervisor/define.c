@@ -139,6 +139,34 @@ ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error)
     return TRUE;
 }
 
+/* One disk is put on the file that it is on, for the sake of the saving. */
+gboolean
+ckpt_define_save(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    const CkptXmlDisk *disk = view ? ckpt_xml_domain_find(view->definition_xml, run->step->target) : NULL;
+    CkptDiskFile present = {0};
+    char *xml;
+    int updated;
+
+    if (!disk)
+        return view != NULL; /* attached to the running VM only: its definition has nothing to save */
+    present.target = disk->target;
+    present.file = disk->source;
+    present.format = ckpt_format_from_name(disk->format);
+    xml = ckpt_xml_disk(view->definition, &present, error);
+    if (!xml)
+        return FALSE;
+    updated = virDomainUpdateDeviceFlags(view->domain, xml, VIR_DOMAIN_AFFECT_CONFIG);
+    free_secret(xml);
+    if (updated < 0)
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
+                           "libvirt cannot save the definition of VM %s (is its configuration folder "
+                           "full, or read-only?)",
+                           run->plan->vm_id);
+    return updated == 0;
+}
+
 /* ---- The step ---- */
 
 gboolean

@@ -254,10 +254,13 @@ merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
 {
     CkptStep step = *run->step;
     CkptRun here = *run;
+    gboolean done;
 
     step.target = find_disk(run->step, view->live_xml)->target;
     here.step = &step;
-    return ckpt_merge_live(&here, view, top, error);
+    done = ckpt_merge_live(&here, view, top, error);
+    run->step->warning = step.warning;
+    return done;
 }
 
 static gboolean
@@ -275,7 +278,11 @@ do_next(CkptRun *run, CkptView *view, Next next, GError **error)
     case NEXT_COMMIT:
         return commit_offline(run, view, error);
     case NEXT_DEFINE:
-        return define_merged(run, view, error);
+        if (define_merged(run, view, error))
+            return TRUE;
+        if (view->active && !run->step->above)
+            ckpt_merge_bar(run->step);
+        return FALSE;
     }
     return FALSE;
 }

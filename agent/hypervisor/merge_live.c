@@ -2,10 +2,12 @@
  * pivot. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "common/fault.h"
 
 #define POLL_MIN_US (20 * 1000)
 #define POLL_MAX_US (200 * 1000)
 #define RESUME_ATTEMPTS 3
+#define SAVE_ATTEMPTS 3
 
 /* ---- The suspension ----
  * Between QEMU's pivot and libvirt's saving of the definition, a crash of both would boot the guest
@@ -181,13 +183,49 @@ wait_for_job(CkptRun *run, virDomainPtr domain, gboolean top, GError **error)
     }
 }
 
+void
+ckpt_merge_bar(const CkptStep *step)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_file_chmod(step->file, 0, &error))
+        g_warning("disk %s: %s", step->target, error->message);
+}
+
+/* libvirt changes the definition at the pivot, shows it changed, and only logs that it could not be
+ * saved (9.0): asked for again, it says so. The guest is not kept standing for as long as a full disk
+ * may last: without the overlay the VM cannot boot into the past, whatever the definition says. */
+static void
+save_pivoted(CkptRun *run)
+{
+    CkptStep *step = run->step;
+    g_autoptr(GError) error = NULL;
+
+    for (guint i = 0; i < SAVE_ATTEMPTS; i++) {
+        g_clear_error(&error);
+        if (ckpt_define_save(run, &error))
+            return;
+    }
+    ckpt_merge_bar(step);
+    g_warning("VM %s runs on %s, but its saved definition names %s: make room, and save it (virsh "
+              "dumpxml --inactive, virsh define) before libvirtd is restarted: %s",
+              run->plan->vm_id, step->base, step->file, error->message);
+    g_free(step->warning);
+    step->warning = g_strdup_printf("disk %s: the VM runs on %s, but its saved definition still names %s: "
+                                    "make room, then virsh dumpxml --inactive and virsh define: %s",
+                                    step->target, step->base, step->file, error->message);
+}
+
 static gboolean
 pivot(CkptRun *run, virDomainPtr domain, GError **error)
 {
-    if (!suspend(run, domain, error))
+    if (!ckpt_define_save(run, error) || !suspend(run, domain, error))
         return FALSE;
-    if (virDomainBlockJobAbort(domain, run->step->target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0)
+    ckpt_fault_point_named("pivoting");
+    if (virDomainBlockJobAbort(domain, run->step->target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0) {
+        save_pivoted(run);
         return TRUE;
+    }
     return job_failed(run->step, error, "pivot to the merged file");
 }
 

@@ -154,6 +154,9 @@ gint64 ckpt_pause_end(CkptPause *pause);
  * disk that has the file already, or below its own, or whose own is below it, whatever its target is. Nothing
  * is told any more of what lies below. CHAIN_MISMATCH if there is none. */
 gboolean ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Has libvirt write the persistent definition as it is. What a block job changed in it, libvirt shows
+ * even if it could not be saved. */
+gboolean ckpt_define_save(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_define(CkptRun *run, GError **error);
 gboolean ckpt_step_define_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_define_check(CkptRun *run, GError **error);
@@ -187,6 +190,9 @@ gboolean ckpt_step_merge(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);
 /* Lets a guest go on that a merge of this step's suspended, before a crash too. */
 gboolean ckpt_merge_resume(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Nobody can start the VM from the merged overlay any more, should a crash bring back a definition that
+ * names it: it has what is older than the file below, and would ruin that. */
+void ckpt_merge_bar(const CkptStep *step);
 /* One block commit of step->file into step->base in the running VM, begun or found running, to its
  * end; the caller looks again afterwards. */
 gboolean ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)

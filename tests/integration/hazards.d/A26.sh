@@ -80,7 +80,49 @@ suspension() {
 	END
 }
 
+# In folders that the user of the hypervisor may not write to, libvirt saves nothing.
+unsaved() {
+	local config one overlay from
+	config=$(dirname "$(find "$(readlink -f "$dir/config")" -name "$vm.xml" -path '*/qemu/*' ! -path '*/autostart/*' | head -n 1)")
+	guest mark "$dir" "$vm" before
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" unsaved
+	overlay=$(top_of "$dir" "$vm" vda)
+	chmod 555 "$config"
+	refused A26_unsaved_is_not_pivoted HYPERVISOR_FAILED "cannot save the definition" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	check A26_the_guest_goes_on_unsaved guest wait-tick "$dir" "$vm"
+	equal A26_unsaved_it_runs_on_the_overlay "$(on "$dir" domblklist "$vm" | awk '$1 == "vda" {print $2}')" "$overlay"
+	chmod 755 "$config"
+	check A26_saved_it_is_deleted remove "$dir" "$one"
+	whole A26_oracle_when_saved
+
+	# From the pivot on: the overlay cannot be booted from, and the caller is told.
+	one=$(create "$dir" "$id")
+	guest mark "$dir" "$vm" later
+	overlay=$(top_of "$dir" "$vm" vda)
+	stop_at pivoting DeleteCheckpoint "options{request_id:'$(new_id)'} checkpoint_id:'$one'"
+	chmod 555 "$config"
+	kill -CONT "$(agent pid "$dir" a)"
+	wait "$caller" || true
+	reply=$(cat "$base/reply")
+	chmod 755 "$config"
+	check A26_unsaved_pivot_is_told grep -qF "make room" <<<"$reply"
+	check A26_the_guest_goes_on_pivoted guest wait-tick "$dir" "$vm"
+	check A26_saved_definition_names_the_overlay grep -qF "$overlay" "$config/$vm.xml"
+	check A26_it_cannot_be_booted_from [ ! -r "$overlay" -o ! -e "$overlay" ]
+	on "$dir" dumpxml --inactive "$vm" >"$dir/a26.xml"
+	on "$dir" define "$dir/a26.xml" >/dev/null
+	whole A26_oracle_after_what_the_message_says
+	guest stop "$dir" "$vm"
+	from=$(guest console-size "$dir" "$vm")
+	guest start "$dir" "$vm"
+	check A26_boots_the_newest guest wait-line "$dir" "$vm" --from "$from" '^boot [0-9]+ vda=later '
+	guest wait-agent "$dir" "$vm"
+}
+
 A26() {
+	# shellcheck source=tests/integration/blank.sh
+	. "$integration/blank.sh"
 	local bad=0 ms
 	make_guest a26-01
 	up
@@ -91,6 +133,7 @@ A26() {
 	for ms in ${A26_OFFSETS:-0 25}; do
 		pivot_killed "$ms" "$([ $((ms % 2)) = 0 ] && echo later || echo "at once")"
 	done
+	unsaved
 	equal A26_boots_into_the_past_or_worse "$bad" 0
 	check A26_the_guest_goes_on guest wait-tick "$dir" "$vm"
 }

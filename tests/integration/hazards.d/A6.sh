@@ -22,7 +22,7 @@ opened_by_a_dead_libvirtd() {
 	overlay_open=1 overlay_used=0 overlay_live=0
 }
 
-closed() { ! ls -l "/proc/$(qemu_pid)/fd" | grep -qF "$1"; }
+closed() { [ -z "$(find "/proc/$(qemu_pid)/fd" -lname "$1*")" ]; }
 
 A6() {
 	# shellcheck source=tests/integration/libvirtd-kills.sh
