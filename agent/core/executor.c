@@ -517,22 +517,43 @@ leave_behind(CkptExecution *x, gint index)
     add_left(x->left, step);
 }
 
-/* Between the restored definition and the end somebody else may have started the VM: it then runs on the
- * files that are about to go. One that is still to be stopped runs on its old ones. */
+/* Whether the VM may run on what a restore brought. Where it was defined, its owner may have started it on
+ * that; where the hypervisor went back to a snapshot, that has. */
+static gboolean
+may_run_restored(const CkptOperation *op, GPtrArray **tops)
+{
+    *tops = NULL;
+    if (op->plan->kind != CKPT_KIND_RESTORE)
+        return FALSE;
+    for (gint i = 0; i <= op->step_begun; i++) {
+        if (step_at(op->plan, i)->kind == CKPT_STEP_DEFINE) {
+            *tops = step_at(op->plan, i)->disks;
+            return TRUE;
+        }
+    }
+    if (op->step_ended < (gint)op->plan->decisive)
+        return FALSE;
+    for (gint i = op->step_ended + 1; i < (gint)op->plan->steps->len; i++)
+        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP)
+            return FALSE;
+    return TRUE;
+}
+
+/* Between the restored definition and its undo somebody else may have started the VM: it then runs on the
+ * files that are about to go. One on its old files goes on. */
 static gboolean
 stop_restored(CkptExecution *x, GError **error)
 {
     CkptOperation *op = x->operation;
+    GPtrArray *tops;
     CkptStep *stop;
     gboolean done = FALSE;
 
-    if (op->plan->kind != CKPT_KIND_RESTORE || op->step_ended < (gint)op->plan->decisive)
+    if (!may_run_restored(op, &tops))
         return TRUE;
-    for (gint i = op->step_ended + 1; i < (gint)op->plan->steps->len; i++)
-        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP)
-            return TRUE;
     stop = ckpt_step_new(CKPT_STEP_STOP);
     stop->power = CKPT_POWER_SHUT_OFF;
+    stop->disks = tops ? g_ptr_array_ref(tops) : NULL;
     for (guint attempt = 1; !done; attempt++) {
         g_autoptr(GError) why = NULL;
 
@@ -544,6 +565,15 @@ stop_restored(CkptExecution *x, GError **error)
     }
     ckpt_step_free(stop);
     return done;
+}
+
+/* Once the definition is the old one again nobody can start it on the restored files any more, but it may
+ * just have been. */
+static gboolean
+undo_one(CkptExecution *x, gint index, GError **error)
+{
+    return undo_step_stubbornly(x, index, error) &&
+           (step_at(x->operation->plan, index)->kind != CKPT_STEP_DEFINE || stop_restored(x, error));
 }
 
 /* All but STOP, from the last begun downwards; the VM is started again when everything else is as it
@@ -563,7 +593,7 @@ undo_steps(CkptExecution *x, GError **error)
             continue;
         }
         ckpt_fault_point();
-        if (undo_step_stubbornly(x, i, &why))
+        if (undo_one(x, i, &why))
             continue;
         if (is_away(why) || !(is_left_behind(op->plan, i) || is_opened_only(x, i))) {
             g_propagate_error(error, g_steal_pointer(&why));

@@ -39,6 +39,28 @@ files_of(CkptRun *run, const CkptView *view)
     return g_strv_builder_end(builder);
 }
 
+static gboolean
+runs_on(const CkptView *view, const char *file)
+{
+    for (guint i = 0; view->live_xml && i < view->live_xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
+
+        if (ckpt_xml_disk_is_captured(disk) && disk->chain && g_strcmp0(disk->chain[0], file) == 0)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* Any VM, unless the step names the files of the one that is meant. */
+static gboolean
+is_meant(const CkptStep *step, const CkptView *view)
+{
+    for (guint i = 0; step->disks && i < step->disks->len; i++)
+        if (runs_on(view, ((CkptDiskFile *)g_ptr_array_index(step->disks, i))->file))
+            return TRUE;
+    return !step->disks;
+}
+
 /* Ends QEMU. libvirt sends SIGTERM first, on which QEMU flushes its images; SIGKILL only after 10 s. */
 static gboolean
 stop(CkptRun *run, GError **error)
@@ -48,6 +70,8 @@ stop(CkptRun *run, GError **error)
 
     if (!view)
         return FALSE;
+    if (!is_meant(run->step, view))
+        return TRUE;
     files = files_of(run, view);
     /* It may have stopped by itself since it was looked at. */
     if (view->active && virDomainDestroy(view->domain) < 0 &&

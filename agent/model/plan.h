@@ -28,7 +28,8 @@ typedef enum {
                                    name kept. Undo: `definition_before`, `autostart_before`. With no
                                    `definition`: the one in force, of which only the disks are changed
                                    (to put it right; no undo) */
-    CKPT_STEP_STOP,             /* Undo: start again as `power` was; run after all other undos */
+    CKPT_STEP_STOP,             /* with `disks`: only if it runs on one of their `file`s. Undo: start again
+                                   as `power` was; run after all other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED. Undo: stop */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
                                    `file` is needed by nobody: live where the VM runs on it, else with

@@ -101,6 +101,12 @@ static const Regression scripts[] = {
       {ACT_CREATE, 881347879u, 2846442276u, 1439041986u, 834174995u, {{0}, {0}}},
       {ACT_CLONE, 1249141180u, 990478723u, 2440661131u, 3662796268u, {{0}, {0}}},
       {ACT_RESTORE, 1385227032u, 456471507u, 424509461u, 1612780239u, {{0}, {0}}}}},
+    {"a VM that its owner started during the undo of a restore ran on, on files that were to go",
+     2000005380,
+     2,
+     {{ACT_CREATE, 1394920282u, 842890036u, 2501900200u, 152124121u, {{0}, {0}}},
+      {ACT_RESTORE, 1992593042u, 1615564099u, 2283288473u, 3041203666u,
+       {{FAULT_ERROR, 30, 2673500029u}, {FAULT_OWNER_START, 3, 787915458u}}}}},
 };
 /* clang-format on */
 

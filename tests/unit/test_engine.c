@@ -513,7 +513,7 @@ a_restore_starts_the_old_vm_only_after_its_definition_is_back(void **state)
     fixture->toy->reason = CKPT_REASON_HYPERVISOR_FAILED;
     call(fixture, new_request(CKPT_KIND_RESTORE, id, first), &outcome);
     assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_HYPERVISOR_FAILED);
-    assert_non_null(strstr(fixture->toy->log->str, "start stop -start -write-manifest -seal -define "
+    assert_non_null(strstr(fixture->toy->log->str, "start stop -start -write-manifest -seal -define stop "
                                                    "-write-manifest -make-overlay -stop "));
 }
 

@@ -224,7 +224,9 @@ apply(ToyDriver *toy, CkptStep *step)
         ckpt_set_str(&toy->top, first_file(step));
         break;
     case CKPT_STEP_STOP:
-        stop(toy);
+        if (!step->disks ||
+            g_strcmp0(((CkptDiskFile *)step->disks->pdata[0])->file, toy->live_top) == 0)
+            stop(toy);
         break;
     case CKPT_STEP_START:
         if (!toy->running)

@@ -379,12 +379,26 @@ define_check(CkptSimRun *run, GError **error)
     return CKPT_OUTCOME_DONE;
 }
 
+/* Any VM, unless the step names the files of the one that is meant. */
+static gboolean
+is_meant(const CkptStep *step, const CkptSimVm *vm)
+{
+    for (guint i = 0; step->disks && i < step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(step->disks, i);
+        const CkptSimLive *live = ckpt_sim_find_live(vm, disk->target);
+
+        if (live && g_str_equal(((CkptSimFile *)live->chain->pdata[0])->path, disk->file))
+            return TRUE;
+    }
+    return !step->disks;
+}
+
 static gboolean
 stop(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = vm_of(run);
 
-    if (!vm->live)
+    if (!vm->live || !is_meant(run->step, vm))
         return TRUE;
     ckpt_sim_stop(run->sim, vm);
     return ckpt_sim_changed(run, error);
