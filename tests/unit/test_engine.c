@@ -298,6 +298,9 @@ a_cancel_before_the_decisive_step_undoes(void **state)
     fixture->toy->gate = &gate;
     ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, id, NULL), on_outcome,
                        &outcome);
+    /* Within its first step: one that has not begun is refused elsewhere. */
+    while (g_atomic_int_get(&fixture->toy->at_gate) == 0)
+        g_usleep(1000);
     ckpt_engine_cancel(fixture->engine, IDENTITY, id, 5000000, on_outcome, &cancelled);
     g_mutex_unlock(&gate);
     outcome_wait(&outcome, 1);

@@ -262,6 +262,7 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
     gboolean fails;
 
     if (toy->gate) {
+        g_atomic_int_inc(&toy->at_gate);
         g_mutex_lock(toy->gate);
         g_mutex_unlock(toy->gate);
     }

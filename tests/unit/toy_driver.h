@@ -28,6 +28,7 @@ typedef struct {
     ToyFailure failure;
     CkptReason reason;      /* with which it fails */
     GMutex *gate;           /* step_do waits for it; NULL = not */
+    int at_gate; /* atomic; steps that came to it */
     gint64 clock;
 } ToyDriver;
 
