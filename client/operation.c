@@ -2,6 +2,7 @@
 #include "client/fanout.h"
 #include "client/output.h"
 #include "common/id.h"
+#include "common/text.h"
 
 #include <stdio.h>
 
@@ -29,15 +30,18 @@ on_operation(CkptReply *reply, gpointer data)
     }
 }
 
-/* "6/9 merge …, 42%" */
+/* "6/9 merge …, 42% (5.0 MiB of 12.0 MiB)" */
 static char *
 step_cell(const PbOperation *operation)
 {
+    g_autofree char *done = ckpt_size_text(operation->bytes_done);
+    g_autofree char *total = ckpt_size_text(operation->bytes_total);
     g_autofree char *percent = NULL;
 
     if (operation->bytes_total > 0)
-        percent = g_strdup_printf(", %.0f%%", 100.0 * (double)operation->bytes_done /
-                                                  (double)operation->bytes_total);
+        percent = g_strdup_printf(
+            ", %.0f%% (%s of %s)",
+            100.0 * (double)operation->bytes_done / (double)operation->bytes_total, done, total);
     return g_strdup_printf("%u/%u %s%s", operation->step, operation->steps_total,
                            operation->step_description, percent ? percent : "");
 }

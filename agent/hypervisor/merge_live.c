@@ -176,8 +176,11 @@ wait_for_job(CkptRun *run, virDomainPtr domain, gboolean top, GError **error)
         }
         if (run->progress)
             run->progress(info.cur, info.end, run->data);
-        if (top && is_ready(run))
+        if (top && is_ready(run)) {
+            if (run->progress)
+                run->progress(info.end, info.end, run->data);
             return JOB_READY;
+        }
         g_usleep(pause);
         pause = MIN(pause * 2, POLL_MAX_US);
     }

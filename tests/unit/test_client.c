@@ -291,6 +291,8 @@ get_operation(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__GetOperation
     }
     operation.request_id = request->request_id;
     operation.state = VMCHECKPOINT__V1__OPERATION_STATE__OPERATION_STATE_RUNNING;
+    operation.bytes_done = 5u << 20;
+    operation.bytes_total = 20u << 20;
     response.operation = &operation;
     answer(call, &response.base);
 }
@@ -886,6 +888,7 @@ an_operation_is_found_on_its_host(void **state)
 {
     assert_run("operation {" POINT_1 "}", 4);
     assert_says(world.output, "running");
+    assert_says(world.output, ", 25% (5.0 MiB of 20.0 MiB)");
     assert_run("operation " POINT_2, 1);
     assert_says(world.errors, "no host has an operation " POINT_2);
     assert_run("operation x", 2);
