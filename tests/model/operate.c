@@ -221,6 +221,9 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
                  reason == CKPT_REASON_BRANCH_REBASE_REQUIRED) &&
                 !attempt->when_possible) ||
                reason == CKPT_REASON_DISK_DETACHED || reason == CKPT_REASON_DISK_RESIZED ||
+               /* somebody started the VM after a pull had begun */
+               (reason == CKPT_REASON_SHUT_DOWN_REQUIRED && expected && expected->deleting &&
+                model_sim_vm(model, attempt->vm)->live) ||
                (reason == CKPT_REASON_CHECKPOINT_HELD && expected && expected->held);
     case CKPT_KIND_UPDATE:
         break;
