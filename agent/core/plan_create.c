@@ -130,6 +130,7 @@ add_snapshot(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *p
                       plan->checkpoint->reached == CKPT_CONSISTENCY_APPLICATION;
 
     step->power = input->vm->power;
+    step->untried = TRUE;
     ckpt_set_str(&step->checkpoint_id, plan->checkpoint->id);
     step->asked = freeze ? CKPT_CONSISTENCY_APPLICATION : CKPT_CONSISTENCY_CRASH;
     step->minimum = freeze ? request->minimum : CKPT_CONSISTENCY_CRASH;

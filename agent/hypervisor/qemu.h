@@ -179,9 +179,14 @@ gboolean ckpt_rebase_header(CkptRun *run, const char *file, const char *base,
 gboolean ckpt_file_is_free(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- nodes.c ---- */
+/* No block job is under way on any disk of the running VM, or, unless `all`, on any that a checkpoint
+ * captures; VM_BUSY if one is. */
+gboolean ckpt_nodes_no_job(virDomainPtr domain, const CkptXmlDomain *live, gboolean all,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Has the running VM's QEMU close what it has open of this file without using it. QEMU itself refuses
  * for what is in use, so that nothing is lost by asking; that is TRUE too, and the locks tell. The VM
- * is tainted for libvirt (custom-monitor) from then on: not to be asked without a reason. */
+ * is tainted for libvirt (custom-monitor) from then on: not to be asked without a reason. VM_BUSY, and
+ * not asked, while a block job is under way on any of its disks. */
 gboolean ckpt_nodes_release(virDomainPtr domain, const char *path, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 

@@ -236,6 +236,20 @@ is_as_planned(CkptRun *run, const CkptView *view, GError **error)
     return TRUE;
 }
 
+/* libvirt would refuse the switch, but only after the guest was frozen; and what is not tried has nothing to be
+ * closed, for which the undo would wait until the job ends. */
+static gboolean
+has_job(const CkptView *view, GError **error)
+{
+    g_autoptr(GError) job = NULL;
+
+    if (!view->active || ckpt_nodes_no_job(view->domain, view->live_xml, FALSE, &job) ||
+        ckpt_error_reason(job) != CKPT_REASON_VM_BUSY)
+        return FALSE;
+    g_propagate_error(error, g_steal_pointer(&job));
+    return TRUE;
+}
+
 static gboolean
 create_snapshot(CkptRun *run, const CkptView *view, GError **error)
 {
@@ -246,8 +260,10 @@ create_snapshot(CkptRun *run, const CkptView *view, GError **error)
         "vmcheckpoint-%s", run->plan->checkpoint_id ? run->plan->checkpoint_id : run->plan->vm_id);
     g_autofree char *xml = ckpt_xml_snapshot(view->active ? view->live_xml : view->definition_xml,
                                              name, run->step->disks);
-    g_autoptr(virDomainSnapshot) snapshot = virDomainSnapshotCreateXML(view->domain, xml, flags);
+    g_autoptr(virDomainSnapshot) snapshot = NULL;
 
+    run->step->untried = FALSE;
+    snapshot = virDomainSnapshotCreateXML(view->domain, xml, flags);
     if (!snapshot)
         ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "switch to the overlays");
     return snapshot != NULL;
@@ -339,16 +355,20 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     g_autoptr(CkptView) view = NULL;
     g_autoptr(GError) cause = NULL;
 
-    switch (load_and_look(run, &view, NULL, error)) {
+    switch (load_and_look(run, &view, NULL, &cause)) {
     case CKPT_OUTCOME_DONE:
         return TRUE;
     case CKPT_OUTCOME_UNCLEAR:
+        /* A libvirtd that died may have begun with anything. */
+        run->step->untried = run->step->untried &&
+                             ckpt_error_reason(cause) != CKPT_REASON_HYPERVISOR_UNAVAILABLE;
+        g_propagate_error(error, g_steal_pointer(&cause));
         return FALSE;
     case CKPT_OUTCOME_NOT_DONE:
         break;
     }
     set_not_frozen(run->step);
-    if (!is_as_planned(run, view, error))
+    if (!is_as_planned(run, view, error) || has_job(view, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
@@ -508,17 +528,36 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
     return ckpt_step_remove_file(&removal, error) && ckpt_file_unmark(mark, error);
 }
 
+static gboolean
+is_passing(const GError *error)
+{
+    CkptReason reason = ckpt_error_reason(error);
+
+    return reason == CKPT_REASON_HYPERVISOR_UNAVAILABLE || reason == CKPT_REASON_VM_BUSY;
+}
+
 /* QEMU may have opened overlays that it was never told to switch to (hazard A6): while it has them open,
  * the names of their nodes are taken, which fails the next snapshot, and their files cannot go. The kernel
  * cannot be asked: QEMU holds no lock on what nothing uses. */
 static gboolean
-close_unused(const CkptView *view, GPtrArray *disks, GError **error)
+close_unused(CkptRun *run, const CkptView *view, GError **error)
 {
-    for (guint i = 0; view->active && i < disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(disks, i);
+    GPtrArray *disks = run->step->disks;
 
-        if (!is_used(view, disk) && !ckpt_nodes_release(view->domain, disk->file, error))
+    for (guint i = 0; view->active && !run->step->untried && i < disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(disks, i);
+        g_autoptr(GError) why = NULL;
+
+        if (is_used(view, disk) || ckpt_nodes_release(view->domain, disk->file, &why))
+            continue;
+        if (is_passing(why)) {
+            g_propagate_error(error, g_steal_pointer(&why));
             return FALSE;
+        }
+        /* As where libvirt forbids its monitor. There is nothing in the file that anybody misses, and one
+         * that is locked is kept by its removal. */
+        g_warning("VM %s: whether QEMU still has %s open is not known: %s", run->plan->vm_id,
+                  disk->file, why->message);
     }
     return TRUE;
 }
@@ -535,5 +574,5 @@ ckpt_step_snapshot_undo(CkptRun *run, GError **error)
     for (guint i = 0; i < run->step->disks->len; i++)
         if (!undo_disk(run, view, g_ptr_array_index(run->step->disks, i), error))
             return FALSE;
-    return close_unused(view, run->step->disks, error);
+    return close_unused(run, view, error);
 }

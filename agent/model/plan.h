@@ -130,6 +130,8 @@ typedef struct {
                                 -1 = was not frozen, or until when is not known */
     gint64 pause_us;
     char *note;              /* a warning: why less was reached than asked; NULL = none */
+    gboolean untried;        /* the switch was not asked for, so that QEMU has opened nothing for it. Set by the
+                                planner, and not journalled: after a crash it is not known */
     char *warning;    /* result of any, for the operation's; not journalled. NULL = none */
 } CkptStep;
 CkptStep *ckpt_step_new(CkptStepKind kind);

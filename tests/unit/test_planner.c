@@ -265,6 +265,7 @@ create_seals_before_the_snapshot_and_checks_what_it_catalogued(void **state)
     assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
                         "/img/web.ckpt-abcdef01.qcow2");
     assert_int_equal(find_step(made, CKPT_STEP_SEAL, 0)->mode, 0600);
+    assert_true(find_step(made, CKPT_STEP_SNAPSHOT, 0)->untried);
     assert_string_equal(last_change(made)->current_id, world->input.new_id);
     assert_null(made->checkpoint->parent_id);
 }
@@ -907,7 +908,7 @@ delete_never_pulls_where_that_is_not_safe(void **state)
     root->vm->power = middle->vm->power = CKPT_POWER_SHUT_OFF;
     ckpt_vm_find_file(root->vm, "/img/web.ckpt-1.qcow2")->allocated = 40 * MIB;
     ckpt_vm_find_file(middle->vm, "/img/web.ckpt-2.qcow2")->allocated = 40 * MIB;
-    for (guint i = 0; i < 8; i++) {
+    for (guint i = 0; i < 11; i++) {
         g_autoptr(World) world = world_with_a_big_top();
         g_autoptr(CkptPlan) made = NULL;
         CkptLayer *sealed = ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2");
@@ -928,6 +929,12 @@ delete_never_pulls_where_that_is_not_safe(void **state)
             ckpt_set_str(&disk->source, "/img/web.raw");
         else if (i == 6)
             g_ptr_array_remove_index(world->made, 0); /* the sealed one is not ours */
+        else if (i == 7)
+            sealed->snapshots = TRUE;
+        else if (i == 8)
+            top->snapshots = TRUE;
+        else if (i == 9)
+            top->virtual_size = 65 * MIB;
         else
             ckpt_vm_find_file(world->vm, "/img/web.raw")->exists = FALSE;
         made = plan(world, CKPT_KIND_DELETE, "c2", NULL);

@@ -1,0 +1,192 @@
+/* When QEMU is asked for its block nodes: only where it may have opened an overlay for a snapshot, and not
+ * beside a block job. On libvirt's test driver, with what that lacks put in between. */
+#include "agent/hypervisor/qemu.h"
+#include "tests/unit/image_fixture.h"
+
+#include <libvirt/libvirt-qemu.h>
+
+#define VM "11111111-1111-4111-8111-111111111111"
+
+int __real_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command, char **result,
+                                       unsigned int flags);
+int __wrap_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command, char **result,
+                                       unsigned int flags);
+int __wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomainBlockJobInfo *info,
+                                    unsigned int flags);
+
+static guint asked;     /* QEMU, through its monitor */
+static gboolean denied; /* libvirt forbids that */
+static gboolean pulled; /* a block job is under way */
+
+int
+__wrap_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command, char **result,
+                                   unsigned int flags)
+{
+    asked++;
+    if (denied) /* the test driver has no monitor, and says so */
+        return __real_virDomainQemuMonitorCommand(domain, command, result, flags);
+    *result = strdup("{\"return\":[]}");
+    return 0;
+}
+
+int
+__wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomainBlockJobInfo *info,
+                                unsigned int flags)
+{
+    return pulled;
+}
+
+typedef struct {
+    CkptConnection *connection;
+    CkptPlan *plan;
+    CkptStep *step;
+    CkptQemuOptions options;
+    CkptRun run;
+} World;
+
+/* A running VM on $d/b, for which $d/o was made, as the planner leaves the step. */
+static World *
+world_new(void)
+{
+    World *world = g_new0(World, 1);
+    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
+    g_autofree char *overlay = image("o");
+
+    asked = 0;
+    denied = pulled = FALSE;
+    shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
+          "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
+          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
+          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/b'/>"
+          "<target dev='vda'/></disk></devices></domain></node>\nEND");
+    world->connection = ckpt_connection_new_shared(uri);
+    world->plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    world->plan->vm_id = g_strdup(VM);
+    world->step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+    world->step->power = CKPT_POWER_RUNNING;
+    world->step->untried = TRUE;
+    world->step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    g_ptr_array_add(world->step->disks, ckpt_disk_file_new("vda", overlay, CKPT_FORMAT_QCOW2, NULL));
+    g_ptr_array_add(world->plan->steps, world->step);
+    world->run = (CkptRun){.connection = world->connection,
+                           .plan = world->plan,
+                           .step = world->step,
+                           .options = &world->options};
+    return world;
+}
+
+static void
+world_free(World *world)
+{
+    ckpt_plan_free(world->plan);
+    ckpt_connection_free(world->connection);
+    g_free(world);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+fails(World *world, CkptReason reason)
+{
+    g_autoptr(GError) error = NULL;
+
+    assert_false(ckpt_step_snapshot(&world->run, &error));
+    if (ckpt_error_reason(error) != reason)
+        fail_msg("%s", error->message);
+}
+
+static void
+undo(World *world)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_step_snapshot_undo(&world->run, &error))
+        fail_msg("%s", error->message);
+}
+
+static void
+an_undo_before_the_switch_asks_nothing(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    undo(world); /* cancelled before it began */
+    world->step->power = CKPT_POWER_SHUT_OFF;
+    fails(world, CKPT_REASON_VM_BUSY); /* started meanwhile */
+    undo(world);
+    assert_int_equal(asked, 0);
+}
+
+static void
+a_job_that_began_meanwhile_is_seen_before_the_switch(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    pulled = TRUE;
+    fails(world, CKPT_REASON_VM_BUSY);
+    assert_true(world->step->untried);
+    undo(world);
+    assert_int_equal(asked, 0);
+}
+
+static void
+an_undo_of_a_switch_that_failed_asks(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    fails(world, CKPT_REASON_HYPERVISOR_FAILED); /* the test driver knows no such snapshot */
+    assert_false(world->step->untried);
+    undo(world);
+    assert_int_equal(asked, 1);
+}
+
+static void
+after_a_crash_it_is_asked(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    world->step->untried = FALSE; /* as the journal gives it back */
+    undo(world);
+    assert_int_equal(asked, 1);
+}
+
+static void
+beside_a_block_job_it_is_not_asked_but_tried_again(void **state)
+{
+    g_autoptr(World) world = world_new();
+    g_autoptr(GError) error = NULL;
+
+    world->step->untried = FALSE;
+    pulled = TRUE;
+    assert_false(ckpt_step_snapshot_undo(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_BUSY);
+    assert_int_equal(asked, 0);
+    pulled = FALSE;
+    undo(world);
+    assert_int_equal(asked, 1);
+}
+
+static void
+a_forbidden_monitor_is_no_failure_of_the_undo(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    world->step->untried = FALSE;
+    denied = TRUE;
+    undo(world);
+    assert_int_equal(asked, 1);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_undo_before_the_switch_asks_nothing),
+        cmocka_unit_test(a_job_that_began_meanwhile_is_seen_before_the_switch),
+        cmocka_unit_test(an_undo_of_a_switch_that_failed_asks),
+        cmocka_unit_test(after_a_crash_it_is_asked),
+        cmocka_unit_test(beside_a_block_job_it_is_not_asked_but_tried_again),
+        cmocka_unit_test(a_forbidden_monitor_is_no_failure_of_the_undo),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
