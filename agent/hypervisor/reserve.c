@@ -3,8 +3,8 @@
  * size nor contents change, and the modification time, by which a sealed file is known, is put back.
  *
  * What a running guest writes to the merged overlay meanwhile comes on top and is not known here. The target
- * of a pull is the top of a VM that is off; should that be started before the reservation is given back, its
- * QEMU takes it as the file grows. */
+ * of a pull is the top of a VM that is off: VM_BUSY if it was started since that was planned. Should it be
+ * started before the reservation is given back, its QEMU takes it as the file grows. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/qemu.h"
@@ -287,7 +287,9 @@ ckpt_step_reserve(CkptRun *run, GError **error)
     if (fstat(target.fd, &found) < 0) {
         ckpt_file_error(error, "look at", step->base);
     } else if (!is_sealed_target(step)) {
-        done = take_all(run, &target, &found, error);
+        /* Whoever starts the VM from now on is noticed behind the point of no return only. */
+        done = ckpt_file_is_free(step->base, error) && take_all(run, &target, &found, error) &&
+               ckpt_file_is_free(step->base, error);
     } else if (!is_sealed(&found, &step->id) || !has_mtime(&found, &step->id)) {
         ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
                        "%s was changed after it was sealed", step->base);

@@ -237,6 +237,27 @@ what_is_left_after_a_merge_is_given_back(void **state)
     assert_true(allocated(world) <= world->allocated + MIB);
 }
 
+/* The target of a pull is a top, which somebody may have started the VM from since. */
+static void
+a_top_that_is_in_use_is_refused(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    g_autoptr(GError) error = NULL;
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
+    int fd = open(world->step->base, O_RDWR | O_CLOEXEC);
+
+    world->step->id = (CkptFileId){0};
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    assert_false(ckpt_step_reserve(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_BUSY);
+    assert_int_equal(allocated(world), world->allocated);
+    close(fd);
+    g_clear_error(&error);
+    if (!ckpt_step_reserve(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_true(allocated(world) >= world->allocated + 8 * MIB);
+}
+
 /* What was refused as changed must not look as sealed once the refusal is undone. */
 static void
 undo_does_not_hide_a_change(void **state)
@@ -267,6 +288,7 @@ main(void)
         cmocka_unit_test(undo_leaves_what_has_grown),
         cmocka_unit_test(a_changed_file_is_refused),
         cmocka_unit_test(undo_does_not_hide_a_change),
+        cmocka_unit_test(a_top_that_is_in_use_is_refused),
         cmocka_unit_test(what_is_left_after_a_merge_is_given_back),
     };
 
