@@ -123,15 +123,16 @@ below_sealed(const CkptPlanInput *input, const CkptMerge *merge)
 static gboolean
 is_plain(const CkptLayer *layer)
 {
-    return layer->exists && layer->virtual_size > 0 && !layer->encrypted && !layer->bitmaps;
+    return layer->exists && layer->virtual_size > 0 && !layer->encrypted && !layer->bitmaps &&
+           !layer->snapshots;
 }
 
 /* Where what the sealed file holds may go up into the top instead. That file is ours to remove, unlike the
  * one that the disk was at first, whose name is to survive. A file below that is longer would show through
- * where the sealed one ended. Never in a running VM: QEMU (7.2 to 10.1 at least) dies when it is asked for its
- * block nodes at the end of a block pull, as libvirt does now and then, and names the lower file in the
- * overlay's header before the tables that lead to what it has copied are written, so that a QEMU that is
- * killed then leaves an overlay without it. */
+ * where the sealed one ended. Nor where the disk was resized since. Never in a running VM: QEMU (7.2, measured;
+ * later ones not) dies when it is asked for its block nodes at the end of a block pull, as libvirt does now
+ * and then, and names the lower file in the overlay's header before the tables that lead to what it has copied
+ * are written, so that a QEMU that is killed then leaves an overlay without it. */
 static CkptLayer *
 find_pull(const CkptPlanInput *input, const CkptMerge *merge)
 {
@@ -143,7 +144,7 @@ find_pull(const CkptPlanInput *input, const CkptMerge *merge)
         return NULL;
     if (overlay->format != CKPT_FORMAT_QCOW2 || sealed->format != CKPT_FORMAT_QCOW2 ||
         !sealed->backing_format || !is_plain(overlay) || !is_plain(sealed) || !is_plain(below) ||
-        sealed->virtual_size < below->virtual_size)
+        overlay->virtual_size != sealed->virtual_size || sealed->virtual_size < below->virtual_size)
         return NULL;
     return below;
 }

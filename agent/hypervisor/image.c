@@ -305,6 +305,7 @@ fill_header(CkptLayer *layer, int fd, CkptQcow2 **out, GError **fault)
         return FALSE;
     layer->virtual_size = header->virtual_size;
     layer->bitmaps = header->bitmaps;
+    layer->snapshots = header->snapshots > 0;
     layer->encrypted = header->encrypted;
     layer->backing_format = ckpt_format_from_name(header->backing_format);
     if (header->backing)

@@ -77,6 +77,7 @@ typedef struct {
     CkptFormat backing_format; /* as that header says; 0 = it does not */
     gboolean manifest;      /* a checkpoint's manifest lies beside it: somebody has sealed it */
     gboolean bitmaps;       /* has persistent dirty bitmaps */
+    gboolean snapshots;     /* has internal snapshots */
     gboolean commit_denied; /* the running VM's confinement denies writing to it (hazard A14) */
     gboolean encrypted;     /* its header says so */
     gboolean read_locked;   /* a process holds QEMU's lock byte 100 (consistent read) */

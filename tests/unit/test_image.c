@@ -79,6 +79,21 @@ header_tells_what_stands_in_the_way(void **state)
 }
 
 static void
+a_layer_tells_internal_snapshots(void **state)
+{
+    g_autofree char *path = image("t.qcow2");
+
+    for (guint i = 0; i < 2; i++) {
+        CkptLayer *layer;
+
+        shell(i ? "qemu-img snapshot -c s1 $d/t.qcow2" : "qemu-img create -q -f qcow2 $d/t.qcow2 1M");
+        layer = ckpt_layer_look(path, CKPT_FORMAT_QCOW2, NULL, NULL);
+        assert_int_equal(layer->snapshots, i);
+        ckpt_layer_free(layer);
+    }
+}
+
+static void
 written_image_is_not_empty(void **state)
 {
     g_autoptr(CkptQcow2) full = read_made("qemu-img create -q -f qcow2 $d/t.qcow2 64M; qemu-io -f qcow2 "
@@ -259,6 +274,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(header_of_an_overlay),
         cmocka_unit_test(header_tells_what_stands_in_the_way),
+        cmocka_unit_test(a_layer_tells_internal_snapshots),
         cmocka_unit_test(written_image_is_not_empty),
         cmocka_unit_test(hostile_headers_are_refused),
         cmocka_unit_test(truncated_headers_are_refused),
