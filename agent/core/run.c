@@ -324,7 +324,7 @@ on_progress(guint64 done, guint64 total, gpointer data)
     gint64 now = g_get_monotonic_time();
 
     set_progress(telling, done, total);
-    if (done != total && now - live->told_us < G_TIME_SPAN_SECOND / 2)
+    if ((total == 0 || done != total) && now - live->told_us < G_TIME_SPAN_SECOND / 2)
         return;
     live->told_us = now;
     ckpt_engine_emit(telling->engine, live);

@@ -182,6 +182,37 @@ count_checkpoints(Fixture *fixture)
     return rows->len;
 }
 
+/* ---- What is told of an operation ---- */
+
+static void
+count_event(guint64 number, const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total,
+            gpointer data)
+{
+    g_atomic_int_inc((gint *)data);
+}
+
+static gint
+events_of_a_create(Fixture *fixture, guint polls)
+{
+    gint events = 0;
+    guint watch = ckpt_engine_watch(fixture->engine, count_event, &events);
+
+    fixture->toy->polls = polls;
+    g_free(must(fixture, CKPT_KIND_CREATE, NULL));
+    ckpt_engine_unwatch(fixture->engine, watch);
+    return events;
+}
+
+/* A job polled many times a second, whose length is not known yet. */
+static void
+a_step_that_does_not_know_its_length_is_not_told_at_every_poll(void **state)
+{
+    gint quiet = events_of_a_create(*state, 0);
+    gint polled = events_of_a_create(*state, 1000);
+
+    assert_in_range(polled, quiet, quiet + 100);
+}
+
 /* ---- What a request_id promises ---- */
 
 static void
@@ -525,6 +556,7 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(a_step_that_does_not_know_its_length_is_not_told_at_every_poll),
         TEST(a_repeated_request_gets_the_stored_result_also_after_a_restart),
         TEST(a_different_request_with_a_used_id_is_refused),
         TEST(callers_who_race_on_one_id_meet_in_one_operation),

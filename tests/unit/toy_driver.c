@@ -266,6 +266,8 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
         g_mutex_lock(toy->gate);
         g_mutex_unlock(toy->gate);
     }
+    for (guint i = 0; progress && i < toy->polls; i++)
+        progress(0, 0, data);
     g_mutex_lock(&toy->lock);
     g_string_append_printf(toy->log, "%s ", ckpt_step_name(step->kind));
     fails = toy->fail_at && ++toy->calls == toy->fail_at;
