@@ -389,11 +389,18 @@ take_up(CkptEngine *engine, CkptOperation *op)
     live->op = op;
     live->digest = g_strdup(op->digest);
     live->recovered = TRUE;
+    if (op->state == CKPT_OP_RUNNING && op->plan && op->step_begun < 0) {
+        /* Nothing of it was begun: planned anew, on what is so by now (a hold, for one). */
+        g_clear_pointer(&op->plan, ckpt_plan_free);
+        op->state = CKPT_OP_QUEUED;
+        op->undoing = FALSE;
+    }
     g_mutex_lock(&engine->lock);
-    g_hash_table_insert(engine->live, live->key, live);
+    g_hash_table_insert(engine->live, live->key, ckpt_live_ref(live)); /* until it has ended */
     engine->recovering++;
     g_mutex_unlock(&engine->lock);
     ckpt_engine_enqueue(engine, live);
+    ckpt_live_unref(live);
 }
 
 gboolean

@@ -4,6 +4,8 @@
 
 #include "engine_fixture.h"
 
+#include "agent/core/plan_parts.h"
+#include "agent/model/json.h"
 #include "common/id.h"
 
 typedef struct {
@@ -295,6 +297,108 @@ of_updates_at_the_same_time_none_is_lost(void **state)
     assert_int_equal(row->revision, before->revision + 2 * ROUNDS);
 }
 
+/* As an agent that was killed leaves it. Takes the request. */
+static CkptOperation *
+new_left(CkptRequest *request, CkptOpState state)
+{
+    CkptOperation *op = ckpt_operation_new();
+
+    ckpt_set_str(&op->identity, request->identity);
+    ckpt_set_str(&op->request_id, request->request_id);
+    g_free(op->digest);
+    op->digest = ckpt_request_digest(request);
+    ckpt_set_str(&op->vm_id, FIXTURE_VM);
+    ckpt_set_str(&op->checkpoint_id, request->checkpoint_id);
+    op->kind = request->kind;
+    op->state = state;
+    op->step_begun = op->step_ended = -1;
+    op->request = request;
+    return op;
+}
+
+static void
+an_update_that_a_crash_left_is_done_at_the_start(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *made = engine_fixture_must(fixture->engine, CKPT_KIND_CREATE, NULL);
+    CkptRequest *request = new_update(made);
+    g_autoptr(CkptOperation) op = NULL;
+    g_autoptr(CkptOperation) ended = NULL;
+    g_autoptr(CkptCheckpoint) row = NULL;
+    CkptStore *store;
+
+    ckpt_set_str(&request->name, "renamed");
+    op = new_left(request, CKPT_OP_QUEUED);
+    engine_fixture_close(fixture->engine);
+    store = ckpt_store_open(fixture->engine->dir, NULL);
+    assert_true(ckpt_store_add_operation(store, op, NULL));
+    ckpt_store_close(store);
+    engine_fixture_open(fixture->engine);
+    row = stored(fixture, made);
+    assert_string_equal(row->name, "renamed");
+    ended = ckpt_store_find_operation(fixture->engine->store, op->identity, op->request_id, NULL);
+    assert_int_equal(ended->state, CKPT_OP_SUCCEEDED);
+}
+
+static CkptOperation *
+wait_for_end(Fixture *fixture, const CkptOperation *left)
+{
+    for (guint i = 0; i < 5000; i++) {
+        CkptOperation *op = ckpt_store_find_operation(fixture->engine->store, left->identity,
+                                                      left->request_id, NULL);
+
+        if (op->state != CKPT_OP_QUEUED && op->state != CKPT_OP_RUNNING)
+            return op;
+        ckpt_operation_free(op);
+        while (g_main_context_iteration(NULL, FALSE))
+            ;
+        g_usleep(1000);
+    }
+    fail_msg("it does not end");
+    return NULL;
+}
+
+/* Killed between the plan's journalling and its first step; the hold is stored before it is taken up. */
+static void
+a_hold_stops_a_delete_that_a_crash_left_planned(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *made = engine_fixture_must(fixture->engine, CKPT_KIND_CREATE, NULL);
+    g_autofree char *id = ckpt_id_new();
+    g_autoptr(CkptOperation) op =
+        new_left(engine_fixture_request(CKPT_KIND_DELETE, id, made), CKPT_OP_RUNNING);
+    CkptChange *mark = ckpt_change_new();
+    g_autoptr(CkptChange) hold = ckpt_change_new();
+    g_autoptr(CkptOperation) ended = NULL;
+    g_autoptr(CkptCheckpoint) row = stored(fixture, made);
+    CkptCheckpoint *held = ckpt_checkpoint_copy(row);
+    CkptStore *store;
+
+    row->state = CKPT_STATE_DELETING;
+    row->deferred = TRUE;
+    g_ptr_array_add(mark->upserts, g_steal_pointer(&row));
+    mark->if_unchanged = TRUE;
+    op->plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    ckpt_set_str(&op->plan->vm_id, FIXTURE_VM);
+    ckpt_set_str(&op->plan->checkpoint_id, made);
+    op->plan->checkpoint = ckpt_checkpoint_copy(held);
+    ckpt_plan_add(op->plan, CKPT_STEP_CATALOGUE)->change = mark;
+    engine_fixture_close(fixture->engine);
+    store = ckpt_store_open(fixture->engine->dir, NULL);
+    assert_true(ckpt_store_add_operation(store, op, NULL));
+    ckpt_set_str(&held->hold, "audit");
+    g_ptr_array_add(hold->upserts, held);
+    assert_true(ckpt_store_apply(store, hold, FIXTURE_VM, NULL));
+    ckpt_store_close(store);
+    engine_fixture_open(fixture->engine);
+    ended = wait_for_end(fixture, op);
+    assert_int_equal(ended->state, CKPT_OP_FAILED);
+    assert_int_equal(ended->reason, CKPT_REASON_CHECKPOINT_HELD);
+    row = stored(fixture, made);
+    assert_int_equal(row->state, CKPT_STATE_READY);
+    assert_string_equal(row->hold, "audit");
+}
+
 int
 main(void)
 {
@@ -305,6 +409,8 @@ main(void)
         TEST(a_hold_stops_a_delete_that_has_not_begun),
         TEST(what_is_being_deleted_is_not_updated),
         TEST(of_updates_at_the_same_time_none_is_lost),
+        TEST(an_update_that_a_crash_left_is_done_at_the_start),
+        TEST(a_hold_stops_a_delete_that_a_crash_left_planned),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
