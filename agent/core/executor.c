@@ -643,8 +643,8 @@ undo(CkptExecution *x, GError *cause, GError **error)
     return CKPT_END_STUCK;
 }
 
-CkptEnd
-ckpt_execute(CkptExecution *x, GError **error)
+static CkptEnd
+take_up(CkptExecution *x, GError **error)
 {
     CkptOperation *op = x->operation;
     gint decisive = (gint)op->plan->decisive;
@@ -667,4 +667,25 @@ ckpt_execute(CkptExecution *x, GError **error)
         return forward ? forward_from(x, decisive + 1, error) : end;
     }
     return forward_from(x, op->step_ended + 1, error);
+}
+
+/* Whatever it has come to, no guest stands still for it. */
+static void
+let_go(CkptExecution *x)
+{
+    CkptPlan *plan = x->operation->plan;
+
+    for (gint i = 0; x->driver->let_go && i <= x->operation->step_begun; i++)
+        if (step_at(plan, i)->kind == CKPT_STEP_SNAPSHOT || step_at(plan, i)->kind == CKPT_STEP_MERGE)
+            x->driver->let_go(x->driver, plan, step_at(plan, i));
+}
+
+CkptEnd
+ckpt_execute(CkptExecution *x, GError **error)
+{
+    CkptEnd end = take_up(x, error);
+
+    if (end == CKPT_END_STUCK)
+        let_go(x);
+    return end;
 }

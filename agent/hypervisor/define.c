@@ -65,17 +65,21 @@ define_as(CkptRun *run, virDomainPtr domain, const char *definition, GPtrArray *
  * whatever definition is in force when libvirt does it. What stays is an edit of that same element between
  * our reading it and that, one call later. */
 
-/* The disk that is to be put on the file: it has it already, or in its chain (a merge), or it lies on one
- * below (hazards A5, A26). */
+/* The disk that is to be put on the file: that which lies on `from`, the file itself or, upwards only (hazards
+ * A5, A26), one below it. */
 static const CkptXmlDisk *
-find_disk(const CkptXmlDomain *domain, const CkptDiskFile *disk)
+find_disk(const CkptXmlDomain *domain, const CkptDiskFile *disk, const char *from)
 {
-    const char *const files[] = {disk->file, NULL};
-    const CkptXmlDisk *found = ckpt_chain_find_disk(domain, disk->target, files);
-    g_autoptr(GHashTable) layers = found ? NULL : ckpt_chain_files_new();
-    g_autoptr(GPtrArray) chain =
-        found ? NULL : ckpt_chain_walk(disk->file, disk->format, layers, NULL, NULL);
+    const CkptXmlDisk *found = from ? ckpt_chain_find_top(domain, disk->target, from) : NULL;
+    g_autoptr(GHashTable) layers = NULL;
+    g_autoptr(GPtrArray) chain = NULL;
 
+    if (!found)
+        found = ckpt_chain_find_top(domain, disk->target, disk->file);
+    if (found)
+        return found;
+    layers = ckpt_chain_files_new();
+    chain = ckpt_chain_walk(disk->file, disk->format, layers, NULL, NULL);
     for (guint i = 1; chain && i < chain->len && !found; i++)
         found = ckpt_chain_find_top(domain, disk->target,
                                     ((const CkptLayer *)g_ptr_array_index(chain, i))->path);
@@ -101,11 +105,11 @@ not_there(const CkptDiskFile *disk, const char *what, GError **error)
     return FALSE;
 }
 
-static gboolean
-define_disk(CkptRun *run, const CkptDiskFile *disk, GError **error)
+gboolean
+ckpt_define_disk(CkptRun *run, const CkptDiskFile *disk, const char *from, GError **error)
 {
     g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
-    const CkptXmlDisk *found = view ? find_disk(view->definition_xml, disk) : NULL;
+    const CkptXmlDisk *found = view ? find_disk(view->definition_xml, disk, from) : NULL;
     CkptDiskFile present = *disk;
     g_autoptr(CkptView) after = NULL;
     char *xml;
@@ -134,9 +138,18 @@ gboolean
 ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error)
 {
     for (guint i = 0; i < disks->len; i++)
-        if (!define_disk(run, g_ptr_array_index(disks, i), error))
+        if (!ckpt_define_disk(run, g_ptr_array_index(disks, i), NULL, error))
             return FALSE;
     return TRUE;
+}
+
+/* The merge's disk in the definition. What its owner has put under that target since is none. */
+static const CkptXmlDisk *
+find_defined(const CkptXmlDomain *domain, const CkptStep *merge)
+{
+    const CkptXmlDisk *found = ckpt_chain_find_top(domain, merge->target, merge->file);
+
+    return found ? found : ckpt_chain_find_top(domain, merge->target, merge->base);
 }
 
 /* One disk is put on the file that it is on, for the sake of the saving. */
@@ -144,13 +157,13 @@ gboolean
 ckpt_define_save(CkptRun *run, GError **error)
 {
     g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
-    const CkptXmlDisk *disk = view ? ckpt_xml_domain_find(view->definition_xml, run->step->target) : NULL;
+    const CkptXmlDisk *disk = view ? find_defined(view->definition_xml, run->step) : NULL;
     CkptDiskFile present = {0};
     char *xml;
     int updated;
 
     if (!disk)
-        return view != NULL; /* attached to the running VM only: its definition has nothing to save */
+        return view != NULL; /* the definition has nothing of this merge to save */
     present.target = disk->target;
     present.file = disk->source;
     present.format = ckpt_format_from_name(disk->format);

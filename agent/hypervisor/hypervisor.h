@@ -54,6 +54,9 @@ struct _CkptDriver {
     CkptOutcome (*step_check)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step,
                               GError **error);
     void (*free)(CkptDriver *driver);
+    /* The operation ends neither done nor as before: a guest that was suspended for this step, before a
+     * crash too, goes on. What fails is logged. NULL in a driver that suspends none. */
+    void (*let_go)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step);
 
     /* The files of all VMs' writable disks by their definitions: char *, any order. NULL in a driver
      * whose disks are no files of this host. */

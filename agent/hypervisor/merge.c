@@ -131,6 +131,9 @@ next_live(const CkptStep *step, const CkptXmlDisk *live, const CkptView *view, G
         return fail(error, step, "the running VM has the two files in another order");
     if ((file == 0) != (step->above == NULL))
         return fail(error, step, "the running VM has the merged file in another place of its chain");
+    if (file == 0 && ckpt_merge_is_barred(step))
+        return fail(error, step, "the running VM writes to a file that was merged already, and is older "
+                                 "than the one below it: shut it down");
     if (file == 0)
         return NEXT_LIVE_TOP;
     if (!ckpt_image_same(live->chain[file - 1], step->above))
@@ -157,7 +160,8 @@ look(const CkptView *view, const CkptStep *step, GError **error)
         return NEXT_DONE;
     if (!defined->source || !ckpt_image_same(defined->source, step->file))
         return fail(error, step, "the definition names neither of the two files");
-    return NEXT_COMMIT;
+    /* The guest has written to base since (hazard A26). */
+    return ckpt_merge_is_barred(step) ? NEXT_DEFINE : NEXT_COMMIT;
 }
 
 /* ---- Offline ---- */
@@ -187,15 +191,13 @@ define_merged(CkptRun *run, const CkptView *view, GError **error)
     const CkptStep *step = run->step;
     const CkptXmlDisk *defined = find_disk(step, view->definition_xml);
     gboolean top = ckpt_image_same(defined->source, step->file);
-    g_autoptr(GPtrArray) disks =
-        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    CkptDiskFile merged = {
+        .target = defined->target,
+        .file = top ? step->base : defined->source,
+        .format = top ? step->base_format : ckpt_format_from_name(defined->format),
+    };
 
-    g_ptr_array_add(disks,
-                    ckpt_disk_file_new(defined->target, top ? step->base : defined->source,
-                                       top ? step->base_format
-                                           : ckpt_format_from_name(defined->format),
-                                       NULL));
-    return ckpt_define_disks(run, disks, error);
+    return ckpt_define_disk(run, &merged, defined->source, error);
 }
 
 /* qemu-img takes QEMU's locks on both files, so a VM that starts meanwhile fails, not the merge; one

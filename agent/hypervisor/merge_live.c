@@ -4,6 +4,8 @@
 #include "agent/hypervisor/qemu.h"
 #include "common/fault.h"
 
+#include <sys/stat.h>
+
 #define POLL_MIN_US (20 * 1000)
 #define POLL_MAX_US (200 * 1000)
 #define RESUME_ATTEMPTS 3
@@ -59,6 +61,18 @@ ckpt_merge_resume(CkptRun *run, GError **error)
     if (!g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
     return resume(run, error) && ckpt_file_unmark(path, error);
+}
+
+void
+ckpt_merge_let_go(CkptRun *run, const char *base)
+{
+    g_autoptr(GError) error = NULL;
+    CkptStep merge = {.kind = CKPT_STEP_MERGE, .base = (char *)base};
+    CkptRun merging = *run;
+
+    merging.step = &merge;
+    if (!ckpt_merge_resume(&merging, &error))
+        g_warning("VM %s: %s", run->plan->vm_id, error->message);
 }
 
 static gboolean
@@ -193,6 +207,14 @@ ckpt_merge_bar(const CkptStep *step)
 
     if (!ckpt_file_chmod(step->file, 0, &error))
         g_warning("disk %s: %s", step->target, error->message);
+}
+
+gboolean
+ckpt_merge_is_barred(const CkptStep *step)
+{
+    struct stat found;
+
+    return stat(step->file, &found) == 0 && (found.st_mode & 07777) == 0;
 }
 
 /* libvirt changes the definition at the pivot, shows it changed, and only logs that it could not be

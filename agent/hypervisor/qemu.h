@@ -151,10 +151,14 @@ gint64 ckpt_pause_end(CkptPause *pause);
 
 /* ---- define.c ---- */
 /* Puts the disks (CkptDiskFile) of the persistent definition, as it is when that is done, on their files: a
- * disk that has the file already, or below its own, or whose own is below it, whatever its target is. Nothing
- * is told any more of what lies below. CHAIN_MISMATCH if there is none. */
+ * disk that has the file already, or whose own is below it, whatever its target is. Nothing is told any
+ * more of what lies below. CHAIN_MISMATCH if there is none. */
 gboolean ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Has libvirt write the persistent definition as it is. What a block job changed in it, libvirt shows
+/* So one disk; that which lies on `from` now, if there is one (NULL: as above). */
+gboolean ckpt_define_disk(CkptRun *run, const CkptDiskFile *disk, const char *from, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Has libvirt write the persistent definition of the merge's disk as it is; one that lies on neither of the
+ * two files is its owner's affair. What a block job changed in it, libvirt shows
  * even if it could not be saved. */
 gboolean ckpt_define_save(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_define(CkptRun *run, GError **error);
@@ -195,9 +199,14 @@ gboolean ckpt_step_merge(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);
 /* Lets a guest go on that a merge of this step's suspended, before a crash too. */
 gboolean ckpt_merge_resume(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* So for an operation that is given up: of any merge into `base`, and of an undone snapshot of the disk. */
+void ckpt_merge_let_go(CkptRun *run, const char *base);
+void ckpt_snapshot_let_go(CkptRun *run, const CkptDiskFile *disk);
 /* Nobody can start the VM from the merged overlay any more, should a crash bring back a definition that
- * names it: it has what is older than the file below, and would ruin that. */
+ * names it: it has what is older than the file below, and would ruin that. Its mode (0000) says so from
+ * then on: it is never merged again. */
 void ckpt_merge_bar(const CkptStep *step);
+gboolean ckpt_merge_is_barred(const CkptStep *step);
 /* One block commit of step->file into step->base in the running VM, begun or found running, to its
  * end; the caller looks again afterwards. */
 gboolean ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)

@@ -136,6 +136,18 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
     return is_known(step, error) && step_table[step->kind].run(&run, error);
 }
 
+static void
+let_go(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step)
+{
+    /* A snapshot's is that of the merges of its undo. */
+    CkptRun run = {.connection = connection_of(driver), .plan = plan};
+
+    if (step->kind == CKPT_STEP_MERGE)
+        ckpt_merge_let_go(&run, step->base);
+    for (guint i = 0; step->kind == CKPT_STEP_SNAPSHOT && i < step->disks->len; i++)
+        ckpt_snapshot_let_go(&run, g_ptr_array_index(step->disks, i));
+}
+
 static gboolean
 step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error)
 {
@@ -202,6 +214,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .step_undo = step_undo,
         .step_check = step_check,
         .free = driver_free,
+        .let_go = let_go,
         .image_files = image_files,
         .watch = watch,
     };

@@ -576,3 +576,12 @@ ckpt_step_snapshot_undo(CkptRun *run, GError **error)
             return FALSE;
     return close_unused(run, view, error);
 }
+
+void
+ckpt_snapshot_let_go(CkptRun *run, const CkptDiskFile *disk)
+{
+    const char *base = planned_base(run->plan, disk->file);
+
+    if (base)
+        ckpt_merge_let_go(run, base);
+}

@@ -316,6 +316,44 @@ a_decision_that_cannot_be_written_waits(void **state)
     assert_int_equal(fixture->sim->crimes->len, 0);
 }
 
+/* A crash had left the guest suspended, and what comes before the merge back cannot be undone, ever. */
+static gboolean
+manifests_fail(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step,
+           gpointer data, GError **error)
+{
+    CkptSimVm *vm = ckpt_sim_find_vm(sim, FIXTURE_VM);
+    gboolean *snapshotted = data;
+
+    (void)plan;
+    if (moment != CKPT_SIM_BEGUN || !step)
+        return TRUE;
+    *snapshotted = *snapshotted || step->kind == CKPT_STEP_SNAPSHOT;
+    if (!*snapshotted || step->kind != CKPT_STEP_WRITE_MANIFEST)
+        return TRUE;
+    vm->power = CKPT_POWER_PAUSED;
+    vm->suspended = TRUE;
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "told to fail");
+    return FALSE;
+}
+
+static void
+an_operation_that_is_given_up_leaves_no_guest_suspended(void **state)
+{
+    EngineFixture *fixture = *state;
+    CkptSimVm *vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM);
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *id = ckpt_id_new();
+    gboolean snapshotted = FALSE;
+
+    fixture->sim->hook = manifests_fail;
+    fixture->sim->hook_data = &snapshotted;
+    engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_CREATE, id, NULL), &outcome);
+    assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_RECOVERY_FAILED);
+    assert_true(snapshotted);
+    assert_false(vm->suspended);
+    assert_int_equal(vm->power, CKPT_POWER_RUNNING);
+}
+
 #define TEST(name)                                                                                 \
     cmocka_unit_test_setup_teardown(name, engine_fixture_setup, engine_fixture_teardown)
 
@@ -331,6 +369,7 @@ main(void)
         TEST(an_update_whose_end_is_refused_is_not_half_made),
         TEST(an_end_that_was_never_written_is_written_by_the_next_start),
         TEST(a_decision_that_cannot_be_written_waits),
+        TEST(an_operation_that_is_given_up_leaves_no_guest_suspended),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -621,6 +621,22 @@ settle(CkptDriver *driver, const char *vm_id, GError **error)
 }
 
 static void
+let_go(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step)
+{
+    CkptSim *sim = sim_of(driver);
+    CkptSimVm *vm;
+
+    (void)step;
+    g_rec_mutex_lock(&sim->lock);
+    vm = ckpt_sim_find_vm(sim, plan->vm_id);
+    if (vm && vm->suspended) {
+        vm->suspended = FALSE;
+        vm->power = CKPT_POWER_RUNNING;
+    }
+    g_rec_mutex_unlock(&sim->lock);
+}
+
+static void
 vm_free(gpointer data)
 {
     CkptSimVm *vm = data;
@@ -654,6 +670,7 @@ ckpt_sim_new(void)
     sim->base = (CkptDriver){"sim",   host_info, list_vms,   inspect, settle,
                              step_do, step_undo, step_check, sim_free};
     sim->base.watch = ckpt_sim_watch;
+    sim->base.let_go = let_go;
     g_rec_mutex_init(&sim->lock);
     sim->files = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
                                        (GDestroyNotify)ckpt_sim_file_unref);
