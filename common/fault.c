@@ -25,13 +25,16 @@ ckpt_fault_point(void)
     raise_at("VMCKPT_PAUSE_AT", reached, SIGSTOP);
 }
 
+/* Once: who has gone on is not met again by a later test. */
 static void
 raise_named(const char *variable, const char *name, int signal)
 {
+    static int raised;
     const char *at = g_getenv(variable);
     g_auto(GStrv) names = at ? g_strsplit(at, ",", -1) : NULL;
 
-    if (names && g_strv_contains((const char *const *)names, name))
+    if (names && g_strv_contains((const char *const *)names, name) &&
+        g_atomic_int_compare_and_exchange(&raised, 0, 1))
         raise(signal);
 }
 
