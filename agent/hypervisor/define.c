@@ -152,7 +152,7 @@ find_defined(const CkptXmlDomain *domain, const CkptStep *merge)
     return found ? found : ckpt_chain_find_top(domain, merge->target, merge->base);
 }
 
-/* One disk is put on the file that it is on, for the sake of the saving. */
+/* One disk is replaced by what it is, for the sake of the saving. */
 gboolean
 ckpt_define_save(CkptRun *run, GError **error)
 {
@@ -165,8 +165,6 @@ ckpt_define_save(CkptRun *run, GError **error)
     if (!disk)
         return view != NULL; /* the definition has nothing of this merge to save */
     present.target = disk->target;
-    present.file = disk->source;
-    present.format = ckpt_format_from_name(disk->format);
     xml = ckpt_xml_disk(view->definition, &present, error);
     if (!xml)
         return FALSE;

@@ -390,7 +390,8 @@ ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **error)
         target = attribute(child(node, "target"), "dev");
         if (g_strcmp0(target, disk->target) != 0)
             continue;
-        rewrite_disk(node, disk);
+        if (disk->file)
+            rewrite_disk(node, disk);
         alone = xmlNewDoc((const xmlChar *)"1.0");
         /* A copy: names of the node itself belong to the document that it was read into. */
         xmlDocSetRootElement(alone, xmlDocCopyNode(node, alone, 1));

@@ -43,7 +43,8 @@ gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
 char *ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name,
                        GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* The same of one disk alone: its <disk> element as it would be then, target and all. */
+/* The same of one disk alone: its <disk> element as it would be then, target and all; with no `file` as it
+ * is. */
 char *ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 

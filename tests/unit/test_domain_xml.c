@@ -200,6 +200,11 @@ one_disk_alone_is_its_element(void **state)
     for (gsize i = 0; i < G_N_ELEMENTS(left); i++)
         if (strstr(xml, left[i]))
             fail_msg("there is %s", left[i]);
+    disk.file = NULL;
+    g_free(xml);
+    xml = ckpt_xml_disk(definition, &disk, NULL);
+    assert_non_null(strstr(xml, "<backingStore"));
+    assert_null(strstr(xml, "/i/new.qcow2"));
     disk.target = (char *)"vdz";
     assert_null(ckpt_xml_disk(definition, &disk, &error));
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VALIDATION_FAILED);
