@@ -123,8 +123,8 @@ unsaved() {
 # A file that was merged and could not be taken out of the definition is never merged again: the guest has
 # written below it since. (Here in a VM that is off, and by hand.)
 merged_once() {
-	local dir=$base/b one top below
-	host b --limit merge_mib_per_second=4
+	local dir=$base/e one top below
+	host e --limit merge_mib_per_second=4
 	make_guest a26-02
 	one=$(create "$dir" "$id")
 	top=$(top_of "$dir" "$vm" vda)
