@@ -142,6 +142,28 @@ print_disks(const PbCheckpoint *checkpoint)
     }
 }
 
+static void
+print_not_captured(const PbCheckpoint *checkpoint)
+{
+    for (gsize i = 0; i < checkpoint->n_not_captured; i++)
+        print_field(i == 0 ? "Not captured:" : "", checkpoint->not_captured[i]);
+}
+
+/* Those that it has beside its disks'. */
+static void
+print_extra_files(const PbCheckpoint *checkpoint)
+{
+    for (gsize i = 0; i < checkpoint->n_files; i++) {
+        const Vmcheckpoint__V1__CheckpointFile *file = checkpoint->files[i];
+        g_autofree char *kind =
+            ckpt_enum_word(&vmcheckpoint__v1__file_kind__descriptor, (int)file->kind);
+        g_autofree char *size = ckpt_size_text(file->allocated_bytes);
+        g_autofree char *text = g_strdup_printf("%s  %s  %s", kind, size, file->path);
+
+        print_field(i == 0 ? "Files:" : "", text);
+    }
+}
+
 /* What docs/by-hand.md is worked with. */
 static void
 print_files(const PbCheckpoint *checkpoint)
@@ -182,10 +204,12 @@ run(CkptClient *client, char **arguments)
     }
     print_identity(found);
     print_state(found->checkpoint);
+    print_not_captured(found->checkpoint);
     if (files)
         print_files(found->checkpoint);
     else
         print_disks(found->checkpoint);
+    print_extra_files(found->checkpoint);
     return CKPT_EXIT_DONE;
 }
 

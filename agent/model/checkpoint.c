@@ -16,6 +16,8 @@ ckpt_checkpoint_new(void)
     checkpoint->creator = g_strdup("");
     checkpoint->hold = g_strdup("");
     checkpoint->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_disk_free);
+    checkpoint->extras = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_file_free);
+    checkpoint->not_captured = g_ptr_array_new_with_free_func(g_free);
     checkpoint->labels = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     return checkpoint;
 }
@@ -41,6 +43,8 @@ ckpt_checkpoint_free(CkptCheckpoint *checkpoint)
     g_free(checkpoint->description);
     g_free(checkpoint->most_recent_task);
     g_clear_pointer(&checkpoint->disks, g_ptr_array_unref);
+    g_clear_pointer(&checkpoint->extras, g_ptr_array_unref);
+    g_clear_pointer(&checkpoint->not_captured, g_ptr_array_unref);
     g_free(checkpoint->run_id);
     g_free(checkpoint->reason);
     g_free(checkpoint->ticket);
@@ -92,7 +96,49 @@ ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint)
     copy->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_disk_free);
     for (guint i = 0; i < checkpoint->disks->len; i++)
         g_ptr_array_add(copy->disks, ckpt_checkpoint_disk_copy(checkpoint->disks->pdata[i]));
+    copy->extras = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_file_free);
+    for (guint i = 0; i < checkpoint->extras->len; i++)
+        g_ptr_array_add(copy->extras, ckpt_checkpoint_file_copy(checkpoint->extras->pdata[i]));
+    copy->not_captured = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < checkpoint->not_captured->len; i++)
+        g_ptr_array_add(copy->not_captured, g_strdup(checkpoint->not_captured->pdata[i]));
     copy->labels = copy_map(checkpoint->labels);
+    return copy;
+}
+
+CkptCheckpointFile *
+ckpt_checkpoint_find_extra(const CkptCheckpoint *checkpoint, CkptFileKind kind)
+{
+    for (guint i = 0; i < checkpoint->extras->len; i++) {
+        CkptCheckpointFile *file = checkpoint->extras->pdata[i];
+
+        if (file->kind == kind)
+            return file;
+    }
+    return NULL;
+}
+
+const char *
+ckpt_file_kind_name(CkptFileKind kind)
+{
+    return kind == CKPT_FILE_MEMORY ? "memory" : "nvram";
+}
+
+void
+ckpt_checkpoint_file_free(CkptCheckpointFile *file)
+{
+    if (!file)
+        return;
+    g_free(file->path);
+    g_free(file);
+}
+
+CkptCheckpointFile *
+ckpt_checkpoint_file_copy(const CkptCheckpointFile *file)
+{
+    CkptCheckpointFile *copy = g_memdup2(file, sizeof *file);
+
+    copy->path = g_strdup(file->path);
     return copy;
 }
 

@@ -7,25 +7,28 @@
 #define OFFSET(S, member, ctype)                                                                   \
     (offsetof(S, member) + 0 * sizeof((ctype *)NULL == &((S *)NULL)->member))
 /* clang-format off */
-#define STRING(S, m) {#m, CKPT_JSON_STRING, OFFSET(S, m, char *), 0, 0, NULL}
-#define STRING_OR_NULL(S, m) {#m, CKPT_JSON_STRING_OR_NULL, OFFSET(S, m, char *), 0, 0, NULL}
-#define BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL}
-#define ENUM(S, m, ctype, max) {#m, CKPT_JSON_ENUM, OFFSET(S, m, ctype), 0, max, NULL}
+#define STRING(S, m) {#m, CKPT_JSON_STRING, OFFSET(S, m, char *), 0, 0, NULL, FALSE}
+#define STRING_OR_NULL(S, m) {#m, CKPT_JSON_STRING_OR_NULL, OFFSET(S, m, char *), 0, 0, NULL, FALSE}
+#define BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, FALSE}
+#define ENUM(S, m, ctype, max) {#m, CKPT_JSON_ENUM, OFFSET(S, m, ctype), 0, max, NULL, FALSE}
 /* An enum without which the rest means nothing: never 0. */
-#define KIND(S, m, ctype, max) {#m, CKPT_JSON_ENUM, OFFSET(S, m, ctype), 1, max, NULL}
-#define UINT(S, m) {#m, CKPT_JSON_UINT, OFFSET(S, m, guint), 0, 0, NULL}
-#define INT64(S, m) {#m, CKPT_JSON_INT64, OFFSET(S, m, gint64), 0, 0, NULL}
-#define UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL}
-#define STRV(S, m) {#m, CKPT_JSON_STRV, OFFSET(S, m, char **), 0, 0, NULL}
-#define STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL}
-#define MAP(S, m) {#m, CKPT_JSON_MAP, OFFSET(S, m, GHashTable *), 0, 0, NULL}
-#define MAP_OR_NULL(S, m) {#m, CKPT_JSON_MAP_OR_NULL, OFFSET(S, m, GHashTable *), 0, 0, NULL}
-#define ARRAY(S, m, of) {#m, CKPT_JSON_ARRAY, OFFSET(S, m, GPtrArray *), 0, 0, of}
-#define ARRAY_OR_NULL(S, m, of) {#m, CKPT_JSON_ARRAY_OR_NULL, OFFSET(S, m, GPtrArray *), 0, 0, of}
+#define KIND(S, m, ctype, max) {#m, CKPT_JSON_ENUM, OFFSET(S, m, ctype), 1, max, NULL, FALSE}
+#define UINT(S, m) {#m, CKPT_JSON_UINT, OFFSET(S, m, guint), 0, 0, NULL, FALSE}
+#define INT64(S, m) {#m, CKPT_JSON_INT64, OFFSET(S, m, gint64), 0, 0, NULL, FALSE}
+#define UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL, FALSE}
+#define STRV(S, m) {#m, CKPT_JSON_STRV, OFFSET(S, m, char **), 0, 0, NULL, FALSE}
+#define STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL, FALSE}
+#define MAP(S, m) {#m, CKPT_JSON_MAP, OFFSET(S, m, GHashTable *), 0, 0, NULL, FALSE}
+#define MAP_OR_NULL(S, m) {#m, CKPT_JSON_MAP_OR_NULL, OFFSET(S, m, GHashTable *), 0, 0, NULL, FALSE}
+#define ARRAY(S, m, of) {#m, CKPT_JSON_ARRAY, OFFSET(S, m, GPtrArray *), 0, 0, of, FALSE}
+#define ARRAY_OR_NULL(S, m, of) {#m, CKPT_JSON_ARRAY_OR_NULL, OFFSET(S, m, GPtrArray *), 0, 0, of, FALSE}
 #define OBJECT_OR_NULL(S, m, ctype, of) \
-    {#m, CKPT_JSON_OBJECT_OR_NULL, OFFSET(S, m, ctype *), 0, 0, of}
-#define EMBEDDED(S, m, ctype, of) {#m, CKPT_JSON_EMBEDDED, OFFSET(S, m, ctype), 0, 0, of}
-#define END {NULL, CKPT_JSON_STRING, 0, 0, 0, NULL}
+    {#m, CKPT_JSON_OBJECT_OR_NULL, OFFSET(S, m, ctype *), 0, 0, of, FALSE}
+#define EMBEDDED(S, m, ctype, of) {#m, CKPT_JSON_EMBEDDED, OFFSET(S, m, ctype), 0, 0, of, FALSE}
+/* Members since schema 4: older agents' rows, plans and manifests have none of them. */
+#define LATER_STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL, TRUE}
+#define LATER_ARRAY(S, m, of) {#m, CKPT_JSON_ARRAY, OFFSET(S, m, GPtrArray *), 0, 0, of, TRUE}
+#define END {NULL, CKPT_JSON_STRING, 0, 0, 0, NULL, FALSE}
 /* clang-format on */
 
 G_STATIC_ASSERT(sizeof(CkptPower) == sizeof(guint) && sizeof(CkptStepKind) == sizeof(guint));
@@ -62,6 +65,23 @@ static const CkptJsonMember checkpoint_disk_members[] = {
 static const CkptJsonStruct checkpoint_disk_type = {
     create_checkpoint_disk, (GDestroyNotify)ckpt_checkpoint_disk_free, checkpoint_disk_members};
 
+static gpointer
+create_checkpoint_file(void)
+{
+    return g_new0(CkptCheckpointFile, 1);
+}
+
+static const CkptJsonMember checkpoint_file_members[] = {
+    UINT64(CkptCheckpointFile, bytes),
+    ENUM(CkptCheckpointFile, format, CkptFormat, CKPT_FORMAT_QCOW2),
+    EMBEDDED(CkptCheckpointFile, id, CkptFileId, &file_id_type),
+    KIND(CkptCheckpointFile, kind, CkptFileKind, CKPT_FILE_NVRAM),
+    STRING(CkptCheckpointFile, path),
+    END,
+};
+static const CkptJsonStruct checkpoint_file_type = {
+    create_checkpoint_file, (GDestroyNotify)ckpt_checkpoint_file_free, checkpoint_file_members};
+
 static const CkptJsonMember checkpoint_members[] = {
     ENUM(CkptCheckpoint, accessibility, CkptAccessibility, CKPT_ACCESSIBILITY_INTERNAL),
     INT64(CkptCheckpoint, added_us),
@@ -74,6 +94,7 @@ static const CkptJsonMember checkpoint_members[] = {
     STRING_OR_NULL(CkptCheckpoint, disabled_reason),
     ARRAY(CkptCheckpoint, disks, &checkpoint_disk_type),
     INT64(CkptCheckpoint, expire_us),
+    LATER_ARRAY(CkptCheckpoint, extras, &checkpoint_file_type),
     INT64(CkptCheckpoint, freeze_us),
     STRING(CkptCheckpoint, hold),
     STRING(CkptCheckpoint, id),
@@ -84,6 +105,7 @@ static const CkptJsonMember checkpoint_members[] = {
     INT64(CkptCheckpoint, modified_us),
     STRING(CkptCheckpoint, most_recent_task),
     STRING(CkptCheckpoint, name),
+    LATER_STRINGS(CkptCheckpoint, not_captured),
     STRING_OR_NULL(CkptCheckpoint, parent_id),
     INT64(CkptCheckpoint, pause_us),
     ENUM(CkptCheckpoint, power, CkptPower, CKPT_POWER_SUSPENDED),
@@ -91,7 +113,7 @@ static const CkptJsonMember checkpoint_members[] = {
     STRING(CkptCheckpoint, reason),
     UINT64(CkptCheckpoint, revision),
     STRING(CkptCheckpoint, run_id),
-    ENUM(CkptCheckpoint, state, CkptState, CKPT_STATE_DELETING),
+    ENUM(CkptCheckpoint, state, CkptState, CKPT_STATE_MOVED),
     STRING(CkptCheckpoint, ticket),
     STRING(CkptCheckpoint, vm_id),
     STRING(CkptCheckpoint, vm_name),

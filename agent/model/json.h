@@ -1,5 +1,6 @@
 /* The domain's values as JSON, for the store and the manifests. Reading refuses what it does not
- * understand: unknown members (a newer agent wrote them) and missing ones. */
+ * understand: unknown members (a newer agent wrote them) and missing ones, but for those that an
+ * older agent did not know. */
 #pragma once
 
 #include "agent/model/operation.h"

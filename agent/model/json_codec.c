@@ -514,9 +514,9 @@ read_struct(Reader *reader, const CkptJsonStruct *type, JsonNode *node, gpointer
         gsize before = enter(reader, member->name, 0);
         JsonNode *element = json_object_get_member(object, member->name);
 
-        if (!element)
+        if (!element && !member->later)
             return refuse(reader, "is missing");
-        if (!read_member(reader, member, element, value))
+        if (element && !read_member(reader, member, element, value))
             return FALSE;
         g_string_truncate(reader->path, before);
     }

@@ -30,6 +30,7 @@ typedef struct {
     gsize offset;
     guint min, max;
     const CkptJsonStruct *of;
+    gboolean later; /* may be missing: an agent that did not know it wrote the text; as create() left it */
 } CkptJsonMember;
 
 struct _CkptJsonStruct {

@@ -35,7 +35,8 @@ typedef enum {
     CKPT_MECHANISM_FOREIGN = 3
 } CkptMechanism;
 
-typedef enum { CKPT_STATE_READY = 1, CKPT_STATE_DELETING = 2 } CkptState;
+/* MOVED: the VM and its files belong to another host's agent, and are not touched by this one. */
+typedef enum { CKPT_STATE_READY = 1, CKPT_STATE_DELETING = 2, CKPT_STATE_MOVED = 3 } CkptState;
 
 typedef enum { CKPT_FORMAT_RAW = 1, CKPT_FORMAT_QCOW2 = 2 } CkptFormat;
 const char *ckpt_format_name(CkptFormat format); /* "raw", "qcow2" */
@@ -187,6 +188,20 @@ typedef struct {
     gboolean agent_made;  /* one that the agent did not make is never removed */
 } CkptCheckpointDisk;
 
+typedef enum { CKPT_FILE_MEMORY = 1, CKPT_FILE_NVRAM = 2 } CkptFileKind;
+const char *ckpt_file_kind_name(CkptFileKind kind); /* "memory", "nvram" */
+
+/* A file that a checkpoint has beside its disks' sealed files; the agent made it, nothing lies on it. */
+typedef struct {
+    CkptFileKind kind;
+    char *path;        /* absolute */
+    CkptFormat format; /* of an NVRAM; 0 for a memory image, which is libvirt's save image */
+    CkptFileId id;     /* as it was captured; a file that differs is not what was captured */
+    guint64 bytes;     /* allocated */
+} CkptCheckpointFile;
+void ckpt_checkpoint_file_free(CkptCheckpointFile *file);
+CkptCheckpointFile *ckpt_checkpoint_file_copy(const CkptCheckpointFile *file);
+
 typedef struct {
     char *id;        /* lower-case UUID, also the platform's ID for overlays */
     char *vm_id, *vm_name;
@@ -199,6 +214,8 @@ typedef struct {
     gint64 freeze_us;  /* -1 = was not frozen */
     gint64 pause_us;   /* -1 = not known (NATIVE, with memory) */
     GPtrArray *disks;  /* CkptCheckpointDisk in the definition's order */
+    GPtrArray *extras; /* CkptCheckpointFile, at most one of a kind; never NULL */
+    GPtrArray *not_captured; /* char *, what a restore will not bring back, a sentence each; never NULL */
     guint64 memory_bytes;
     CkptPower power;   /* at capture */
     char *run_id, *reason, *ticket, *creator, *hold; /* "" = none */
@@ -218,5 +235,6 @@ CkptCheckpoint *ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint);
 void ckpt_checkpoint_free(CkptCheckpoint *checkpoint);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpoint, ckpt_checkpoint_free)
 CkptCheckpointDisk *ckpt_checkpoint_find_disk(const CkptCheckpoint *checkpoint, const char *target);
+CkptCheckpointFile *ckpt_checkpoint_find_extra(const CkptCheckpoint *checkpoint, CkptFileKind kind);
 void ckpt_checkpoint_disk_free(CkptCheckpointDisk *disk);
 CkptCheckpointDisk *ckpt_checkpoint_disk_copy(const CkptCheckpointDisk *disk);

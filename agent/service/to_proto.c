@@ -146,6 +146,24 @@ give_disks(const CkptCheckpointInfo *info, PB(Checkpoint) * message, gboolean fu
     }
 }
 
+static void
+give_files(const CkptCheckpoint *checkpoint, PB(Checkpoint) * message)
+{
+    if (checkpoint->extras->len == 0)
+        return;
+    message->files = g_new0(PB(CheckpointFile) *, checkpoint->extras->len);
+    for (guint i = 0; i < checkpoint->extras->len; i++) {
+        const CkptCheckpointFile *extra = g_ptr_array_index(checkpoint->extras, i);
+        PB(CheckpointFile) *file =
+            ckpt_message_new(&vmcheckpoint__v1__checkpoint_file__descriptor);
+
+        file->kind = (PB(FileKind))extra->kind;
+        file->path = text(extra->path);
+        file->allocated_bytes = extra->bytes;
+        message->files[message->n_files++] = file;
+    }
+}
+
 /* The published data of the contract: fields 1 to 13. */
 static void
 give_published(const CkptCheckpoint *checkpoint, PB(Checkpoint) * message)
@@ -167,7 +185,9 @@ give_published(const CkptCheckpoint *checkpoint, PB(Checkpoint) * message)
     if (!whole)
         message->disabled_reason = text(checkpoint->disabled_reason);
     else if (checkpoint->state != CKPT_STATE_READY)
-        message->disabled_reason = text("its delete has begun");
+        message->disabled_reason = text(checkpoint->state == CKPT_STATE_DELETING
+                                            ? "its delete has begun"
+                                            : "its VM has moved to another host");
 }
 
 PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(CheckpointView) view)
@@ -199,6 +219,9 @@ PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(Checkpo
     message->etag = g_strdup_printf("%" G_GUINT64_FORMAT, checkpoint->revision);
     message->state = (PB(CheckpointState))checkpoint->state;
     message->current = info->current;
+    message->not_captured = ckpt_give_strings(checkpoint->not_captured, &message->n_not_captured);
+    if (full)
+        give_files(checkpoint, message);
     return message;
 }
 

@@ -4,7 +4,7 @@
 
 /* "ckpt": tells our file from other SQLite files. */
 #define APPLICATION_ID 0x636b7074
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 
 /* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
  * kept as the signed number of the same bits. */
@@ -66,6 +66,9 @@ static const char version_3[] =
     "ALTER TABLE files ADD COLUMN doomed INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX files_doomed ON files (vm_id) WHERE doomed = 1;";
 
+/* Bodies and plans may have members since that an older agent would refuse. */
+static const char version_4[] = "";
+
 static gboolean
 read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 {
@@ -79,8 +82,7 @@ read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
     return !failed;
 }
 
-/* From the version that is there, 0 = none, to ours, all at once. */
-/* An older agent's plans cannot be gone on with. */
+/* Version 3 gave the steps of plans other numbers: what an older agent's plan says cannot be gone on with. */
 static gboolean
 is_settled(CkptDatabase *db, GError **error)
 {
@@ -96,10 +98,11 @@ is_settled(CkptDatabase *db, GError **error)
     return !unfinished;
 }
 
+/* From the version that is there, 0 = none, to ours, all at once. */
 static gboolean
 upgrade(CkptDatabase *db, gint64 version, GError **error)
 {
-    static const char *const versions[] = {version_1, version_2, version_3};
+    static const char *const versions[] = {version_1, version_2, version_3, version_4};
 
     G_STATIC_ASSERT(G_N_ELEMENTS(versions) == SCHEMA_VERSION);
     if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
@@ -111,10 +114,10 @@ upgrade(CkptDatabase *db, gint64 version, GError **error)
         return FALSE;
     }
     return ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
-           ckpt_database_run(db, error, "PRAGMA user_version = 3", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 4", "") &&
            ckpt_database_run(db, error, "COMMIT", "");
 }
-G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 3);
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 4);
 
 gboolean
 ckpt_schema_prepare(CkptDatabase *db, GError **error)
@@ -133,7 +136,7 @@ ckpt_schema_prepare(CkptDatabase *db, GError **error)
         return FALSE;
     }
     if (version >= 1 && version < SCHEMA_VERSION)
-        return is_settled(db, error) && upgrade(db, version, error);
+        return (version >= 3 || is_settled(db, error)) && upgrade(db, version, error);
     if (version != SCHEMA_VERSION) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue has schema %" G_GINT64_FORMAT " and this agent knows %d: a "

@@ -15,6 +15,19 @@ add_disk(CkptCheckpoint *checkpoint, const char *target, guint64 size)
     g_ptr_array_add(checkpoint->disks, disk);
 }
 
+static void
+add_extra(CkptCheckpoint *checkpoint, CkptFileKind kind)
+{
+    CkptCheckpointFile *file = g_new0(CkptCheckpointFile, 1);
+
+    file->kind = kind;
+    file->path = g_strdup_printf("/images/%s", ckpt_file_kind_name(kind));
+    file->format = kind == CKPT_FILE_NVRAM ? CKPT_FORMAT_RAW : (CkptFormat)0;
+    file->id = (CkptFileId){1, 2, 3, 4};
+    file->bytes = G_MAXUINT64;
+    g_ptr_array_add(checkpoint->extras, file);
+}
+
 CkptCheckpoint *
 sample_checkpoint(const char *id, const char *vm_id, gint64 added_us)
 {
@@ -36,6 +49,9 @@ sample_checkpoint(const char *id, const char *vm_id, gint64 added_us)
     checkpoint->pause_us = 12;
     add_disk(checkpoint, "vda", 1);
     add_disk(checkpoint, "vdb", G_MAXUINT64);
+    add_extra(checkpoint, CKPT_FILE_MEMORY);
+    add_extra(checkpoint, CKPT_FILE_NVRAM);
+    g_ptr_array_add(checkpoint->not_captured, g_strdup("the TPM's state"));
     checkpoint->memory_bytes = (guint64)1 << 63;
     checkpoint->power = CKPT_POWER_PAUSED;
     ckpt_set_str(&checkpoint->run_id, "patch-7");
