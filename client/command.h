@@ -17,4 +17,4 @@ typedef struct {
 
 extern const CkptCommand ckpt_command_create, ckpt_command_list, ckpt_command_show,
     ckpt_command_tree, ckpt_command_restore, ckpt_command_delete, ckpt_command_vms,
-    ckpt_command_hosts, ckpt_command_operation;
+    ckpt_command_hosts, ckpt_command_operation, ckpt_command_doctor;

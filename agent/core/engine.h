@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/hypervisor/hypervisor.h"
+#include "agent/model/finding.h"
 #include "agent/store/store.h"
 
 typedef struct {
@@ -109,3 +110,9 @@ char *ckpt_engine_read_only_reason(CkptEngine *engine);
 gboolean ckpt_engine_is_recovering(CkptEngine *engine);
 /* TRUE while no operation runs or waits, and no delete that waits for branches is being looked at. */
 gboolean ckpt_engine_is_idle(CkptEngine *engine);
+
+/* ---- The doctor ---- */
+
+/* Compares catalogue, files, definitions, guests and journal, and changes nothing. vm_id NULL or "": of
+ * the whole host. CkptFinding, the gravest first. */
+GPtrArray *ckpt_engine_diagnose(CkptEngine *engine, const char *vm_id, GError **error);

@@ -151,3 +151,6 @@ gboolean ckpt_engine_is_alarming(const GError *error);
 void ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *reason);
 /* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
 gboolean ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error);
+
+/* doctor.c. One VM's findings; FALSE if the store fails. */
+gboolean ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GError **error);

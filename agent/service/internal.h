@@ -165,6 +165,7 @@ gboolean ckpt_take_identity(const CkptCaller *caller, const char *asked, const c
                             GError **error);
 gboolean ckpt_watch_operations(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_get_agent_info(const CkptCaller *, const ProtobufCMessage *, GError **);
+ProtobufCMessage *ckpt_diagnose(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_check_health(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_watch_health(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_reflect(const CkptCaller *, const ProtobufCMessage *, GError **);

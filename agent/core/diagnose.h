@@ -1,0 +1,26 @@
+/* The doctor's eye: what is not as it should be, told from what was read. Pure: it asks nobody and
+ * changes nothing. Finding is here, doctor.c reads the world, repair.c puts right. */
+#pragma once
+
+#include "agent/core/planner.h"
+#include "agent/model/finding.h"
+#include "agent/model/operation.h"
+#include "agent/store/store.h"
+
+/* One VM that the catalogue knows, or that is defined here. */
+typedef struct {
+    const char *vm_id;
+    /* NULL: it is not defined on this host. */
+    const CkptPlanInput *input;
+    GPtrArray *checkpoints;     /* CkptCheckpoint, all of it */
+    const CkptVmRecord *record;
+    GPtrArray *operations;      /* CkptOperation of the VM that have not ended; plans are not needed */
+    gboolean left_stuck;        /* its last operation ended neither way (RECOVERY_FAILED) */
+    gint64 now_us;
+} CkptDiagnosis;
+
+/* Adds what is found to findings (CkptFinding); one that is there already is not added again. */
+void ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings);
+
+/* Takes it; *message and the rest are set by the caller. NULL: the same is in findings already. */
+CkptFinding *ckpt_findings_add(GPtrArray *findings, CkptFinding *finding);

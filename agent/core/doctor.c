@@ -1,0 +1,171 @@
+/* Reads what the doctor looks at: each VM that is defined here or that the catalogue knows. */
+#include "agent/core/diagnose.h"
+#include "agent/core/engine_internal.h"
+
+#include <string.h>
+
+/* An operation that ended neither way may have left what no look can see. */
+static gboolean
+was_left_stuck(CkptEngine *engine, const char *vm_id)
+{
+    const CkptOperationQuery ended = {
+        .vm_id = vm_id,
+        .states = 1u << CKPT_OP_SUCCEEDED | 1u << CKPT_OP_FAILED | 1u << CKPT_OP_CANCELLED,
+        .without_plans = TRUE,
+    };
+    g_autoptr(GPtrArray) operations = ckpt_store_list_operations(engine->store, &ended, NULL);
+    const CkptOperation *last;
+
+    if (!operations || operations->len == 0)
+        return !operations;
+    last = g_ptr_array_index(operations, operations->len - 1);
+    return last->state == CKPT_OP_FAILED && last->reason == CKPT_REASON_RECOVERY_FAILED;
+}
+
+static void
+add_not_examined(GPtrArray *findings, const char *vm_id, const GError *why)
+{
+    CkptFinding *finding = ckpt_findings_add(
+        findings,
+        ckpt_finding_new(CKPT_FINDING_NOT_EXAMINED, CKPT_SEVERITY_ERROR, vm_id, NULL, NULL));
+
+    if (!finding)
+        return;
+    g_free(finding->message);
+    finding->message = g_strdup_printf("could not be looked at, so nothing is known of it: %s",
+                                       why->message);
+}
+
+gboolean
+ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GError **error)
+{
+    const CkptOperationQuery open = {
+        .vm_id = vm_id,
+        .states = 1u << CKPT_OP_QUEUED | 1u << CKPT_OP_RUNNING,
+        .without_plans = TRUE,
+    };
+    g_autoptr(GPtrArray) operations = ckpt_store_list_operations(engine->store, &open, error);
+    CkptDiagnosis diagnosis = {.vm_id = vm_id, .operations = operations};
+    g_auto(Situation) situation = {0};
+    g_autoptr(GError) why = NULL;
+
+    if (!operations)
+        return FALSE;
+    if (ckpt_situation_read(engine, vm_id, FALSE, &situation, &why)) {
+        diagnosis.input = &situation.input;
+    } else if (!situation.doomed) { /* it is the catalogue that cannot be read */
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
+    } else if (ckpt_error_reason(why) != CKPT_REASON_VM_NOT_FOUND) {
+        add_not_examined(findings, vm_id, why);
+        return TRUE;
+    }
+    diagnosis.checkpoints = situation.checkpoints;
+    diagnosis.record = situation.record;
+    diagnosis.left_stuck = situation.record->quarantine_reason && was_left_stuck(engine, vm_id);
+    diagnosis.now_us = g_get_real_time();
+    ckpt_diagnose_vm(&diagnosis, findings);
+    return TRUE;
+}
+
+static gboolean
+add_ids(GHashTable *ids, GPtrArray *found)
+{
+    for (guint i = 0; i < found->len; i++)
+        g_hash_table_add(ids, g_strdup(g_ptr_array_index(found, i)));
+    return TRUE;
+}
+
+static int
+compare_strings(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* char *, in a stable order: of the hypervisor, if that answers, and of the catalogue. */
+static GPtrArray *
+list_vms(CkptEngine *engine, GPtrArray *findings, GError **error)
+{
+    g_autoptr(GHashTable) ids = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GPtrArray) known = ckpt_store_vms(engine->store, error);
+    g_autoptr(GError) why = NULL;
+    g_autoptr(GPtrArray) defined = NULL;
+    GPtrArray *list;
+    GHashTableIter iter;
+    gpointer id;
+
+    if (!known)
+        return NULL;
+    add_ids(ids, known);
+    defined = engine->driver->list_vms(engine->driver, &why);
+    if (!defined)
+        add_not_examined(findings, NULL, why);
+    for (guint i = 0; defined && i < defined->len; i++)
+        g_hash_table_add(ids, g_strdup(((CkptVmSummary *)defined->pdata[i])->id));
+    list = g_ptr_array_new_with_free_func(g_free);
+    g_hash_table_iter_init(&iter, ids);
+    while (g_hash_table_iter_next(&iter, &id, NULL))
+        g_ptr_array_add(list, g_strdup(id));
+    g_ptr_array_sort(list, compare_strings);
+    return list;
+}
+
+static int
+compare_findings(gconstpointer a, gconstpointer b)
+{
+    const CkptFinding *left = *(CkptFinding *const *)a;
+    const CkptFinding *right = *(CkptFinding *const *)b;
+    int order = (int)right->severity - (int)left->severity;
+
+    if (order == 0)
+        order = strcmp(left->vm_name, right->vm_name);
+    if (order == 0)
+        order = (int)left->kind - (int)right->kind;
+    return order ? order : strcmp(left->id, right->id);
+}
+
+/* Nothing can be said of a VM that is neither defined here nor in the catalogue. */
+static gboolean
+check_known(CkptEngine *engine, const char *vm_id, GError **error)
+{
+    g_autoptr(GPtrArray) known = ckpt_store_vms(engine->store, error);
+    g_autoptr(GPtrArray) defined = NULL;
+
+    if (!known)
+        return FALSE;
+    if (g_ptr_array_find_with_equal_func(known, vm_id, g_str_equal, NULL))
+        return TRUE;
+    defined = engine->driver->list_vms(engine->driver, error);
+    if (!defined)
+        return FALSE;
+    for (guint i = 0; i < defined->len; i++)
+        if (g_str_equal(((CkptVmSummary *)defined->pdata[i])->id, vm_id))
+            return TRUE;
+    ckpt_error_set(error, CKPT_REASON_VM_NOT_FOUND,
+                   "VM %s is not defined on this host, and has no checkpoints here", vm_id);
+    ckpt_error_add(error, CKPT_META_VM, vm_id);
+    return FALSE;
+}
+
+GPtrArray *
+ckpt_engine_diagnose(CkptEngine *engine, const char *vm_id, GError **error)
+{
+    g_autoptr(GPtrArray) findings = ckpt_findings_new();
+    g_autoptr(GPtrArray) vms = NULL;
+
+    if (vm_id && *vm_id) {
+        if (!check_known(engine, vm_id, error))
+            return NULL;
+        vms = g_ptr_array_new_with_free_func(g_free);
+        g_ptr_array_add(vms, g_strdup(vm_id));
+    } else {
+        vms = list_vms(engine, findings, error);
+    }
+    for (guint i = 0; vms && i < vms->len; i++)
+        if (!ckpt_doctor_look(engine, g_ptr_array_index(vms, i), findings, error))
+            return NULL;
+    if (!vms)
+        return NULL;
+    g_ptr_array_sort(findings, compare_findings);
+    return g_steal_pointer(&findings);
+}
