@@ -3,7 +3,7 @@
 #include "common/fault.h"
 #include "agent/core/graph.h"
 #include "agent/core/leftovers.h"
-#include "agent/core/manifest.h"
+#include "agent/model/manifest.h"
 
 #define UNDO_ATTEMPTS 3
 #define UNDO_PAUSE_US (100 * 1000)
@@ -112,7 +112,7 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
     if (!x->driver->host_info(x->driver, &host, error))
         return FALSE;
     g_free(step->text);
-    step->text = ckpt_manifest_text(row, host->host_id, 1);
+    step->text = ckpt_manifest_text(row, host, 1);
     return TRUE;
 }
 

@@ -3,6 +3,7 @@
  * two steps of the same VM at once; no caller's lock is held. */
 #pragma once
 
+#include "agent/model/manifest.h"
 #include "agent/model/plan.h"
 
 #include <gio/gio.h>
@@ -24,6 +25,14 @@ typedef struct {
 
 /* Told that a VM was defined, started or stopped, by anybody; NULL: any of them may have been. */
 typedef void (*CkptVmChangedFunc)(const char *vm_id, gpointer data);
+
+/* What lies in image folders of what agents leave there. */
+typedef struct {
+    GPtrArray *manifests; /* CkptManifest, with rows, any order: each read strictly, and written by root or by
+                             who we are */
+    GPtrArray *overlays;  /* char *: files named as agents name their overlays */
+    GPtrArray *notes;     /* char *: "manifest PATH: " why it is none */
+} CkptFoundFiles;
 
 typedef struct _CkptDriver CkptDriver;
 struct _CkptDriver {
@@ -65,7 +74,39 @@ struct _CkptDriver {
      * answers, and so again whenever it was away. On any thread; func must not block. func NULL: no
      * more; it is not called after that returned. NULL in a driver that cannot tell. */
     void (*watch)(CkptDriver *driver, CkptVmChangedFunc func, gpointer data);
+
+    /* Looks into these folders (absolute, NULL-terminated); one that is not there is empty. NULL in a
+     * driver that keeps no manifests; likewise the two below. */
+    CkptFoundFiles *(*find_manifests)(CkptDriver *driver, const char *const *folders, GError **error);
+    /* As inspect(), of files alone: a VM that is not defined here, off, with no definition and no disk;
+     * `users` are all domains, one of this ID too. */
+    CkptVm *(*inspect_files)(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
+                             GError **error);
+    /* The head of the manifest beside this file. NULL: there is none that can be read. */
+    CkptManifest *(*manifest_head)(CkptDriver *driver, const char *file);
 };
+
+static inline CkptFoundFiles *
+ckpt_found_files_new(void)
+{
+    CkptFoundFiles *found = g_new0(CkptFoundFiles, 1);
+
+    found->manifests = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
+    found->overlays = g_ptr_array_new_with_free_func(g_free);
+    found->notes = g_ptr_array_new_with_free_func(g_free);
+    return found;
+}
+static inline void
+ckpt_found_files_free(CkptFoundFiles *found)
+{
+    if (!found)
+        return;
+    g_ptr_array_unref(found->manifests);
+    g_ptr_array_unref(found->overlays);
+    g_ptr_array_unref(found->notes);
+    g_free(found);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptFoundFiles, ckpt_found_files_free)
 
 typedef struct {
     const char *uri; /* as in "qemu:///system" or "qemu+unix:///session?socket=PATH" */

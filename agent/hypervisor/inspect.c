@@ -151,3 +151,19 @@ ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile 
     }
     return g_steal_pointer(&vm);
 }
+
+CkptVm *
+ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
+                       GError **error)
+{
+    g_autoptr(CkptVm) vm = ckpt_vm_new();
+
+    ckpt_set_str(&vm->id, vm_id);
+    ckpt_set_str(&vm->name, "");
+    vm->power = CKPT_POWER_SHUT_OFF;
+    vm->mechanism = CKPT_MECHANISM_OVERLAY;
+    ckpt_inspect_files(vm, files);
+    if (!ckpt_users_scan(connection, NULL, TRUE, vm->files, add_user, vm, error))
+        return NULL;
+    return g_steal_pointer(&vm);
+}

@@ -73,8 +73,8 @@ ckpt_step_write_manifest(CkptRun *run, GError **error)
     return TRUE;
 }
 
-/* Its checkpoint's ID: the document's member "id", or that of its member "checkpoint". NULL if it
- * has none. */
+/* Its checkpoint's ID: the document's member "checkpoint_id", "id", or the latter of its member
+ * "checkpoint". NULL if it has none. */
 static char *
 read_id(const char *path)
 {
@@ -88,6 +88,8 @@ read_id(const char *path)
     if (!root || !JSON_NODE_HOLDS_OBJECT(root))
         return NULL;
     object = json_node_get_object(root);
+    if (json_object_has_member(object, "checkpoint_id"))
+        return g_strdup(json_object_get_string_member_with_default(object, "checkpoint_id", NULL));
     if (json_object_has_member(object, "checkpoint") &&
         JSON_NODE_HOLDS_OBJECT(json_object_get_member(object, "checkpoint")))
         object = json_object_get_object_member(object, "checkpoint");

@@ -56,6 +56,8 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
 /* ---- inspect.c, inspect_disk.c ---- */
 CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CkptVm *ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Adds the disks, their chains and what stands in their way. */
 void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
 void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);
@@ -110,6 +112,11 @@ gboolean ckpt_step_write_manifest(CkptRun *run, GError **error);
 gboolean ckpt_step_remove_manifest(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_write_manifest_check(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
+
+/* ---- manifests.c ---- */
+CkptFoundFiles *ckpt_manifests_find(const char *const *folders, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+CkptManifest *ckpt_manifest_head_beside(const char *file);
 
 /* ---- watch.c ---- */
 typedef struct _CkptWatcher CkptWatcher;

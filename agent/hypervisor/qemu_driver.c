@@ -185,6 +185,24 @@ watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data)
         qemu->watcher = ckpt_watcher_start(ckpt_connection_uri(qemu->connection), func, data);
 }
 
+static CkptFoundFiles *
+find_manifests(CkptDriver *driver, const char *const *folders, GError **error)
+{
+    return ckpt_manifests_find(folders, error);
+}
+
+static CkptVm *
+inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
+{
+    return ckpt_inspect_undefined(connection_of(driver), vm_id, files, error);
+}
+
+static CkptManifest *
+manifest_head(CkptDriver *driver, const char *file)
+{
+    return ckpt_manifest_head_beside(file);
+}
+
 static void
 driver_free(CkptDriver *driver)
 {
@@ -217,6 +235,9 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .let_go = let_go,
         .image_files = image_files,
         .watch = watch,
+        .find_manifests = find_manifests,
+        .inspect_files = inspect_files,
+        .manifest_head = manifest_head,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),

@@ -123,6 +123,23 @@ static const CkptJsonStruct checkpoint_type = {(gpointer(*)(void))ckpt_checkpoin
                                                (GDestroyNotify)ckpt_checkpoint_free,
                                                checkpoint_members};
 
+/* ---- Manifest ---- */
+
+/* The row comes last: what lies before it is read alone. */
+static const CkptJsonMember manifest_members[] = {
+    STRING(CkptManifest, agent),
+    STRING(CkptManifest, checkpoint_id),
+    STRING(CkptManifest, domain),
+    UINT64(CkptManifest, epoch),
+    UINT(CkptManifest, format),
+    STRING(CkptManifest, host_name),
+    INT64(CkptManifest, modified_us),
+    OBJECT_OR_NULL(CkptManifest, row, CkptCheckpoint, &checkpoint_type),
+    END,
+};
+static const CkptJsonStruct manifest_type = {(gpointer(*)(void))ckpt_manifest_new,
+                                             (GDestroyNotify)ckpt_manifest_free, manifest_members};
+
 /* ---- Request ---- */
 
 static gpointer
@@ -258,6 +275,12 @@ ckpt_checkpoint_to_json(const CkptCheckpoint *checkpoint)
 }
 
 char *
+ckpt_manifest_to_json(const CkptManifest *manifest)
+{
+    return ckpt_json_write(&manifest_type, manifest);
+}
+
+char *
 ckpt_request_to_json(const CkptRequest *request)
 {
     return ckpt_json_write(&request_type, request);
@@ -285,6 +308,12 @@ CkptCheckpoint *
 ckpt_checkpoint_from_json(const char *json, GError **error)
 {
     return ckpt_json_read(&checkpoint_type, json, error);
+}
+
+CkptManifest *
+ckpt_manifest_from_json(const char *json, GError **error)
+{
+    return ckpt_json_read(&manifest_type, json, error);
 }
 
 CkptRequest *

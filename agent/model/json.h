@@ -3,6 +3,7 @@
  * older agent did not know. */
 #pragma once
 
+#include "agent/model/manifest.h"
 #include "agent/model/operation.h"
 
 /* All return a string that the caller owns, without line breaks or spaces, members sorted; equal
@@ -11,6 +12,7 @@
  * becomes "", [] or {}; bytes that are not UTF-8 become U+FFFD, so that what was written can always
  * be read. */
 char *ckpt_checkpoint_to_json(const CkptCheckpoint *checkpoint);
+char *ckpt_manifest_to_json(const CkptManifest *manifest); /* without path */
 char *ckpt_request_to_json(const CkptRequest *request); /* without identity, validate_only,
                                                            return_accepted, wait_us */
 char *ckpt_plan_to_json(const CkptPlan *plan);
@@ -21,6 +23,7 @@ char *ckpt_map_to_json(GHashTable *map); /* keys sorted */
 char *ckpt_request_digest(const CkptRequest *request);
 /* These fail with STORE_FAILED; the message names the member, as in "steps[3].change: …". */
 CkptCheckpoint *ckpt_checkpoint_from_json(const char *json, GError **error);
+CkptManifest *ckpt_manifest_from_json(const char *json, GError **error);
 CkptRequest *ckpt_request_from_json(const char *json, GError **error);
 CkptPlan *ckpt_plan_from_json(const char *json, GError **error);
 GPtrArray *ckpt_strings_from_json(const char *json, GError **error);

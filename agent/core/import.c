@@ -1,0 +1,498 @@
+#include "agent/core/import.h"
+
+#include "agent/core/graph.h"
+
+void
+ckpt_import_free(CkptImport *import)
+{
+    if (!import)
+        return;
+    g_free(import->vm_id);
+    g_ptr_array_unref(import->checkpoints);
+    g_ptr_array_unref(import->manifests);
+    g_ptr_array_unref(import->made);
+    g_ptr_array_unref(import->notes);
+    g_free(import->current_id);
+    ckpt_vm_free(import->vm);
+    g_free(import);
+}
+
+static CkptImport *
+import_new(const char *vm_id)
+{
+    CkptImport *import = g_new0(CkptImport, 1);
+
+    import->vm_id = g_strdup(vm_id);
+    import->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+    import->manifests = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
+    import->made = g_ptr_array_new_with_free_func(g_free);
+    import->notes = g_ptr_array_new_with_free_func(g_free);
+    return import;
+}
+
+static void G_GNUC_PRINTF(2, 3)
+note(CkptImport *import, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(import->notes, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+/* ---- Which manifest of a checkpoint holds ---- */
+
+static gboolean
+has_manifest_beside(GPtrArray *group, const char *file)
+{
+    for (guint i = 0; i < group->len; i++)
+        if (g_str_equal(((const CkptManifest *)g_ptr_array_index(group, i))->path, file))
+            return TRUE;
+    return FALSE;
+}
+
+/* The file of the row beside which none lies; NULL: there is one beside each. */
+static const char *
+find_bare(GPtrArray *group, const CkptCheckpoint *row)
+{
+    for (guint i = 0; i < row->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
+
+        if (!has_manifest_beside(group, disk->sealed_file))
+            return disk->sealed_file;
+    }
+    return NULL;
+}
+
+static gboolean
+is_identified(const CkptCheckpoint *row)
+{
+    for (guint i = 0; i < row->disks->len; i++)
+        if (!ckpt_file_id_is_set(&((CkptCheckpointDisk *)g_ptr_array_index(row->disks, i))->id))
+            return FALSE;
+    return TRUE;
+}
+
+static gboolean
+holds_over(const CkptManifest *a, const CkptManifest *b)
+{
+    if (a->epoch != b->epoch)
+        return a->epoch > b->epoch;
+    if (a->modified_us != b->modified_us)
+        return a->modified_us > b->modified_us;
+    return is_identified(a->row) && !is_identified(b->row);
+}
+
+/* Whoever takes over writes with a greater epoch: the same one twice was not written by agents. */
+static gboolean
+is_disputed(GPtrArray *group, const CkptManifest *best)
+{
+    for (guint i = 0; i < group->len; i++) {
+        const CkptManifest *other = g_ptr_array_index(group, i);
+
+        if (other->epoch == best->epoch && !g_str_equal(other->agent, best->agent))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* Steals it from the group. NULL: it is left out, which was noted. */
+static CkptManifest *
+choose(CkptImport *import, GPtrArray *group)
+{
+    const CkptManifest *any = g_ptr_array_index(group, 0);
+    const char *bare = NULL;
+    guint best = group->len;
+
+    for (guint i = 0; i < group->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(group, i);
+        const char *missing = find_bare(group, manifest->row);
+
+        if (missing)
+            bare = missing;
+        else if (best == group->len || holds_over(manifest, g_ptr_array_index(group, best)))
+            best = i;
+    }
+    if (best == group->len)
+        note(import, "checkpoint %s (%s): no manifest of it lies beside its file %s: left out", any->row->name,
+             any->checkpoint_id, bare);
+    else if (!is_identified(((CkptManifest *)g_ptr_array_index(group, best))->row))
+        note(import, "checkpoint %s (%s): its making was not finished: left out", any->row->name,
+             any->checkpoint_id);
+    else if (is_disputed(group, g_ptr_array_index(group, best)))
+        note(import, "checkpoint %s (%s): two agents claim it with one epoch: left out", any->row->name,
+             any->checkpoint_id);
+    else
+        return g_ptr_array_steal_index(group, best);
+    return NULL;
+}
+
+static int
+compare_age(gconstpointer a, gconstpointer b)
+{
+    const CkptCheckpoint *left = (*(CkptManifest *const *)a)->row;
+    const CkptCheckpoint *right = (*(CkptManifest *const *)b)->row;
+
+    if (left->added_us != right->added_us)
+        return left->added_us < right->added_us ? -1 : 1;
+    return g_strcmp0(left->id, right->id);
+}
+
+/* Takes the manifests (of the VM) out of `found`. */
+static void
+choose_all(CkptImport *import, GPtrArray *found)
+{
+    g_autoptr(GHashTable) groups =
+        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
+    GHashTableIter iter;
+    gpointer value;
+
+    for (guint i = found->len; i > 0; i--) {
+        CkptManifest *manifest = g_ptr_array_index(found, i - 1);
+        GPtrArray *group;
+
+        if (!g_str_equal(manifest->domain, import->vm_id))
+            continue;
+        group = g_hash_table_lookup(groups, manifest->checkpoint_id);
+        if (!group) {
+            group = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
+            g_hash_table_insert(groups, g_strdup(manifest->checkpoint_id), group);
+        }
+        g_ptr_array_add(group, g_ptr_array_steal_index(found, i - 1));
+    }
+    g_hash_table_iter_init(&iter, groups);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        CkptManifest *chosen = choose(import, value);
+
+        if (chosen)
+            g_ptr_array_add(import->manifests, chosen);
+    }
+    g_ptr_array_sort(import->manifests, compare_age);
+}
+
+/* ---- The files ---- */
+
+static GArray *
+known_files(const CkptImport *import, GPtrArray *overlays)
+{
+    GArray *files = g_array_new(TRUE, FALSE, sizeof(CkptKnownFile));
+
+    for (guint i = 0; i < import->manifests->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(import->manifests, i);
+
+        for (guint k = 0; k < manifest->row->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(manifest->row->disks, k);
+            const CkptKnownFile file = {disk->sealed_file, disk->format};
+
+            g_array_append_val(files, file);
+        }
+    }
+    for (guint i = 0; i < overlays->len; i++) {
+        const CkptKnownFile file = {g_ptr_array_index(overlays, i), CKPT_FORMAT_QCOW2};
+
+        g_array_append_val(files, file);
+    }
+    return files;
+}
+
+static gboolean
+look(CkptImport *import, CkptDriver *driver, GPtrArray *overlays, GError **error)
+{
+    g_autoptr(GArray) files = known_files(import, overlays);
+    const CkptKnownFile *known = (const CkptKnownFile *)files->data;
+    g_autoptr(GError) why = NULL;
+
+    import->vm = driver->inspect(driver, import->vm_id, known, &why);
+    import->deployed = import->vm != NULL;
+    if (!import->vm && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND) {
+        g_clear_error(&why);
+        import->vm = driver->inspect_files(driver, import->vm_id, known, &why);
+    }
+    if (!import->vm)
+        g_propagate_error(error, g_steal_pointer(&why));
+    return import->vm != NULL;
+}
+
+/* FALSE: there is no such file. */
+static gboolean
+identify(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointDisk *disk)
+{
+    const CkptLayer *layer = ckpt_vm_find_file(import->vm, disk->sealed_file);
+
+    if (!layer || !layer->exists) {
+        note(import, "checkpoint %s (%s): %s of disk %s is missing", row->name, row->id,
+             disk->sealed_file, disk->target);
+        return FALSE;
+    }
+    if (layer->id.size == disk->id.size && layer->id.mtime_ns == disk->id.mtime_ns &&
+        layer->virtual_size == disk->virtual_size)
+        disk->id = layer->id;
+    else
+        note(import, "checkpoint %s (%s): %s of disk %s was changed after it was sealed", row->name,
+             row->id, disk->sealed_file, disk->target);
+    return TRUE;
+}
+
+/* What is wrong with a row is found out when it is verified. */
+static CkptCheckpoint *
+make_row(CkptImport *import, const CkptManifest *manifest)
+{
+    CkptCheckpoint *row = ckpt_checkpoint_copy(manifest->row);
+    gboolean any = FALSE;
+
+    ckpt_set_str(&row->disabled_reason, NULL);
+    for (guint i = 0; i < row->disks->len; i++)
+        any = identify(import, row, g_ptr_array_index(row->disks, i)) || any;
+    if (any)
+        return row;
+    note(import, "checkpoint %s (%s): none of its files is there: left out", row->name, row->id);
+    ckpt_checkpoint_free(row);
+    return NULL;
+}
+
+static void
+make_rows(CkptImport *import)
+{
+    for (guint i = 0; i < import->manifests->len;) {
+        CkptCheckpoint *row = make_row(import, g_ptr_array_index(import->manifests, i));
+
+        if (row) {
+            g_ptr_array_add(import->checkpoints, row);
+            i++;
+        } else {
+            g_ptr_array_remove_index(import->manifests, i);
+        }
+    }
+}
+
+/* ---- The tree ---- */
+
+static gboolean
+is_in_ring(GPtrArray *rows, const CkptCheckpoint *row)
+{
+    const CkptCheckpoint *at = row;
+
+    for (guint i = 0; at && i < rows->len; i++)
+        at = ckpt_graph_find(rows, at->parent_id);
+    return at != NULL;
+}
+
+static void
+root_orphans(CkptImport *import)
+{
+    for (guint i = 0; i < import->checkpoints->len; i++) {
+        CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, i);
+
+        if (!row->parent_id || (ckpt_graph_find(import->checkpoints, row->parent_id) &&
+                                !is_in_ring(import->checkpoints, row)))
+            continue;
+        note(import, "checkpoint %s (%s): its parent %s is not among them: it is a root", row->name, row->id,
+             row->parent_id);
+        ckpt_set_str(&row->parent_id, NULL);
+    }
+}
+
+/* Parents first; of manifests and rows alike. */
+static void
+sort_rows(CkptImport *import)
+{
+    for (guint i = 0; i < import->checkpoints->len; i++) {
+        guint at = i;
+
+        while (at < import->checkpoints->len) {
+            const CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, at);
+            const CkptCheckpoint *parent = ckpt_graph_find(import->checkpoints, row->parent_id);
+            guint index = 0;
+
+            if (!parent || (g_ptr_array_find(import->checkpoints, parent, &index) && index < i))
+                break;
+            at++;
+        }
+        g_assert(at < import->checkpoints->len); /* no ring */
+        g_ptr_array_insert(import->checkpoints, (gint)i,
+                           g_ptr_array_steal_index(import->checkpoints, at));
+        g_ptr_array_insert(import->manifests, (gint)i,
+                           g_ptr_array_steal_index(import->manifests, at));
+    }
+}
+
+static int
+compare_paths(gconstpointer a, gconstpointer b)
+{
+    return g_strcmp0(*(char *const *)a, *(char *const *)b);
+}
+
+static void
+add_made(CkptImport *import, const char *file)
+{
+    if (!g_ptr_array_find_with_equal_func(import->made, file, g_str_equal, NULL))
+        g_ptr_array_add(import->made, g_strdup(file));
+}
+
+static void
+find_made(CkptImport *import, const CkptPlanInput *input, GPtrArray *overlays)
+{
+    for (guint i = 0; i < import->checkpoints->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, i);
+
+        for (guint k = 0; k < row->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, k);
+
+            if (disk->agent_made)
+                add_made(import, disk->sealed_file);
+        }
+    }
+    for (guint i = 0; i < overlays->len; i++) {
+        const CkptLayer *layer = ckpt_vm_find_file(import->vm, g_ptr_array_index(overlays, i));
+
+        if (layer && layer->exists && layer->backing && !layer->manifest &&
+            ckpt_graph_owner(input, layer->backing, NULL))
+            add_made(import, layer->path);
+    }
+    g_ptr_array_sort(import->made, compare_paths);
+}
+
+/* ---- Where the VM is ---- */
+
+static void
+consider_current(CkptImport *import, const CkptCheckpoint *owner, guint *depth)
+{
+    guint deep = ckpt_plan_depth(import->checkpoints, owner);
+
+    if (deep <= *depth)
+        return;
+    *depth = deep;
+    ckpt_set_str(&import->current_id, owner->id);
+}
+
+static void
+find_current(CkptImport *import, const CkptPlanInput *input)
+{
+    guint depth = 0;
+
+    for (guint i = 0; i < import->vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(import->vm->disks, i);
+        const CkptCheckpoint *owner = NULL;
+
+        for (guint k = 1; k < disk->chain->len && !owner; k++)
+            owner = ckpt_graph_owner(input, ((CkptLayer *)g_ptr_array_index(disk->chain, k))->path,
+                                     NULL);
+        if (owner)
+            consider_current(import, owner, &depth);
+    }
+    for (guint i = 0; !import->deployed && i < import->made->len; i++) {
+        const char *file = g_ptr_array_index(import->made, i);
+        const CkptLayer *layer = ckpt_vm_find_file(import->vm, file);
+
+        if (layer && layer->backing && !ckpt_graph_owner(input, file, NULL))
+            consider_current(import, ckpt_graph_owner(input, layer->backing, NULL), &depth);
+    }
+}
+
+static CkptImport *
+import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, GError **error)
+{
+    g_autoptr(CkptImport) import = import_new(vm_id);
+    CkptPlanInput input = {0};
+
+    choose_all(import, found->manifests);
+    if (!look(import, driver, found->overlays, error))
+        return NULL;
+    make_rows(import);
+    root_orphans(import);
+    sort_rows(import);
+    input.vm = import->vm;
+    input.checkpoints = import->checkpoints;
+    input.made = import->made;
+    find_made(import, &input, found->overlays);
+    find_current(import, &input);
+    return g_steal_pointer(&import);
+}
+
+/* ---- For its users ---- */
+
+static GPtrArray *
+list_vms(GPtrArray *manifests, const char *vm_id)
+{
+    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
+
+    for (guint i = 0; i < manifests->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(manifests, i);
+
+        if ((!vm_id || g_str_equal(vm_id, manifest->domain)) &&
+            !g_ptr_array_find_with_equal_func(ids, manifest->domain, g_str_equal, NULL))
+            g_ptr_array_add(ids, g_strdup(manifest->domain));
+    }
+    g_ptr_array_sort(ids, compare_paths);
+    return ids;
+}
+
+GPtrArray *
+ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_id, GPtrArray *notes,
+                 GError **error)
+{
+    g_autoptr(GPtrArray) imports =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_import_free);
+    g_autoptr(CkptFoundFiles) found = NULL;
+    g_autoptr(GPtrArray) ids = NULL;
+
+    if (!driver->find_manifests || !driver->inspect_files)
+        return g_steal_pointer(&imports);
+    found = driver->find_manifests(driver, folders, error);
+    if (!found)
+        return NULL;
+    ids = list_vms(found->manifests, vm_id);
+    for (guint i = 0; i < ids->len; i++) {
+        CkptImport *import = import_vm(driver, g_ptr_array_index(ids, i), found, error);
+
+        if (!import)
+            return NULL;
+        g_ptr_array_add(imports, import);
+    }
+    for (guint i = 0; notes && i < found->notes->len; i++)
+        g_ptr_array_add(notes, g_strdup(g_ptr_array_index(found->notes, i)));
+    return g_steal_pointer(&imports);
+}
+
+static void
+add_folder(GHashTable *seen, GStrvBuilder *folders, const char *file)
+{
+    char *folder = g_path_get_dirname(file);
+
+    if (*folder == '/' && !g_hash_table_contains(seen, folder)) {
+        g_strv_builder_add(folders, folder);
+        g_hash_table_add(seen, folder);
+    } else {
+        g_free(folder);
+    }
+}
+
+char **
+ckpt_import_folders(const CkptVm *vm)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GStrvBuilder) folders = g_strv_builder_new();
+
+    for (guint i = 0; i < vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
+
+        for (guint k = 0; k < disk->chain->len; k++)
+            add_folder(seen, folders, ((CkptLayer *)g_ptr_array_index(disk->chain, k))->path);
+    }
+    return g_strv_builder_end(folders);
+}
+
+CkptChange *
+ckpt_import_change(const CkptImport *import)
+{
+    CkptChange *change = ckpt_change_new();
+
+    for (guint i = 0; i < import->checkpoints->len; i++)
+        g_ptr_array_add(change->upserts,
+                        ckpt_checkpoint_copy(g_ptr_array_index(import->checkpoints, i)));
+    for (guint i = 0; i < import->made->len; i++)
+        g_ptr_array_add(change->made, g_strdup(g_ptr_array_index(import->made, i)));
+    change->set_current = TRUE;
+    ckpt_set_str(&change->current_id, import->current_id);
+    return change;
+}
