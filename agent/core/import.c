@@ -186,6 +186,12 @@ known_files(const CkptImport *import, GPtrArray *overlays)
 
             g_array_append_val(files, file);
         }
+        for (guint k = 0; k < manifest->row->extras->len; k++) {
+            const CkptCheckpointFile *extra = g_ptr_array_index(manifest->row->extras, k);
+            const CkptKnownFile file = {extra->path, extra->format};
+
+            g_array_append_val(files, file);
+        }
     }
     for (guint i = 0; i < overlays->len; i++) {
         const CkptKnownFile file = {g_ptr_array_index(overlays, i), CKPT_FORMAT_QCOW2};
@@ -233,6 +239,19 @@ identify(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointDisk *disk
     return TRUE;
 }
 
+static void
+identify_extra(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointFile *extra)
+{
+    const CkptLayer *layer = ckpt_vm_find_file(import->vm, extra->path);
+
+    if (layer && layer->exists && layer->id.size == extra->id.size &&
+        layer->id.mtime_ns == extra->id.mtime_ns)
+        extra->id = layer->id;
+    else
+        note(import, "checkpoint %s (%s): its %s file %s is missing or was changed", row->name, row->id,
+             ckpt_file_kind_name(extra->kind), extra->path);
+}
+
 /* What is wrong with a row is found out when it is verified. */
 static CkptCheckpoint *
 make_row(CkptImport *import, const CkptManifest *manifest)
@@ -243,6 +262,10 @@ make_row(CkptImport *import, const CkptManifest *manifest)
     ckpt_set_str(&row->disabled_reason, NULL);
     for (guint i = 0; i < row->disks->len; i++)
         any = identify(import, row, g_ptr_array_index(row->disks, i)) || any;
+    for (guint i = 0; i < row->extras->len; i++)
+        identify_extra(import, row, g_ptr_array_index(row->extras, i));
+    row->epoch = manifest->epoch;
+    row->departed = FALSE;
     if (any)
         return row;
     note(import, "checkpoint %s (%s): none of its files is there: left out", row->name, row->id);
@@ -341,6 +364,8 @@ find_made(CkptImport *import, const CkptPlanInput *input, GPtrArray *overlays)
             if (disk->agent_made)
                 add_made(import, disk->sealed_file);
         }
+        for (guint k = 0; k < row->extras->len; k++)
+            add_made(import, ((CkptCheckpointFile *)g_ptr_array_index(row->extras, k))->path);
     }
     for (guint i = 0; i < overlays->len; i++) {
         const CkptLayer *layer = ckpt_vm_find_file(import->vm, g_ptr_array_index(overlays, i));

@@ -19,6 +19,7 @@ ckpt_checkpoint_new(void)
     checkpoint->extras = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_file_free);
     checkpoint->not_captured = g_ptr_array_new_with_free_func(g_free);
     checkpoint->labels = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    checkpoint->epoch = 1;
     return checkpoint;
 }
 

@@ -26,6 +26,8 @@
     {#m, CKPT_JSON_OBJECT_OR_NULL, OFFSET(S, m, ctype *), 0, 0, of, FALSE}
 #define EMBEDDED(S, m, ctype, of) {#m, CKPT_JSON_EMBEDDED, OFFSET(S, m, ctype), 0, 0, of, FALSE}
 /* Members since schema 4: older agents' rows, plans and manifests have none of them. */
+#define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
+#define LATER_UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL, TRUE}
 #define LATER_STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL, TRUE}
 #define LATER_ARRAY(S, m, of) {#m, CKPT_JSON_ARRAY, OFFSET(S, m, GPtrArray *), 0, 0, of, TRUE}
 #define END {NULL, CKPT_JSON_STRING, 0, 0, 0, NULL, FALSE}
@@ -90,9 +92,11 @@ static const CkptJsonMember checkpoint_members[] = {
     STRING(CkptCheckpoint, creator),
     BOOLEAN(CkptCheckpoint, deferred),
     STRING_OR_NULL(CkptCheckpoint, definition),
+    LATER_BOOLEAN(CkptCheckpoint, departed),
     STRING(CkptCheckpoint, description),
     STRING_OR_NULL(CkptCheckpoint, disabled_reason),
     ARRAY(CkptCheckpoint, disks, &checkpoint_disk_type),
+    LATER_UINT64(CkptCheckpoint, epoch),
     INT64(CkptCheckpoint, expire_us),
     LATER_ARRAY(CkptCheckpoint, extras, &checkpoint_file_type),
     INT64(CkptCheckpoint, freeze_us),

@@ -89,19 +89,42 @@ is_plain_path(const char *path)
     return g_str_equal(plain, path);
 }
 
-gboolean
-ckpt_manifest_is_overlay_name(const char *file)
+/* What follows an agent's mark in the file's name: NAME.ckpt-SHORTID<this>; NULL if it has none. */
+static char *
+after_mark(const char *file)
 {
     g_autofree char *name = g_path_get_basename(file);
     const char *mark = g_strrstr(name, ".ckpt-");
 
     if (!mark || mark == name)
-        return FALSE;
+        return NULL;
     mark += strlen(".ckpt-");
     for (guint i = 0; i < 8; i++, mark++)
         if (!g_ascii_isxdigit(*mark))
-            return FALSE;
-    return g_str_equal(mark, ".qcow2");
+            return NULL;
+    return g_strdup(mark);
+}
+
+gboolean
+ckpt_manifest_is_overlay_name(const char *file)
+{
+    g_autofree char *rest = after_mark(file);
+
+    return g_strcmp0(rest, ".qcow2") == 0;
+}
+
+static gboolean
+check_extras(const CkptCheckpoint *row, GError **error)
+{
+    for (guint i = 0; i < row->extras->len; i++) {
+        const CkptCheckpointFile *extra = g_ptr_array_index(row->extras, i);
+        g_autofree char *rest = after_mark(extra->path);
+
+        if (!is_plain_path(extra->path) || !rest)
+            return refuse(error, "it says that an agent made its %s file %s, which is not named so",
+                          ckpt_file_kind_name(extra->kind), extra->path);
+    }
+    return TRUE;
 }
 
 static gboolean
@@ -177,7 +200,7 @@ check_row(const CkptManifest *manifest, const char *file, GError **error)
         return refuse(error, "its checkpoint is not complete");
     if (!row->definition || !*row->definition)
         return refuse(error, "it has no definition");
-    return check_disks(row, file, error);
+    return check_extras(row, error) && check_disks(row, file, error);
 }
 
 CkptManifest *

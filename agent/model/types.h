@@ -229,6 +229,8 @@ typedef struct {
     char *live_definition; /* NULL unless it was active */
     gboolean autostart;
     guint64 revision;      /* grows with every change; the etag */
+    guint64 epoch;         /* of the manifest by which it is this agent's; 1 for who made it */
+    gboolean departed;     /* the VM was seen to be defined here no longer */
 } CkptCheckpoint;
 CkptCheckpoint *ckpt_checkpoint_new(void); /* strings "" where "" means none, disks and labels empty */
 CkptCheckpoint *ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint);
