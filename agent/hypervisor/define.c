@@ -53,7 +53,7 @@ define_as(CkptRun *run, virDomainPtr domain, const char *definition, GPtrArray *
           GError **error)
 {
     char *xml = ckpt_xml_rewrite(definition, run->plan->vm_id, virDomainGetName(domain), disks,
-                                 error);
+                                 run->step->base, error);
     gboolean done = xml && define(run, xml, error);
 
     free_secret(xml);

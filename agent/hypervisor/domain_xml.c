@@ -4,6 +4,7 @@
 #include <libxml/tree.h>
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlDoc, xmlFreeDoc)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlChar, xmlFree)
 
 /* As libvirt's own limit; a chain told in XML is not followed further. */
 #define MAX_CHAIN 200
@@ -119,6 +120,8 @@ ckpt_xml_domain_free(CkptXmlDomain *domain)
         return;
     g_free(domain->name);
     g_free(domain->uuid);
+    g_free(domain->nvram_file);
+    g_ptr_array_unref(domain->not_captured);
     g_ptr_array_unref(domain->disks);
     g_free(domain);
 }
@@ -203,13 +206,35 @@ read_disk(xmlNodePtr node)
     return disk;
 }
 
-static gboolean
-has_nvram(xmlNodePtr os)
+/* The file that <nvram> names: as its text, or, of newer libvirts, as its <source>. */
+static char *
+nvram_file(xmlNodePtr nvram)
 {
-    xmlNodePtr loader = child(os, "loader");
+    g_autofree char *text = child(nvram, "source") ? attribute(child(nvram, "source"), "file")
+                                                   : content(nvram);
 
-    return child(os, "nvram") || attribute_is(os, "firmware", "efi") ||
-           attribute_is(loader, "type", "pflash");
+    if (!text || !*g_strstrip(text))
+        return NULL;
+    return g_steal_pointer(&text);
+}
+
+/* A firmware that is all read-only has no variables; one without a store of its own writes to itself. */
+static void
+read_nvram(CkptXmlDomain *domain, xmlNodePtr os)
+{
+    xmlNodePtr loader = child(os, "loader"), nvram = child(os, "nvram");
+    gboolean chosen = attribute_is(os, "firmware", "efi"); /* by libvirt */
+    g_autofree char *type = attribute(nvram, "type");
+
+    if (attribute_is(loader, "stateless", "yes") || attribute_is(loader, "type", "rom"))
+        return;
+    domain->nvram = nvram || chosen || attribute_is(loader, "type", "pflash");
+    domain->nvram_file = nvram_file(nvram);
+    domain->nvram_qcow2 = attribute_is(nvram, "format", "qcow2");
+    if (type && !g_str_equal(type, "file"))
+        domain->nvram_fault = "they are not in a file of this host";
+    else if (domain->nvram && !nvram && !chosen && !attribute_is(loader, "readonly", "yes"))
+        domain->nvram_fault = "they are in its firmware's own file, which is not readonly='yes'";
 }
 
 static void
@@ -222,6 +247,38 @@ read_channel(CkptXmlDomain *domain, xmlNodePtr node)
         return;
     domain->guest_agent = TRUE;
     domain->guest_agent_connected = attribute_is(target, "state", "connected");
+}
+
+/* What keeps a state of its own, or shows what others write to. */
+static void
+read_stateful(CkptXmlDomain *domain, xmlNodePtr node)
+{
+    static const struct {
+        const char *element, *words;
+        const char *child, *attribute; /* which one it is */
+    } kinds[] = {
+        {"tpm", "the TPM's state", "backend", "type"},
+        {"hostdev", "the state of a host device", NULL, "type"},
+        {"redirdev", "the state of a redirected device", NULL, "bus"},
+        {"filesystem", "a folder shared with the host", "target", "dir"},
+        {"shmem", "memory shared with others", NULL, "name"},
+    };
+    gboolean nvdimm = g_str_equal((const char *)node->name, "memory") &&
+                      (attribute_is(node, "model", "nvdimm") || attribute_is(node, "model", "virtio-pmem"));
+
+    if (nvdimm)
+        g_ptr_array_add(domain->not_captured, g_strdup("the contents of a non-volatile memory module"));
+    for (gsize i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        xmlNodePtr told = kinds[i].child ? child(node, kinds[i].child) : node;
+        g_autofree char *which = NULL;
+
+        if (!g_str_equal((const char *)node->name, kinds[i].element))
+            continue;
+        which = attribute(told, kinds[i].attribute);
+        g_ptr_array_add(domain->not_captured,
+                        g_strdup_printf("%s%s%s%s", kinds[i].words, which ? " (" : "", which ? which : "",
+                                        which ? ")" : ""));
+    }
 }
 
 CkptXmlDomain *
@@ -238,8 +295,8 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
     domain = g_new0(CkptXmlDomain, 1);
     domain->name = content(child(root, "name"));
     domain->uuid = content(child(root, "uuid"));
-    domain->nvram = has_nvram(child(root, "os"));
-    domain->tpm = child(devices, "tpm") != NULL;
+    read_nvram(domain, child(root, "os"));
+    domain->not_captured = g_ptr_array_new_with_free_func(g_free);
     domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
     for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
         if (node->type != XML_ELEMENT_NODE)
@@ -248,6 +305,8 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
             g_ptr_array_add(domain->disks, read_disk(node));
         else if (g_str_equal((const char *)node->name, "channel"))
             read_channel(domain, node);
+        else
+            read_stateful(domain, node);
     }
     return domain;
 }
@@ -351,9 +410,26 @@ to_text(xmlDocPtr doc)
     return copy;
 }
 
+static void
+rewrite_nvram(xmlNodePtr os, const char *file)
+{
+    xmlNodePtr nvram = child(os, "nvram");
+    xmlNodePtr source = child(nvram, "source");
+    g_autoptr(xmlChar) escaped = NULL;
+
+    if (!nvram)
+        return;
+    if (source) {
+        set_attribute(source, "file", file);
+        return;
+    }
+    escaped = xmlEncodeSpecialChars(nvram->doc, (const xmlChar *)file);
+    xmlNodeSetContent(nvram, escaped);
+}
+
 char *
 ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name, GPtrArray *disks,
-                 GError **error)
+                 const char *nvram, GError **error)
 {
     g_autoptr(xmlDoc) doc = parse(definition, error);
     xmlNodePtr root;
@@ -364,6 +440,8 @@ ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name, GPt
     xmlUnsetProp(root, (const xmlChar *)"id");
     set_content(root, "name", name);
     set_content(root, "uuid", uuid);
+    if (nvram)
+        rewrite_nvram(child(root, "os"), nvram);
     if (rewrite_disks(child(root, "devices"), disks) != (disks ? disks->len : 0)) {
         ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED,
                        "the definition lacks a disk that is to be put into it");

@@ -23,7 +23,10 @@ typedef struct {
 typedef struct {
     char *name, *uuid;
     gboolean nvram;    /* has UEFI variables, also when libvirt is to choose the firmware */
-    gboolean tpm;
+    char *nvram_file;  /* where they are; NULL = it does not say: libvirt's convention, or no file */
+    const char *nvram_fault; /* why they are in no file that could be copied; NULL = they may be */
+    gboolean nvram_qcow2;    /* the file has QEMU's format: only QEMU can read it while it runs */
+    GPtrArray *not_captured; /* char *, devices with a state of their own that no disk holds, for people */
     gboolean guest_agent;           /* has its channel, org.qemu.guest_agent.0 */
     gboolean guest_agent_connected; /* live XML: the guest has it open */
     GPtrArray *disks;  /* CkptXmlDisk, all of them, CD-ROMs too */
@@ -37,11 +40,11 @@ CkptXmlDisk *ckpt_xml_domain_find(const CkptXmlDomain *domain, const char *targe
 gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
 
 /* The definition as the VM `uuid`, `name`, with each of `disks` (CkptDiskFile) on its file and
- * nothing told about what lies below it (hazard A3); drives whose medium's file is gone are
- * emptied. Everything else stays as the owner had it. VALIDATION_FAILED if a disk is not in it.
+ * nothing told about what lies below it (hazard A3), and its UEFI variables in the file `nvram` where it names
+ * one (NULL: as it does); drives whose medium's file is gone are emptied. Everything else stays as the owner had it. VALIDATION_FAILED if a disk is not in it.
  * (transfer full; secret if the definition is) */
 char *ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name,
-                       GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+                       GPtrArray *disks, const char *nvram, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The same of one disk alone: its <disk> element as it would be then, target and all; with no `file` as it
  * is. */

@@ -122,10 +122,8 @@ copy_label(int from, int to)
     return fsetxattr(to, LABEL, label, (size_t)length, 0) == 0;
 }
 
-/* Owner, group and label of `like`, and write access for its group where that has it: QEMU must be able to
- * open it as it opens that one. */
-static gboolean
-make_alike(const char *path, const char *like, guint mode, GError **error)
+gboolean
+ckpt_file_make_alike(const char *path, const char *like, guint mode, GError **error)
 {
     int to = open_file(path, error);
     int from = to >= 0 ? open_file(like, error) : -1;
@@ -259,8 +257,8 @@ ckpt_step_make_overlay(CkptRun *run, GError **error)
         break;
     }
     made = create_image(run, temporary, error) &&
-           make_alike(temporary, step->like ? step->like : step->base,
-                      0600 | (step->mode & 0060), error) &&
+           ckpt_file_make_alike(temporary, step->like ? step->like : step->base,
+                                0600 | (step->mode & 0060), error) &&
            put_in_place(temporary, step->file, error);
     if (!made)
         unlink(temporary);

@@ -4,17 +4,12 @@
 #include <string.h>
 
 static void
-inspect_hardware(CkptVm *vm, const CkptView *view)
+inspect_devices(CkptVm *vm, const CkptView *view)
 {
-    const CkptXmlDomain *live = view->live_xml;
+    const CkptXmlDomain *present = view->live_xml ? view->live_xml : view->definition_xml;
 
-    if (view->definition_xml->nvram || (live && live->nvram))
-        ckpt_vm_add_obstacle(vm, CKPT_REASON_NVRAM_UNSUPPORTED, NULL, NULL,
-                             "VM %s boots by UEFI; its variable store (NVRAM) cannot be captured yet",
-                             vm->name);
-    if (view->definition_xml->tpm || (live && live->tpm))
-        ckpt_vm_add_obstacle(vm, CKPT_REASON_TPM_UNSUPPORTED, NULL, NULL,
-                             "VM %s has a TPM, whose state cannot be captured yet", vm->name);
+    for (guint i = 0; i < present->not_captured->len; i++)
+        g_ptr_array_add(vm->not_captured, g_strdup(g_ptr_array_index(present->not_captured, i)));
 }
 
 static void
@@ -119,7 +114,8 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
         return NULL;
     if (view->active && inspect_domain_job(vm, view))
         inspect_block_jobs(vm, view);
-    inspect_hardware(vm, view);
+    inspect_devices(vm, view);
+    ckpt_inspect_nvram(vm, view);
     inspect_snapshots(vm, view);
     ckpt_inspect_disks(vm, view);
     ckpt_inspect_files(vm, files);

@@ -94,6 +94,9 @@ gboolean ckpt_file_chmod(const char *path, guint mode, GError **error) G_GNUC_WA
 /* An empty file that outlives a crash of ours and of the host; and its removal. */
 gboolean ckpt_file_mark(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_unmark(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Owner, group and label of `like`, and this mode: QEMU must be able to open it as it opens that one. */
+gboolean ckpt_file_make_alike(const char *path, const char *like, guint mode, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* FILE_FAILED with errno's words, and the file in the metadata; FALSE. */
 gboolean ckpt_file_error(GError **error, const char *what, const char *path);
 gboolean ckpt_step_make_overlay(CkptRun *run, GError **error);
@@ -106,6 +109,17 @@ CkptOutcome ckpt_step_set_mode_check(CkptRun *run, GError **error);
 gboolean ckpt_step_identify(CkptRun *run, GError **error);
 gboolean ckpt_step_remove_file(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_remove_file_check(CkptRun *run, GError **error);
+
+/* ---- nvram.c ---- */
+/* Where the VM's UEFI variables are, or what stands in the way of capturing them. */
+void ckpt_inspect_nvram(CkptVm *vm, const CkptView *view);
+gboolean ckpt_step_save_nvram(CkptRun *run, GError **error);
+gboolean ckpt_step_save_nvram_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_save_nvram_check(CkptRun *run, GError **error);
+gboolean ckpt_step_put_nvram(CkptRun *run, GError **error);
+gboolean ckpt_step_put_nvram_undo(CkptRun *run, GError **error);
+CkptOutcome ckpt_step_put_nvram_check(CkptRun *run, GError **error);
+gboolean ckpt_step_compare_nvram(CkptRun *run, GError **error);
 
 /* ---- manifest.c ---- */
 gboolean ckpt_step_write_manifest(CkptRun *run, GError **error);

@@ -38,6 +38,11 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_REMOVE_FILE] = {ckpt_step_remove_file, NULL, ckpt_step_remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_step_reserve, ckpt_step_reserve_undo, NULL},
     [CKPT_STEP_PULL] = {ckpt_step_pull, NULL, ckpt_step_pull_check},
+    [CKPT_STEP_SAVE_NVRAM] = {ckpt_step_save_nvram, ckpt_step_save_nvram_undo,
+                              ckpt_step_save_nvram_check},
+    [CKPT_STEP_PUT_NVRAM] = {ckpt_step_put_nvram, ckpt_step_put_nvram_undo,
+                             ckpt_step_put_nvram_check},
+    [CKPT_STEP_COMPARE_NVRAM] = {ckpt_step_compare_nvram, NULL, NULL},
     [CKPT_STEP_REBASE] = {ckpt_step_rebase, NULL, ckpt_step_rebase_check},
 };
 

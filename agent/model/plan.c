@@ -23,6 +23,9 @@ static const char *const step_names[] = {
     [CKPT_STEP_NATIVE_DELETE] = "native-delete",
     [CKPT_STEP_CATALOGUE] = "catalogue",
     [CKPT_STEP_PULL] = "pull",
+    [CKPT_STEP_SAVE_NVRAM] = "save-nvram",
+    [CKPT_STEP_COMPARE_NVRAM] = "compare-nvram",
+    [CKPT_STEP_PUT_NVRAM] = "put-nvram",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_END_);
 
@@ -272,6 +275,12 @@ ckpt_step_describe(const CkptStep *step)
     case CKPT_STEP_PULL:
         return g_strdup_printf("pull what %s of %s holds up into %s", file, target,
                                or_unnamed(step->above));
+    case CKPT_STEP_SAVE_NVRAM:
+        return g_strdup_printf("save the UEFI variables %s as %s", base, file);
+    case CKPT_STEP_COMPARE_NVRAM:
+        return g_strdup_printf("compare the UEFI variables %s with %s", base, file);
+    case CKPT_STEP_PUT_NVRAM:
+        return g_strdup_printf("put the UEFI variables %s in the place of %s", file, base);
     case CKPT_STEP_END_:
         break;
     }

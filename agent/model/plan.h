@@ -24,8 +24,8 @@ typedef enum {
                                    `text` as contents; 0600, synced. Undo: removed */
     CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */
     CKPT_STEP_DEFINE,           /* `definition` with each of `disks` on its `file`; our layers'
-                                   <backingStore> dropped; autostart as `autostart`; UUID and present
-                                   name kept. Undo: `definition_before`, `autostart_before`. With no
+                                   <backingStore> dropped; its UEFI variables in `base`, unless that is NULL;
+                                   autostart as `autostart`; UUID and present name kept. Undo: `definition_before`, `autostart_before`. With no
                                    `definition`: the one in force, of which only the disks are changed
                                    (to put it right; no undo) */
     CKPT_STEP_STOP,             /* with `disks`: only if it runs on one of their `file`s. Undo: start again
@@ -68,6 +68,13 @@ typedef enum {
                                    nobody: `above` then lies on `base` of `base_format`. Neither `file` nor
                                    `base` is written to. SHUT_DOWN_REQUIRED if the VM runs on `file`. `target`
                                    is a label, as of a MERGE. May be done again after any crash, and stopped anywhere. No undo */
+    CKPT_STEP_SAVE_NVRAM,       /* what the VM's UEFI variables (`base`) are is copied to `file`: 0600, synced, and
+                                   not taken in the midst of a change. FILE_FAILED if `file` is something
+                                   else. Undo: removed */
+    CKPT_STEP_COMPARE_NVRAM,    /* `note`, if `base` is no longer what `file` holds. No undo */
+    CKPT_STEP_PUT_NVRAM,        /* `base`, open by nobody, becomes what `file` holds, at once; owner, mode and
+                                   label as before. VM_BUSY. Undo: what `from` holds (NULL: there was none,
+                                   removed) */
     CKPT_STEP_END_              /* no kind: how many there are */
 } CkptStepKind;
 const char *ckpt_step_name(CkptStepKind kind); /* "make-overlay" */

@@ -103,6 +103,7 @@ ckpt_vm_new(void)
     CkptVm *vm = g_new0(CkptVm, 1);
 
     vm->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_free);
+    vm->not_captured = g_ptr_array_new_with_free_func(g_free);
     vm->obstacles = g_ptr_array_new_with_free_func((GDestroyNotify)obstacle_free);
     vm->users = g_ptr_array_new_with_free_func((GDestroyNotify)file_user_free);
     vm->files =
@@ -132,6 +133,8 @@ ckpt_vm_free(CkptVm *vm)
     free_secret(vm->live_definition);
     /* Before files, which own the layers that the disks' chains borrow. */
     g_clear_pointer(&vm->disks, g_ptr_array_unref);
+    g_free(vm->nvram);
+    g_clear_pointer(&vm->not_captured, g_ptr_array_unref);
     g_clear_pointer(&vm->obstacles, g_ptr_array_unref);
     g_clear_pointer(&vm->users, g_ptr_array_unref);
     g_clear_pointer(&vm->snapshots, g_ptr_array_unref);

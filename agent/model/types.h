@@ -136,6 +136,9 @@ typedef struct {
     char *live_definition; /* live XML, SECURE; NULL unless active */
     GPtrArray *disks;      /* CkptDisk in the definition's order */
     GPtrArray *obstacles;  /* CkptObstacle, the most telling first */
+    char *nvram;           /* the file of its UEFI variables; NULL = it has none. In `files`, where it may
+                              not exist: they are made at the first start */
+    GPtrArray *not_captured; /* char *, what a checkpoint of it does not hold, for people */
     GHashTable *files;     /* path (a copy, owned) → CkptLayer: every chain's and every asked file's
                               (owned here; CkptDisk.chain borrows) */
     GPtrArray *users;      /* CkptFileUser of any of those files, other VMs only */

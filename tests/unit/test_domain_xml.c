@@ -53,7 +53,7 @@ parse_reads_disks(void **state)
     assert_string_equal(domain->name, "old & worn");
     assert_int_equal(domain->disks->len, 5);
     assert_false(domain->nvram);
-    assert_false(domain->tpm);
+    assert_int_equal(domain->not_captured->len, 0);
     assert_string_equal(vda->source, "/i/a.qcow2");
     assert_string_equal(vda->format, "qcow2");
     assert_true(vda->chain_ends);
@@ -84,25 +84,68 @@ only_writable_disks_are_captured(void **state)
 }
 
 static void
-parse_finds_what_cannot_be_captured(void **state)
+parse_finds_uefi_variables(void **state)
 {
     static const struct {
-        const char *xml;
-        gboolean nvram, tpm;
+        const char *os;
+        gboolean nvram;
+        const char *file; /* NULL: not told */
+        gboolean fault;
     } cases[] = {
-        {"<domain><os firmware='efi'/></domain>", TRUE, FALSE},
-        {"<domain><os firmware='bios'/></domain>", FALSE, FALSE},
-        {"<domain><os><loader type='pflash'>/x</loader></os></domain>", TRUE, FALSE},
-        {"<domain><os><loader type='rom'>/x</loader></os></domain>", FALSE, FALSE},
-        {"<domain><os><nvram>/x</nvram></os></domain>", TRUE, FALSE},
-        {"<domain><devices><tpm model='tpm-crb'/></devices></domain>", FALSE, TRUE},
+        {"<os firmware='efi'/>", TRUE, NULL, FALSE},
+        {"<os firmware='bios'/>", FALSE, NULL, FALSE},
+        {"<os firmware='efi'><loader stateless='yes'/></os>", FALSE, NULL, FALSE},
+        {"<os><loader type='pflash'>/x</loader></os>", TRUE, NULL, TRUE},
+        {"<os><loader type='pflash' readonly='yes'>/x</loader></os>", TRUE, NULL, FALSE},
+        {"<os><loader type='rom'>/x</loader></os>", FALSE, NULL, FALSE},
+        {"<os><nvram>/a &amp; b</nvram></os>", TRUE, "/a & b", FALSE},
+        {"<os><nvram template='/t'/></os>", TRUE, NULL, FALSE},
+        {"<os><nvram type='file'> <source file='/x'/> </nvram></os>", TRUE, "/x", FALSE},
+        {"<os><nvram type='block'><source dev='/dev/x'/></nvram></os>", TRUE, NULL, TRUE},
     };
 
     for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(CkptXmlDomain) domain = parse(cases[i].xml);
+        g_autofree char *xml = g_strdup_printf("<domain>%s</domain>", cases[i].os);
+        g_autoptr(CkptXmlDomain) domain = parse(xml);
 
         assert_int_equal(domain->nvram, cases[i].nvram);
-        assert_int_equal(domain->tpm, cases[i].tpm);
+        assert_int_equal(g_strcmp0(domain->nvram_file, cases[i].file), 0);
+        assert_int_equal(domain->nvram_fault != NULL, cases[i].fault);
+    }
+}
+
+static void
+parse_finds_what_cannot_be_captured(void **state)
+{
+    g_autoptr(CkptXmlDomain) domain =
+        parse("<domain><devices><tpm model='tpm-crb'><backend type='emulator'/></tpm>"
+              "<hostdev type='pci'/><filesystem><target dir='pub'/></filesystem><interface/>"
+              "<memory model='nvdimm'/><memory model='dimm'/></devices></domain>");
+    static const char *const wanted[] = {"TPM's state (emulator)", "host device (pci)", "host (pub)",
+                                         "non-volatile"};
+
+    assert_int_equal(domain->not_captured->len, G_N_ELEMENTS(wanted));
+    for (guint i = 0; i < domain->not_captured->len; i++)
+        assert_non_null(strstr(domain->not_captured->pdata[i], wanted[i]));
+}
+
+/* The VM's own file: a checkpoint may have been made under another one. */
+static void
+rewrite_names_the_vms_own_uefi_variables(void **state)
+{
+    static const struct {
+        const char *os, *wanted;
+    } cases[] = {
+        {"<os><nvram template='/t'>/old</nvram></os>", ">/a &amp; b</nvram>"},
+        {"<os><nvram><source file='/old'/></nvram></os>", "<source file=\"/a &amp; b\"/>"},
+    };
+
+    for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *given = g_strdup_printf("<domain><name>n</name>%s</domain>", cases[i].os);
+        g_autofree char *xml = ckpt_xml_rewrite(given, UUID, "n", NULL, "/a & b", NULL);
+
+        assert_non_null(strstr(xml, cases[i].wanted));
+        assert_null(strstr(xml, "/old"));
     }
 }
 
@@ -164,7 +207,7 @@ static void
 rewrite_changes_the_disk_and_nothing_else(void **state)
 {
     g_autoptr(GPtrArray) disks = files("vda", "/i/new <&> '.qcow2", CKPT_FORMAT_QCOW2);
-    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "new & shiny", disks, NULL);
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "new & shiny", disks, NULL, NULL);
     g_autoptr(CkptXmlDomain) domain = parse(xml);
     CkptXmlDisk *vda = ckpt_xml_domain_find(domain, "vda");
     static const char *const kept[] = {"cache=\"none\"", "discard=\"unmap\"", "<serial>S1</serial>",
@@ -214,7 +257,7 @@ static void
 rewrite_makes_a_file_of_another_type(void **state)
 {
     g_autoptr(GPtrArray) disks = files("vdb", "/i/n.raw", CKPT_FORMAT_RAW);
-    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", disks, NULL);
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", disks, NULL, NULL);
     g_autoptr(CkptXmlDomain) domain = parse(xml);
     CkptXmlDisk *vdb = ckpt_xml_domain_find(domain, "vdb");
 
@@ -226,7 +269,7 @@ rewrite_makes_a_file_of_another_type(void **state)
 static void
 rewrite_ejects_missing_media(void **state)
 {
-    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", NULL, NULL);
+    g_autofree char *xml = ckpt_xml_rewrite(definition, UUID, "n", NULL, NULL, NULL);
     g_autoptr(CkptXmlDomain) domain = parse(xml);
 
     assert_null(ckpt_xml_domain_find(domain, "sda")->source);
@@ -239,7 +282,7 @@ rewrite_refuses_a_disk_that_is_not_there(void **state)
     g_autoptr(GPtrArray) disks = files("vdz", "/i/n", CKPT_FORMAT_QCOW2);
     g_autoptr(GError) error = NULL;
 
-    assert_null(ckpt_xml_rewrite(definition, UUID, "n", disks, &error));
+    assert_null(ckpt_xml_rewrite(definition, UUID, "n", disks, NULL, &error));
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VALIDATION_FAILED);
     assert_null(strstr(error->message, "secret"));
 }
@@ -282,7 +325,9 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parse_reads_disks),
         cmocka_unit_test(only_writable_disks_are_captured),
+        cmocka_unit_test(parse_finds_uefi_variables),
         cmocka_unit_test(parse_finds_what_cannot_be_captured),
+        cmocka_unit_test(rewrite_names_the_vms_own_uefi_variables),
         cmocka_unit_test(parse_tells_encryption_slices_and_the_end_of_a_chain),
         cmocka_unit_test(parse_tells_a_guest_agent_that_is_there_from_one_that_answers),
         cmocka_unit_test(what_is_no_domain_is_refused),
