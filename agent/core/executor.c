@@ -27,13 +27,21 @@ is_committed(const CkptPlan *plan, gint index)
 /* ---- What steps learn from those before them ---- */
 
 static void
-set_identity(CkptCheckpoint *checkpoint, const char *file, const CkptFileId *id)
+set_identity(CkptCheckpoint *checkpoint, const char *file, const CkptStep *found)
 {
     for (guint i = 0; checkpoint && i < checkpoint->disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
 
         if (g_str_equal(disk->sealed_file, file))
-            disk->id = *id;
+            disk->id = found->id;
+    }
+    for (guint i = 0; checkpoint && i < checkpoint->extras->len; i++) {
+        CkptCheckpointFile *extra = g_ptr_array_index(checkpoint->extras, i);
+
+        if (!g_str_equal(extra->path, file))
+            continue;
+        extra->id = found->id;
+        extra->bytes = found->size;
     }
 }
 
@@ -70,13 +78,13 @@ apply_results(CkptPlan *plan, gint ended)
             apply_consistency(plan, found);
         if (found->kind != CKPT_STEP_IDENTIFY)
             continue;
-        set_identity(plan->checkpoint, found->file, &found->id);
-        set_identity(plan->safety, found->file, &found->id);
+        set_identity(plan->checkpoint, found->file, found);
+        set_identity(plan->safety, found->file, found);
         for (guint k = 0; k < plan->steps->len; k++) {
             CkptStep *step = step_at(plan, k);
 
             for (guint c = 0; step->change && c < step->change->upserts->len; c++)
-                set_identity(g_ptr_array_index(step->change->upserts, c), found->file, &found->id);
+                set_identity(g_ptr_array_index(step->change->upserts, c), found->file, found);
         }
     }
 }
@@ -172,6 +180,9 @@ is_bearable(CkptExecution *x, gint index)
     CkptPlan *plan = x->operation->plan;
     CkptStepKind kind = step_at(plan, index)->kind;
 
+    /* It only tells something. */
+    if (kind == CKPT_STEP_COMPARE_NVRAM)
+        return TRUE;
     /* The provisional manifest lies there; the catalogue has the whole truth. */
     if (kind == CKPT_STEP_WRITE_MANIFEST)
         return plan->no_return && index > (gint)plan->decisive;
@@ -486,7 +497,8 @@ is_left_behind(const CkptPlan *plan, gint index)
     CkptStepKind kind = step_at(plan, index)->kind;
 
     return plan->kind == CKPT_KIND_RESTORE &&
-           (kind == CKPT_STEP_MAKE_OVERLAY || kind == CKPT_STEP_WRITE_MANIFEST);
+           (kind == CKPT_STEP_MAKE_OVERLAY || kind == CKPT_STEP_SAVE_NVRAM ||
+            kind == CKPT_STEP_WRITE_MANIFEST);
 }
 
 /* QEMU may have opened an overlay and never switched to it, and keeps it open until it ends: there is
@@ -508,7 +520,7 @@ leave_behind(CkptExecution *x, gint index)
     CkptOperation *op = x->operation;
     CkptStep *step = step_at(op->plan, index);
 
-    if (step->kind != CKPT_STEP_MAKE_OVERLAY ||
+    if ((step->kind != CKPT_STEP_MAKE_OVERLAY && step->kind != CKPT_STEP_SAVE_NVRAM) ||
         (index > op->step_ended &&
          x->driver->step_check(x->driver, op->plan, step, NULL) != CKPT_OUTCOME_DONE))
         return;

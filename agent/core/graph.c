@@ -199,12 +199,25 @@ ckpt_graph_runs_on(const CkptPlanInput *input, const CkptDisk *disk, const CkptL
 }
 
 static gboolean
+is_extra(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->checkpoints->len; i++) {
+        const CkptCheckpoint *checkpoint = g_ptr_array_index(input->checkpoints, i);
+
+        for (guint k = 0; k < checkpoint->extras->len; k++)
+            if (is_same(input, ((CkptCheckpointFile *)checkpoint->extras->pdata[k])->path, file))
+                return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
 is_used(const CkptPlanInput *input, const char *file)
 {
     const CkptLayer *layer = ckpt_vm_find_file(input->vm, file);
 
     if (ckpt_graph_is_top(input, file) || ckpt_graph_attached(input, file) ||
-        ckpt_graph_owner(input, file, NULL) || ckpt_graph_user(input, file))
+        ckpt_graph_owner(input, file, NULL) || is_extra(input, file) || ckpt_graph_user(input, file))
         return TRUE;
     for (guint i = 0; layer && i < input->vm->disks->len; i++)
         if (ckpt_graph_runs_on(input, g_ptr_array_index(input->vm->disks, i), layer))

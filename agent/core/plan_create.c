@@ -143,6 +143,7 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
     GPtrArray *disks = plan->checkpoint->disks;
     g_autoptr(GPtrArray) tops =
         ckpt_plan_lay_overlays(input, plan, plan->checkpoint, FALSE, change);
+    const char *nvram;
 
     /* Once beforehand, so that what would make it fail is found while nothing has happened. */
     ckpt_plan_add_manifest(plan, plan->checkpoint);
@@ -151,8 +152,13 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
 
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
     }
+    /* Just before the disks' instant, and compared after it: a copy made after a crash would be a later one. */
+    nvram = ckpt_plan_save_nvram(input, plan, plan->checkpoint, tops, change);
     plan->decisive = plan->steps->len;
     add_snapshot(input, request, plan, tops);
+    ckpt_plan_compare_nvram(input, plan, nvram);
+    if (nvram)
+        ckpt_plan_add_identify(plan, nvram);
     for (guint i = 0; i < disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
 
@@ -184,6 +190,13 @@ warn_of_layers(const CkptPlanInput *input, CkptPlan *plan)
     }
 }
 
+static void
+warn_of_what_is_lacking(const CkptPlanInput *input, CkptPlan *plan)
+{
+    for (guint i = 0; i < input->vm->not_captured->len; i++)
+        ckpt_plan_warn(plan, "not captured: %s", (const char *)input->vm->not_captured->pdata[i]);
+}
+
 /* Hazard A15, long before it is one: from three quarters of the limit on. */
 static void
 warn_of_depth(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *parent)
@@ -207,6 +220,7 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     if (!choose_consistency(input, request, plan, error))
         return NULL;
     add_steps(input, request, plan);
+    warn_of_what_is_lacking(input, plan);
     warn_of_depth(input, plan, parent);
     warn_of_layers(input, plan);
     return g_steal_pointer(&plan);

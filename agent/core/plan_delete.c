@@ -250,6 +250,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
         else if (merge->disk->agent_made)
             g_ptr_array_add(change->gone, g_strdup(merge->disk->sealed_file));
     }
+    ckpt_plan_give_up_extras(target, change);
     ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, after);
     move_children_up(input, target, change);
     for (guint i = 0; i < change->upserts->len; i++)
@@ -258,6 +259,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
     ckpt_plan_add_catalogue(plan, change);
     for (guint i = 0; i < merges->len; i++)
         add_removals(plan, target, g_ptr_array_index(merges, i));
+    ckpt_plan_add_remove_extras(plan, target);
 }
 
 /* With when_possible a branch point is not refused: it is hidden, and the engine deletes it when the

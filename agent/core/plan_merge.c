@@ -228,7 +228,7 @@ check_sibling(const CkptPlanInput *input, const CkptMerge *merge, const CkptTree
 static gboolean
 check_whole(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
 {
-    if (!checkpoint || ckpt_plan_verify(input, checkpoint, error))
+    if (!checkpoint || ckpt_plan_verify_disks(input, checkpoint, error))
         return TRUE;
     g_prefix_error(error, "checkpoint %s (%s) is not whole, the files are left for inspection: ",
                    checkpoint->name, checkpoint->id);

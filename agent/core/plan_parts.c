@@ -279,6 +279,8 @@ ckpt_plan_capture(const CkptPlanInput *input, const char *creator)
     ckpt_set_str(&checkpoint->definition, vm->definition);
     ckpt_set_str(&checkpoint->live_definition, vm->live_definition);
     checkpoint->autostart = vm->autostart;
+    for (guint i = 0; i < vm->not_captured->len; i++)
+        g_ptr_array_add(checkpoint->not_captured, g_strdup(vm->not_captured->pdata[i]));
     for (guint i = 0; i < vm->disks->len; i++)
         g_ptr_array_add(checkpoint->disks, capture_disk(input, g_ptr_array_index(vm->disks, i)));
     return checkpoint;

@@ -55,6 +55,30 @@ char *ckpt_plan_overlay_path(CkptPlan *plan, const char *base, const char *targe
 GPtrArray *ckpt_plan_lay_overlays(const CkptPlanInput *input, CkptPlan *plan,
                                   const CkptCheckpoint *on, gboolean sized, CkptChange *change);
 
+/* plan_extras.c: the files that a checkpoint has beside its disks'. */
+CkptCheckpointFile *ckpt_plan_add_extra(CkptCheckpoint *checkpoint, CkptFileKind kind, const char *path,
+                                        CkptFormat format);
+/* Where it is kept: as the first of the new overlays is called, with the kind as its ending. */
+char *ckpt_plan_extra_path(GPtrArray *tops, CkptFileKind kind);
+/* It is there and is what was captured. */
+gboolean ckpt_plan_verify_extra(const CkptPlanInput *input, const CkptCheckpointFile *file, GError **error);
+/* The deleted checkpoint's: nobody needs them any more; and the steps, behind that, which remove them. */
+void ckpt_plan_give_up_extras(const CkptCheckpoint *checkpoint, CkptChange *change);
+void ckpt_plan_add_remove_extras(CkptPlan *plan, const CkptCheckpoint *checkpoint);
+
+/* A step that copies the VM's UEFI variables; `checkpoint` (may be NULL) gets them among its extras. The
+ * copy's path, which is the plan's; NULL: the VM has none. */
+const char *ckpt_plan_save_nvram(const CkptPlanInput *input, CkptPlan *plan, CkptCheckpoint *checkpoint,
+                                 GPtrArray *tops, CkptChange *change);
+/* One that says so if a running guest has changed them since. */
+void ckpt_plan_compare_nvram(const CkptPlanInput *input, CkptPlan *plan, const char *copy);
+/* Whether those of the checkpoint have a place to be put in; warns if it has none and the VM does. */
+gboolean ckpt_plan_check_nvram(const CkptPlanInput *input, const CkptCheckpoint *target, CkptPlan *plan,
+                               GError **error);
+/* One that puts them there, if it has any; undone from `saved`. */
+void ckpt_plan_put_nvram(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target,
+                         const char *saved);
+
 /* A checkpoint of the present state, IDs of files still unset. */
 CkptCheckpoint *ckpt_plan_capture(const CkptPlanInput *input, const char *creator);
 

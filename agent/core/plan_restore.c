@@ -57,6 +57,7 @@ add_define(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *tar
     step->definition_before = g_strdup(input->vm->definition);
     step->autostart = target->autostart;
     step->autostart_before = input->vm->autostart;
+    ckpt_set_str(&step->base, input->vm->nvram);
 }
 
 /* The VM no longer runs on its old tops: they become the safety checkpoint's sealed files. */
@@ -69,6 +70,8 @@ seal_present_state(CkptPlan *plan)
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
         ckpt_plan_add_identify(plan, disk->sealed_file);
     }
+    for (guint i = 0; i < plan->safety->extras->len; i++)
+        ckpt_plan_add_identify(plan, ((CkptCheckpointFile *)plan->safety->extras->pdata[i])->path);
     ckpt_plan_add_manifest(plan, plan->safety);
 }
 
@@ -112,13 +115,22 @@ discard_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptChec
     return doomed;
 }
 
-static void
-add_stop_and_seal(const CkptPlanInput *input, CkptPlan *plan)
+/* The present UEFI variables are kept also where no safety checkpoint is: should the restore fail, they come
+ * back. Then they are needed by nobody. The copy's path; NULL if there are none. */
+static const char *
+add_stop_and_seal(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target, GPtrArray *tops,
+                  CkptChange *change)
 {
+    const char *saved = NULL;
+
     if (input->vm->power != CKPT_POWER_SHUT_OFF)
         ckpt_plan_add(plan, CKPT_STEP_STOP)->power = input->vm->power;
+    if (plan->safety || ckpt_checkpoint_find_extra(target, CKPT_FILE_NVRAM))
+        saved = ckpt_plan_save_nvram(input, plan, plan->safety, tops, change);
     if (plan->safety)
         seal_present_state(plan);
+    ckpt_plan_put_nvram(input, plan, target, saved);
+    return plan->safety ? NULL : saved;
 }
 
 static void
@@ -136,12 +148,13 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request
     CkptChange *change = ckpt_change_new();
     g_autoptr(GPtrArray) tops = ckpt_plan_lay_overlays(input, plan, target, TRUE, change);
     g_autoptr(GPtrArray) doomed = NULL;
+    const char *saved;
 
     if (plan->safety)
         ckpt_plan_add_manifest(plan, plan->safety);
     plan->decisive = plan->steps->len;
     add_define(input, plan, target, tops);
-    add_stop_and_seal(input, plan);
+    saved = add_stop_and_seal(input, plan, target, tops, change);
     add_start(plan, request->restore_power ? request->restore_power : target->power);
     ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
 
@@ -149,12 +162,16 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request
         g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->safety));
     else
         doomed = discard_present_state(input, plan, target, change);
+    if (saved)
+        g_ptr_array_add(change->gone, g_strdup(saved));
     g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->checkpoint));
     change->set_current = TRUE;
     change->current_id = g_strdup(target->id);
     ckpt_plan_add_catalogue(plan, change);
     for (guint i = 0; doomed && i < doomed->len; i++)
         ckpt_plan_add_remove_file(plan, g_ptr_array_index(doomed, i));
+    if (saved)
+        ckpt_plan_add_remove_file(plan, saved);
 }
 
 static gboolean
@@ -179,7 +196,8 @@ ckpt_plan_restore(const CkptPlanInput *input, const CkptRequest *request, GError
     CkptCheckpoint *target = ckpt_plan_find_target(input, request, error);
     CkptCheckpoint *restored;
 
-    if (!target || !check_request(input, request, target, error))
+    if (!target || !check_request(input, request, target, error) ||
+        !ckpt_plan_check_nvram(input, target, plan, error))
         return NULL;
     if (!request->discard_present_state &&
         !keep_present_state(input, plan, request, target, error))

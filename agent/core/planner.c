@@ -282,6 +282,15 @@ verify_chain(const CkptPlanInput *input, const char *file, GError **error)
 gboolean
 ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
 {
+    const CkptCheckpointFile *nvram = ckpt_checkpoint_find_extra(checkpoint, CKPT_FILE_NVRAM);
+
+    return ckpt_plan_verify_disks(input, checkpoint, error) &&
+           (!nvram || ckpt_plan_verify_extra(input, nvram, error));
+}
+
+gboolean
+ckpt_plan_verify_disks(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
+{
     if (checkpoint->mechanism == CKPT_MECHANISM_NATIVE ||
         input->vm->mechanism == CKPT_MECHANISM_NATIVE)
         return ckpt_plan_verify_native(input, checkpoint, error);

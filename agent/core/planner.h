@@ -28,6 +28,10 @@ const char *ckpt_plan_deleting_reason(const CkptCheckpoint *checkpoint);
 gboolean ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* The same of its disks alone: a delete needs no more. */
+gboolean ckpt_plan_verify_disks(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Whether the VM can be trusted as it is found, nobody having asked for anything: definition, running VM,
  * headers, locks and catalogue agree. CHAIN_MISMATCH or VM_QUARANTINED: they do not; any other error:
  * that cannot be told now. */

@@ -28,6 +28,12 @@ add_sealed(GArray *files, GPtrArray *checkpoints)
             if (*disk->sealed_file) /* else the hypervisor has the contents */
                 g_array_append_val(files, file);
         }
+        for (guint k = 0; k < checkpoint->extras->len; k++) {
+            const CkptCheckpointFile *extra = g_ptr_array_index(checkpoint->extras, k);
+            CkptKnownFile file = {extra->path, CKPT_FORMAT_RAW}; /* no header of it is looked at */
+
+            g_array_append_val(files, file);
+        }
     }
 }
 

@@ -363,6 +363,7 @@ ckpt_step_identify(CkptRun *run, GError **error)
         return FALSE;
     layer = ckpt_layer_look(run->step->file, (CkptFormat)0, NULL, &fault);
     run->step->id = layer->id;
+    run->step->size = layer->allocated;
     ckpt_layer_free(layer);
     if (fault)
         g_propagate_error(error, g_steal_pointer(&fault));

@@ -19,7 +19,7 @@ typedef enum {
                                    is APPLICATION, with the guest frozen around it; QUIESCE_FAILED when
                                    less than `minimum` is reached. Fills reached, freeze_us, pause_us
                                    and note. Of checkpoint `checkpoint_id` */
-    CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id` */
+    CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id`, and `size` with what it has allocated */
     CKPT_STEP_WRITE_MANIFEST,   /* the manifest of checkpoint `checkpoint_id` beside each of `disks`,
                                    `text` as contents; 0600, synced. Undo: removed */
     CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */

@@ -33,10 +33,7 @@ definitions_that_forbid_it(void **state)
     edited_is_refused("s|<disk type='file'|<disk type='block'|;s|source file='\\([^']*qcow2\\)|source "
                       "dev='\\1|",
                       CKPT_REASON_DISK_TYPE_UNSUPPORTED, "vda");
-    edited_is_refused("s|<devices>|&<tpm model='tpm-tis'><backend type='passthrough'><device "
-                      "path='/dev/tpm0'/></backend></tpm>|",
-                      CKPT_REASON_TPM_UNSUPPORTED, NULL);
-    edited_is_refused("s|<kernel>|<loader readonly='yes' type='pflash'>/x</loader><nvram>/y</nvram>&|",
+    edited_is_refused("s|<kernel>|<loader readonly='no' type='pflash'>/x</loader>&|",
                       CKPT_REASON_NVRAM_UNSUPPORTED, NULL);
     edited_is_refused("s|<devices>|&<disk type='file' device='floppy'><driver name='qemu' "
                       "type='raw'/><source file='/dev/null'/><target dev='fda' "

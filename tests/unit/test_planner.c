@@ -287,6 +287,27 @@ an_overlay_lets_the_group_in_only_where_it_could_write(void **state)
     }
 }
 
+/* The copy is made before the disks' instant, so that a crash leaves none that is later than the disks. */
+static void
+create_saves_uefi_variables_just_before_the_snapshot(void **state)
+{
+    g_autoptr(World) world = world_with_line(0);
+    g_autoptr(CkptPlan) made = NULL;
+    const CkptCheckpointFile *file;
+
+    add_file(world, "/nvram/web-01", NULL);
+    world->vm->nvram = g_strdup("/nvram/web-01");
+    g_ptr_array_add(world->vm->not_captured, g_strdup("the TPM's state"));
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_steps(made, "make-overlay write-manifest seal save-nvram snapshot compare-nvram identify identify "
+                       "write-manifest catalogue check-chain");
+    file = ckpt_checkpoint_find_extra(made->checkpoint, CKPT_FILE_NVRAM);
+    assert_string_equal(file->path, find_step(made, CKPT_STEP_SAVE_NVRAM, 0)->file);
+    assert_true(g_str_has_suffix(file->path, ".ckpt-abcdef01.nvram"));
+    assert_string_equal(made->checkpoint->not_captured->pdata[0], "the TPM's state");
+    assert_string_equal(made->warnings->pdata[0], "not captured: the TPM's state");
+}
+
 static void
 create_on_a_line_has_the_current_one_as_parent(void **state)
 {
@@ -1340,6 +1361,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(create_seals_before_the_snapshot_and_checks_what_it_catalogued),
         cmocka_unit_test(an_overlay_lets_the_group_in_only_where_it_could_write),
+        cmocka_unit_test(create_saves_uefi_variables_just_before_the_snapshot),
         cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
         cmocka_unit_test(create_names_disks_of_one_name_apart),
         cmocka_unit_test(create_is_refused_beyond_the_depth_limit),

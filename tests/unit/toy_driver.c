@@ -249,6 +249,9 @@ apply(ToyDriver *toy, CkptStep *step)
     case CKPT_STEP_NATIVE_DELETE:
     case CKPT_STEP_CATALOGUE:
     case CKPT_STEP_PULL:
+    case CKPT_STEP_SAVE_NVRAM:
+    case CKPT_STEP_COMPARE_NVRAM:
+    case CKPT_STEP_PUT_NVRAM:
     case CKPT_STEP_END_:
         break;
     }

@@ -502,6 +502,9 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_REMOVE_FILE] = {remove_file, NULL, remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_sim_reserve, ckpt_sim_reserve_undo, NULL},
     [CKPT_STEP_PULL] = {ckpt_sim_pull, NULL, NULL},
+    [CKPT_STEP_SAVE_NVRAM] = {ckpt_sim_save_nvram, ckpt_sim_save_nvram_undo, ckpt_sim_save_nvram_check},
+    [CKPT_STEP_COMPARE_NVRAM] = {ckpt_sim_compare_nvram, NULL, NULL},
+    [CKPT_STEP_PUT_NVRAM] = {ckpt_sim_put_nvram, ckpt_sim_put_nvram_undo, NULL},
     [CKPT_STEP_REBASE] = {ckpt_sim_rebase, NULL, NULL},
 };
 
@@ -645,6 +648,7 @@ vm_free(gpointer data)
     ckpt_sim_definition_free(vm->live);
     g_clear_pointer(&vm->live_disks, g_ptr_array_unref);
     g_free(vm->id);
+    g_free(vm->nvram);
     g_free(vm->name);
     g_free(vm);
 }

@@ -152,6 +152,10 @@ ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
     vm->live_definition = from->live ? ckpt_sim_definition_text(from->live) : NULL;
     for (guint i = 0; i < from->definition->disks->len; i++)
         add_disk(sim, from, vm, g_ptr_array_index(from->definition->disks, i));
+    if (from->nvram) {
+        vm->nvram = g_strdup(from->nvram);
+        add_chain(sim, vm, from->nvram, CKPT_FORMAT_RAW, NULL);
+    }
     for (; files && files->path; files++)
         add_chain(sim, vm, files->path, files->format, NULL);
     for (guint i = 0; i < sim->vms->len; i++)

@@ -69,6 +69,7 @@ typedef struct {
     CkptSimDefinition *definition; /* persistent */
     CkptSimDefinition *live;       /* NULL while off */
     GPtrArray *live_disks;         /* CkptSimLive; NULL while off */
+    char *nvram;                   /* raw file whose first cell stands for its UEFI variables; NULL = none */
     gboolean suspended;            /* the agent paused it for a pivot, and says so in a mark */
 } CkptSimVm;
 
@@ -173,5 +174,12 @@ gboolean ckpt_sim_pull(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_rebase(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);
+/* nvram.c */
+gboolean ckpt_sim_save_nvram(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_save_nvram_undo(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_save_nvram_check(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_compare_nvram(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_put_nvram(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_put_nvram_undo(CkptSimRun *run, GError **error);
 /* Unlinks it; a crime if somebody needs it. */
 void ckpt_sim_unlink(CkptSim *sim, CkptSimFile *file);
