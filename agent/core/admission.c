@@ -1,5 +1,6 @@
 /* How a request becomes an operation: named by its request_id, before anything else happens. */
 #include "agent/core/engine_internal.h"
+#include "agent/core/foreign.h"
 
 #include "agent/model/json.h"
 
@@ -48,11 +49,16 @@ static gboolean
 resolve_vm(CkptEngine *engine, CkptRequest *request, GError **error)
 {
     g_autoptr(CkptCheckpoint) checkpoint = NULL;
+    g_autoptr(GError) why = NULL;
 
     if (request->kind == CKPT_KIND_CREATE)
         return TRUE;
-    checkpoint = ckpt_store_get_checkpoint(engine->store, request->checkpoint_id, error);
+    checkpoint = ckpt_store_get_checkpoint(engine->store, request->checkpoint_id, &why);
+    if (!checkpoint && ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_NOT_FOUND &&
+        ckpt_foreign_refuse(engine, request->checkpoint_id, error))
+        return FALSE;
     if (!checkpoint) {
+        g_propagate_error(error, g_steal_pointer(&why));
         ckpt_error_add(error, CKPT_META_CHECKPOINT, request->checkpoint_id);
         return FALSE;
     }

@@ -81,9 +81,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpointInfo, ckpt_checkpoint_info_free)
  * whole. */
 CkptCheckpointInfo *ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify,
                                                GError **error);
-/* GPtrArray of CkptCheckpointInfo, not verified. */
+/* GPtrArray of CkptCheckpointInfo. warnings (char *): the snapshots that other tools made are listed too,
+ * and what of them could not be looked at is told there; NULL: only the agent's own. */
 GPtrArray *ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *query,
-                                        gboolean verify, GError **error);
+                                        gboolean verify, GPtrArray *warnings, GError **error);
 CkptOperation *ckpt_engine_get_operation(CkptEngine *engine, const char *identity,
                                          const char *request_id, GError **error);
 GPtrArray *ckpt_engine_list_operations(CkptEngine *engine, const CkptOperationQuery *query,

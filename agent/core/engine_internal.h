@@ -141,6 +141,9 @@ typedef struct {
  * no definition: a clone that was detached, or that a restored VM no longer has. */
 gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others,
                              Situation *situation, GError **error);
+/* CkptKnownFile: every file that the catalogue knows of the VM, borrowed; with `others` (may be NULL), those
+ * that other VMs' checkpoints lie in, too. */
+GArray *ckpt_situation_files(GPtrArray *checkpoints, GPtrArray *made, GPtrArray *others);
 void ckpt_situation_clear(Situation *situation);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Situation, ckpt_situation_clear)
 /* Verifies every checkpoint of the VM and records where the answer has changed. */

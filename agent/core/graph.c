@@ -198,6 +198,59 @@ ckpt_graph_runs_on(const CkptPlanInput *input, const CkptDisk *disk, const CkptL
             ckpt_graph_lies_on(input, overlay->path, disk->live_source));
 }
 
+static CkptPin
+pin_of(const CkptPlanInput *input, const CkptSnapshot *snapshot, const char *file)
+{
+    CkptPin pin = CKPT_PIN_NONE;
+
+    for (guint i = 0; i < snapshot->disks->len; i++) {
+        const CkptSnapshotFile *disk = g_ptr_array_index(snapshot->disks, i);
+
+        if (ckpt_graph_lies_on(input, disk->path, file))
+            return CKPT_PIN_CONTENTS;
+        if (!is_same(input, disk->path, file))
+            continue;
+        if (!snapshot->internal)
+            return CKPT_PIN_CONTENTS;
+        /* qcow2 counts who refers to each cluster: what is written to such a file goes elsewhere. */
+        pin = CKPT_PIN_NAMED;
+    }
+    for (guint i = 0; i < snapshot->named->len && pin == CKPT_PIN_NONE; i++)
+        if (is_same(input, ((CkptSnapshotFile *)g_ptr_array_index(snapshot->named, i))->path, file))
+            pin = CKPT_PIN_NAMED;
+    return pin;
+}
+
+CkptPin
+ckpt_graph_pin(const CkptPlanInput *input, const char *file, const CkptSnapshot **who)
+{
+    CkptPin most = CKPT_PIN_NONE;
+
+    for (guint i = 0; i < input->vm->foreign->len; i++) {
+        const CkptSnapshot *snapshot = g_ptr_array_index(input->vm->foreign, i);
+        CkptPin pin = pin_of(input, snapshot, file);
+
+        if (pin > most && who)
+            *who = snapshot;
+        most = MAX(most, pin);
+    }
+    return most;
+}
+
+const CkptLayer *
+ckpt_graph_foreign_reader(const CkptPlanInput *input, const char *file)
+{
+    g_autoptr(GPtrArray) readers = ckpt_graph_readers(input, file);
+
+    for (guint i = 0; i < readers->len; i++) {
+        const CkptLayer *reader = g_ptr_array_index(readers, i);
+
+        if (!is_made(input, reader->path))
+            return reader;
+    }
+    return NULL;
+}
+
 static gboolean
 is_extra(const CkptPlanInput *input, const char *file)
 {
@@ -217,7 +270,8 @@ is_used(const CkptPlanInput *input, const char *file)
     const CkptLayer *layer = ckpt_vm_find_file(input->vm, file);
 
     if (ckpt_graph_is_top(input, file) || ckpt_graph_attached(input, file) ||
-        ckpt_graph_owner(input, file, NULL) || is_extra(input, file) || ckpt_graph_user(input, file))
+        ckpt_graph_owner(input, file, NULL) || is_extra(input, file) || ckpt_graph_user(input, file) ||
+        ckpt_graph_pin(input, file, NULL) || (layer && layer->snapshots))
         return TRUE;
     for (guint i = 0; layer && i < input->vm->disks->len; i++)
         if (ckpt_graph_runs_on(input, g_ptr_array_index(input->vm->disks, i), layer))

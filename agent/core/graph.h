@@ -26,6 +26,16 @@ gboolean ckpt_graph_same_disk(const CkptPlanInput *input, const char *a, const c
 gboolean ckpt_graph_lies_on(const CkptPlanInput *input, const char *overlay, const char *file);
 /* Who, besides this VM, uses the file; NULL if nobody does. */
 const CkptFileUser *ckpt_graph_user(const CkptPlanInput *input, const char *file);
+/* What snapshots of other tools need of a file. */
+typedef enum {
+    CKPT_PIN_NONE,
+    CKPT_PIN_NAMED,   /* that it stays, under its name: it may be written to as the VM itself would */
+    CKPT_PIN_CONTENTS /* that nothing in it changes, too */
+} CkptPin;
+/* The most that any of them needs; *who (may be NULL) is that one. */
+CkptPin ckpt_graph_pin(const CkptPlanInput *input, const char *file, const CkptSnapshot **who);
+/* A file that lies directly on this one and was not made by the agent; NULL if none does. */
+const CkptLayer *ckpt_graph_foreign_reader(const CkptPlanInput *input, const char *file);
 /* Whether nobody needs the file: the catalogue says so, and nothing that is known contradicts it, be it a
  * definition, a running VM, a row, another VM or a file lying on it that is needed. */
 gboolean ckpt_graph_is_doomed(const CkptPlanInput *input, const char *file);

@@ -58,6 +58,61 @@ refuse_user(const CkptPlanInput *input, const char *file, GError **error)
 }
 
 static gboolean
+refuse_pinned(const CkptPlanInput *input, const CkptLayer *layer, CkptPin least, const char *what,
+              GError **error)
+{
+    const CkptSnapshot *who = NULL;
+    CkptPin pin = ckpt_graph_pin(input, layer->path, &who);
+
+    if (pin >= least && who)
+        ckpt_error_set(error, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT,
+                       "%s would be %s, but snapshot '%s', which another tool made, %s: delete that "
+                       "first, with the tool that made it (virsh snapshot-delete)",
+                       layer->path, what, who->name,
+                       pin == CKPT_PIN_CONTENTS ? "consists of what is in it" : "has it");
+    else if (least == CKPT_PIN_NAMED && layer->snapshots) /* a table that could not be read */
+        ckpt_error_set(error, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT,
+                       "%s would be %s, but holds internal snapshots, which another tool made: delete "
+                       "those first (virsh snapshot-delete)",
+                       layer->path, what);
+    else
+        return FALSE;
+    ckpt_error_add(error, CKPT_META_FILE, layer->path);
+    return TRUE;
+}
+
+/* Somebody who laid a file of his own on one of ours will look for that where it was. */
+static gboolean
+refuse_foreign_reader(const CkptPlanInput *input, const CkptLayer *layer, GError **error)
+{
+    const CkptLayer *reader = ckpt_graph_foreign_reader(input, layer->path);
+
+    if (!reader)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT,
+                   "%s would be merged away, but %s, which this agent did not make, lies on it: end that "
+                   "with the tool that made it (virsh snapshot-delete, virsh blockcommit)",
+                   layer->path, reader->path);
+    ckpt_error_add(error, CKPT_META_FILE, reader->path);
+    return TRUE;
+}
+
+/* Nothing is merged away or removed that a snapshot of another tool names, nor merged into what it
+ * consists of. */
+static gboolean
+refuse_foreign(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
+{
+    const CkptLayer *overlay = merge->overlay.layer;
+
+    if (!overlay)
+        return merge->disk->agent_made && merge->sealed &&
+               refuse_pinned(input, merge->sealed, CKPT_PIN_NAMED, "removed", error);
+    return refuse_pinned(input, merge->sealed, CKPT_PIN_CONTENTS, "written to", error) ||
+           refuse_pinned(input, overlay, CKPT_PIN_NAMED, "merged away", error) ||
+           refuse_foreign_reader(input, overlay, error);
+}
+
+static gboolean
 is_attached(const CkptPlanInput *input, const char *file)
 {
     for (guint i = 0; i < input->vm->disks->len; i++) {
@@ -140,6 +195,7 @@ find_pull(const CkptPlanInput *input, const CkptMerge *merge)
     CkptLayer *below = below_sealed(input, merge);
 
     if (!below || input->vm->power != CKPT_POWER_SHUT_OFF || merge->overlay.owner ||
+        ckpt_graph_pin(input, sealed->path, NULL) || ckpt_graph_pin(input, overlay->path, NULL) ||
         !merge->disk->agent_made || !ckpt_graph_agent_made(input, sealed->path))
         return NULL;
     if (overlay->format != CKPT_FORMAT_QCOW2 || sealed->format != CKPT_FORMAT_QCOW2 ||
@@ -301,6 +357,8 @@ find_merge(const CkptPlanInput *input, const CkptCheckpoint *target, CkptMerge *
         if (!find_above(input, merge, error))
             return FALSE;
     }
+    if (refuse_foreign(input, merge, error))
+        return FALSE;
     if (refuse_detached(input, merge, error))
         return FALSE;
     return !merge->overlay.layer || check_overlay(input, merge, error);

@@ -104,7 +104,8 @@ discard_present_state(const CkptPlanInput *input, CkptPlan *plan, const CkptChec
         if (!top->exists) {
             ckpt_plan_warn(plan, "%s, the present state of disk %s, is missing", top->path, disk->target);
         } else if (ckpt_graph_agent_made(input, top->path) && target_has_disk(input, target, top->path) &&
-            !ckpt_graph_user(input, top->path)) {
+            !ckpt_graph_user(input, top->path) && !ckpt_graph_pin(input, top->path, NULL) &&
+            !top->snapshots) {
             g_ptr_array_add(change->gone, g_strdup(top->path));
             g_ptr_array_add(doomed, top->path);
         } else {

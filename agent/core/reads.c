@@ -1,6 +1,7 @@
 /* What the engine answers without changing anything, but for what verification finds. */
 #include "agent/core/engine_internal.h"
 
+#include "agent/core/foreign.h"
 #include "agent/core/graph.h"
 
 #include <string.h>
@@ -198,10 +199,15 @@ CkptCheckpointInfo *
 ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify, GError **error)
 {
     g_autoptr(GHashTable) families = families_new();
-    g_autoptr(CkptCheckpoint) checkpoint = ckpt_store_get_checkpoint(engine->store, id, error);
+    g_autoptr(GError) why = NULL;
+    g_autoptr(CkptCheckpoint) checkpoint = ckpt_store_get_checkpoint(engine->store, id, &why);
     g_autoptr(CkptCheckpointInfo) info = NULL;
 
+    if (ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_NOT_FOUND &&
+        (info = ckpt_foreign_find(engine, id, NULL)))
+        return g_steal_pointer(&info);
     if (!checkpoint) {
+        g_propagate_error(error, g_steal_pointer(&why));
         ckpt_error_add(error, CKPT_META_CHECKPOINT, id);
         return NULL;
     }
@@ -211,9 +217,23 @@ ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify, 
     return g_steal_pointer(&info);
 }
 
+/* Both in the order of the list: the first `limit` of the two together. */
+static void
+add_foreign(CkptEngine *engine, const CkptCheckpointQuery *query, GPtrArray *infos, GPtrArray *warnings)
+{
+    g_autoptr(GPtrArray) foreign = ckpt_foreign_query(engine, query, warnings);
+
+    if (foreign->len == 0)
+        return;
+    g_ptr_array_extend_and_steal(infos, g_steal_pointer(&foreign));
+    g_ptr_array_sort(infos, ckpt_foreign_compare);
+    if (query->limit && infos->len > query->limit)
+        g_ptr_array_set_size(infos, (gint)query->limit);
+}
+
 GPtrArray *
 ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *query, gboolean verify,
-                             GError **error)
+                             GPtrArray *warnings, GError **error)
 {
     g_autoptr(GHashTable) families = families_new();
     g_autoptr(GPtrArray) infos =
@@ -232,6 +252,8 @@ ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *quer
         if (verify && !verify_info(engine, families, info, error))
             return NULL;
     }
+    if (warnings)
+        add_foreign(engine, query, infos, warnings);
     return g_steal_pointer(&infos);
 }
 

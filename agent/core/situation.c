@@ -37,21 +37,19 @@ add_sealed(GArray *files, GPtrArray *checkpoints)
     }
 }
 
-/* Every file that the catalogue knows of the VM, borrowed; with `others`, those that other VMs'
- * checkpoints lie in, too. */
-static GArray *
-known_files(const Situation *situation)
+GArray *
+ckpt_situation_files(GPtrArray *checkpoints, GPtrArray *made, GPtrArray *others)
 {
     GArray *files = g_array_new(TRUE, FALSE, sizeof(CkptKnownFile));
 
-    add_sealed(files, situation->checkpoints);
-    for (guint i = 0; i < situation->made->len; i++) {
-        CkptKnownFile file = {g_ptr_array_index(situation->made, i), CKPT_FORMAT_QCOW2};
+    add_sealed(files, checkpoints);
+    for (guint i = 0; i < made->len; i++) {
+        CkptKnownFile file = {g_ptr_array_index(made, i), CKPT_FORMAT_QCOW2};
 
         g_array_append_val(files, file);
     }
-    if (situation->others)
-        add_sealed(files, situation->others);
+    if (others)
+        add_sealed(files, others);
     return files;
 }
 
@@ -86,7 +84,7 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situ
 
     if (!read_catalogue(engine, vm_id, others, situation, error))
         return FALSE;
-    files = known_files(situation);
+    files = ckpt_situation_files(situation->checkpoints, situation->made, situation->others);
     situation->vm = engine->driver->inspect(engine->driver, vm_id,
                                             (const CkptKnownFile *)files->data, error);
     if (!situation->vm)

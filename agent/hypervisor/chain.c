@@ -48,11 +48,6 @@ report_header(const CkptLayer *layer, const CkptQcow2 *header, CkptFindingFunc f
                "file %s has persistent dirty bitmaps, which a backup tool made: remove them with "
                "qemu-img bitmap --remove",
                path);
-    if (header->snapshots)
-        report(finding, data, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, path,
-               "file %s holds %u internal snapshots: delete them with virsh snapshot-delete or "
-               "qemu-img snapshot -d",
-               path, header->snapshots);
 }
 
 /* Whether the walk can go on to the layer below. */

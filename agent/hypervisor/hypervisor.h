@@ -84,6 +84,11 @@ struct _CkptDriver {
                              GError **error);
     /* The head of the manifest beside this file. NULL: there is none that can be read. */
     CkptManifest *(*manifest_head)(CkptDriver *driver, const char *file);
+
+    /* What inspect() would have in `foreign`, CkptSnapshot, with less effort. NULL in a driver that keeps
+     * checkpoints as the hypervisor's own snapshots: there they are not told apart. */
+    GPtrArray *(*foreign)(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
+                          GError **error);
 };
 
 static inline CkptFoundFiles *

@@ -18,6 +18,8 @@
 #define MAX_BACKING_LENGTH 1023
 #define MAX_FORMAT_LENGTH 16
 #define MAX_L1_BYTES (32u << 20)
+#define MAX_SNAPSHOTS 1000u
+#define MAX_SNAPSHOT_EXTRA 1024u
 #define INCOMPATIBLE_CORRUPT (1u << 1)
 #define INCOMPATIBLE_DATA_FILE (1u << 2)
 #define EXTENSION_END 0u
@@ -251,6 +253,73 @@ ckpt_qcow2_read(int fd, GError **error)
         !read_extensions(&reader, header, error) || !read_emptiness(&reader, header, error))
         return NULL;
     return g_steal_pointer(&header);
+}
+
+/* ---- The table of internal snapshots ---- */
+
+static void
+snapshot_free(gpointer data)
+{
+    CkptQcow2Snapshot *snapshot = data;
+
+    g_free(snapshot->name);
+    g_free(snapshot);
+}
+
+/* One entry; *offset is moved behind it. */
+static CkptQcow2Snapshot *
+read_snapshot(int fd, guint64 *offset, GError **error)
+{
+    guint8 fixed[40];
+    g_autofree char *name = NULL;
+    CkptQcow2Snapshot *snapshot;
+    guint id_size, name_size;
+    guint32 extra;
+
+    if (!read_at(fd, fixed, sizeof fixed, *offset, error))
+        return NULL;
+    id_size = (guint)fixed[12] << 8 | fixed[13];
+    name_size = (guint)fixed[14] << 8 | fixed[15];
+    extra = get32(fixed + 36);
+    if (extra > MAX_SNAPSHOT_EXTRA) {
+        bad(error, "an entry of its snapshot table is too long");
+        return NULL;
+    }
+    name = g_malloc0((gsize)name_size + 1);
+    if (!read_at(fd, name, name_size, *offset + sizeof fixed + extra + id_size, error))
+        return NULL;
+    *offset += (sizeof fixed + extra + id_size + name_size + 7) & ~7ull;
+    snapshot = g_new0(CkptQcow2Snapshot, 1);
+    snapshot->name = g_utf8_make_valid(name, -1);
+    snapshot->created_us = (gint64)get32(fixed + 16) * G_USEC_PER_SEC + get32(fixed + 20) / 1000;
+    snapshot->memory = get32(fixed + 32) > 0;
+    return snapshot;
+}
+
+GPtrArray *
+ckpt_qcow2_snapshots(int fd, GError **error)
+{
+    g_autoptr(GPtrArray) table = g_ptr_array_new_with_free_func(snapshot_free);
+    guint8 bytes[V2_HEADER_LENGTH];
+    guint64 offset;
+    guint32 count;
+
+    if (!read_at(fd, bytes, sizeof bytes, 0, error))
+        return NULL;
+    count = MIN(get32(bytes + 60), MAX_SNAPSHOTS);
+    offset = get64(bytes + 64);
+    if (offset > G_MAXINT64 / 2) {
+        bad(error, "its snapshot table lies beyond every file");
+        return NULL;
+    }
+    for (guint i = 0; i < count; i++) {
+        CkptQcow2Snapshot *snapshot = read_snapshot(fd, &offset, error);
+
+        if (!snapshot)
+            return NULL;
+        g_ptr_array_add(table, snapshot);
+    }
+    return g_steal_pointer(&table);
 }
 
 char *

@@ -24,6 +24,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptQcow2, ckpt_qcow2_free)
  * breaks the format's rules. */
 CkptQcow2 *ckpt_qcow2_read(int fd, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+typedef struct {
+    char *name;
+    gint64 created_us;
+    gboolean memory;
+} CkptQcow2Snapshot;
+/* The internal snapshots that the file's table tells, CkptQcow2Snapshot: at most 1000 of them. */
+GPtrArray *ckpt_qcow2_snapshots(int fd, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* "raw" or "qcow2"; 0 for anything else, NULL too. */
 CkptFormat ckpt_format_from_name(const char *name);
 

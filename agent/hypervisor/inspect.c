@@ -1,4 +1,5 @@
 /* One VM as a whole: state, definition, and what forbids operating on it. */
+#include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/qemu.h"
 
 #include <string.h>
@@ -13,16 +14,10 @@ inspect_devices(CkptVm *vm, const CkptView *view)
 }
 
 static void
-inspect_snapshots(CkptVm *vm, const CkptView *view)
+inspect_bitmaps(CkptVm *vm, const CkptView *view)
 {
-    int snapshots = virDomainSnapshotNum(view->domain, 0);
     int checkpoints = virDomainListAllCheckpoints(view->domain, NULL, 0);
 
-    if (snapshots > 0)
-        ckpt_vm_add_obstacle(vm, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, NULL, NULL,
-                             "VM %s has %d libvirt snapshots that another tool made: delete them with "
-                             "virsh snapshot-delete",
-                             vm->name, snapshots);
     if (checkpoints > 0)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_LIBVIRT_CHECKPOINT_PRESENT, NULL, NULL,
                              "VM %s has %d libvirt checkpoints (dirty bitmaps of a backup tool): "
@@ -116,9 +111,11 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
         inspect_block_jobs(vm, view);
     inspect_devices(vm, view);
     ckpt_inspect_nvram(vm, view);
-    inspect_snapshots(vm, view);
+    inspect_bitmaps(vm, view);
     ckpt_inspect_disks(vm, view);
     ckpt_inspect_files(vm, files);
+    if (!ckpt_inspect_foreign(vm, view, error))
+        return NULL;
     ckpt_inspect_confinement(vm, view);
     if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
         return NULL;

@@ -1,4 +1,5 @@
 /* The qemu driver: overlays that the agent makes itself, on every libvirt from 9.0 on. */
+#include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
 #include "agent/hypervisor/qemu.h"
@@ -108,6 +109,12 @@ static CkptVm *
 inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
     return ckpt_inspect(connection_of(driver), vm_id, files, error);
+}
+
+static GPtrArray *
+foreign(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
+{
+    return ckpt_foreign_list(connection_of(driver), vm_id, files, error);
 }
 
 static gboolean
@@ -243,6 +250,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .find_manifests = find_manifests,
         .inspect_files = inspect_files,
         .manifest_head = manifest_head,
+        .foreign = foreign,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),

@@ -94,7 +94,48 @@ ckpt_snapshot_free(CkptSnapshot *snapshot)
         return;
     g_free(snapshot->name);
     g_free(snapshot->parent);
+    g_free(snapshot->description);
+    g_clear_pointer(&snapshot->disks, g_ptr_array_unref);
+    g_clear_pointer(&snapshot->named, g_ptr_array_unref);
     g_free(snapshot);
+}
+
+static void
+snapshot_file_free(CkptSnapshotFile *file)
+{
+    g_free(file->target);
+    g_free(file->path);
+    g_free(file);
+}
+
+CkptSnapshot *
+ckpt_snapshot_new(const char *name)
+{
+    CkptSnapshot *snapshot = g_new0(CkptSnapshot, 1);
+
+    snapshot->name = g_strdup(name);
+    snapshot->disks = g_ptr_array_new_with_free_func((GDestroyNotify)snapshot_file_free);
+    snapshot->named = g_ptr_array_new_with_free_func((GDestroyNotify)snapshot_file_free);
+    return snapshot;
+}
+
+void
+ckpt_snapshot_add_file(GPtrArray *files, const char *target, const char *path, CkptFormat format)
+{
+    CkptSnapshotFile *file;
+
+    for (guint i = 0; i < files->len; i++) {
+        file = g_ptr_array_index(files, i);
+        if (g_str_equal(file->path, path)) {
+            file->format = file->format ? file->format : format;
+            return;
+        }
+    }
+    file = g_new0(CkptSnapshotFile, 1);
+    file->target = g_strdup(target);
+    file->path = g_strdup(path);
+    file->format = format;
+    g_ptr_array_add(files, file);
 }
 
 CkptVm *
@@ -110,6 +151,7 @@ ckpt_vm_new(void)
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ckpt_layer_free);
     vm->mechanism = CKPT_MECHANISM_OVERLAY;
     vm->snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_snapshot_free);
+    vm->foreign = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_snapshot_free);
     return vm;
 }
 
@@ -138,6 +180,7 @@ ckpt_vm_free(CkptVm *vm)
     g_clear_pointer(&vm->obstacles, g_ptr_array_unref);
     g_clear_pointer(&vm->users, g_ptr_array_unref);
     g_clear_pointer(&vm->snapshots, g_ptr_array_unref);
+    g_clear_pointer(&vm->foreign, g_ptr_array_unref);
     g_clear_pointer(&vm->files, g_hash_table_unref);
     g_free(vm->checkpoint.reason);
     g_free(vm->live.reason);

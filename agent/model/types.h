@@ -117,13 +117,30 @@ typedef struct {
     char *reason; /* NULL if available */
 } CkptAbility;
 
-/* A snapshot that the hypervisor itself keeps of a VM, whoever made it. */
+typedef struct {
+    char *target;      /* "" = not known */
+    char *path;
+    CkptFormat format; /* 0 = nobody says */
+} CkptSnapshotFile;
+
+/* A snapshot that the hypervisor itself keeps of a VM, whoever made it. What follows `current` is told of
+ * foreign ones only (CkptVm.foreign). */
 typedef struct {
     char *name;
     char *parent;     /* the name of its parent; NULL at the root */
     CkptPower power;  /* what it captured: active with memory, or SHUT_OFF */
     gboolean current; /* the VM's present state was last created from or reverted to it */
+    char *description; /* NULL = none */
+    gint64 created_us;
+    gboolean internal; /* inside the disks' own qcow2 files; else those files are the contents */
+    gboolean unlisted; /* in a file's snapshot table only: libvirt does not know it */
+    gboolean memory;
+    GPtrArray *disks;  /* CkptSnapshotFile: each disk's file that holds (internal) or is the contents */
+    GPtrArray *named;  /* CkptSnapshotFile: every file that it names, the overlays made for it too */
 } CkptSnapshot;
+CkptSnapshot *ckpt_snapshot_new(const char *name); /* empty arrays */
+/* To disks or named, once. */
+void ckpt_snapshot_add_file(GPtrArray *files, const char *target, const char *path, CkptFormat format);
 void ckpt_snapshot_free(CkptSnapshot *snapshot);
 
 typedef struct {
@@ -145,6 +162,8 @@ typedef struct {
     CkptMechanism mechanism; /* how its driver keeps checkpoints: OVERLAY unless the driver says NATIVE.
                                 With NATIVE, disks have neither source nor chain, files is empty */
     GPtrArray *snapshots;  /* CkptSnapshot, any order; of a native driver only */
+    GPtrArray *foreign;    /* CkptSnapshot, any order: what others made, beside the agent's overlays; the
+                              files that hold their contents are in `files`, and what lies below */
     CkptAbility checkpoint, live, memory, application;
 } CkptVm;
 void ckpt_vm_free(CkptVm *vm);

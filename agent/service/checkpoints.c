@@ -129,7 +129,7 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     g_autoptr(GBytes) bound = bound_of(request);
     g_auto(Query) query = {0};
     g_autofree char *position = NULL;
-    g_autoptr(GPtrArray) infos = NULL;
+    g_autoptr(GPtrArray) infos = NULL, warnings = g_ptr_array_new_with_free_func(g_free);
     PB(ListCheckpointsResponse) * reply;
     guint size, n;
 
@@ -144,11 +144,12 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     query.query.limit = size + 1; /* one more tells whether there is a next page */
     infos = ckpt_engine_list_checkpoints(
         caller->service->engine, &query.query,
-        view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL, error);
+        view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL, warnings, error);
     if (!infos)
         return NULL;
     reply = ckpt_message_new(&vmcheckpoint__v1__list_checkpoints_response__descriptor);
     n = add_page(reply, infos, size, view);
+    reply->warnings = ckpt_give_strings(warnings, &reply->n_warnings);
     if (n > 0 && n < infos->len) {
         const CkptCheckpointInfo *last = g_ptr_array_index(infos, n - 1);
         g_autofree char *next = g_strdup_printf("%" G_GINT64_FORMAT " %s",

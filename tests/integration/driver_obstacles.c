@@ -75,7 +75,6 @@ image_headers_that_forbid_it(void **state)
         CkptReason reason;
     } cases[] = {
         {"qemu-img bitmap --add $f dirty", CKPT_REASON_BITMAPS_PRESENT},
-        {"qemu-img snapshot -c s1 $f", CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT},
         {"rm $f", CKPT_REASON_DISK_FILE_MISSING},
         {"truncate -s 0 $f; truncate -s 1M $f", CKPT_REASON_DISK_FORMAT_UNSUPPORTED},
         {"rm $f; mkdir $f", CKPT_REASON_DISK_TYPE_UNSUPPORTED},
@@ -116,10 +115,6 @@ states_that_forbid_it(void **state)
     g_free(sh("virsh managedsave state"));
     assert_obstacle(guest, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL);
     g_free(sh("virsh managedsave-remove state"));
-    assert_clean(guest);
-    g_free(sh("virsh snapshot-create-as state s1"));
-    assert_obstacle(guest, CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, NULL);
-    g_free(sh("virsh snapshot-delete state s1"));
     assert_clean(guest);
     guest_start(guest);
     g_free(sh("virsh dumpxml --inactive state >$d/state.xml; virsh undefine state"));

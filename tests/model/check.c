@@ -235,7 +235,7 @@ check_hidden(Model *model, guint vm)
     const CkptCheckpointQuery query = {.vm_id = model->vms[vm].id, .enabled = -1};
     g_autoptr(GPtrArray) listed = NULL;
 
-    listed = ckpt_engine_list_checkpoints(model->engine, &query, FALSE, NULL);
+    listed = ckpt_engine_list_checkpoints(model->engine, &query, FALSE, NULL, NULL);
     for (guint i = 0; listed && i < listed->len; i++) {
         const CkptCheckpointInfo *info = g_ptr_array_index(listed, i);
         const Expected *expected = model_find_expected(model, info->checkpoint->id);
