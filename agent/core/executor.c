@@ -42,6 +42,8 @@ set_identity(CkptCheckpoint *checkpoint, const char *file, const CkptStep *found
             continue;
         extra->id = found->id;
         extra->bytes = found->size;
+        if (extra->kind == CKPT_FILE_MEMORY)
+            checkpoint->memory_bytes = found->id.size;
     }
 }
 
@@ -53,6 +55,22 @@ set_consistency(CkptCheckpoint *checkpoint, const CkptStep *found)
     checkpoint->reached = found->reached;
     checkpoint->freeze_us = found->freeze_us;
     checkpoint->pause_us = found->pause_us;
+    if (found->reached == CKPT_CONSISTENCY_MEMORY)
+        return;
+    /* It was to be captured, and could not be. */
+    for (guint i = 0; i < checkpoint->extras->len; i++)
+        if (((CkptCheckpointFile *)g_ptr_array_index(checkpoint->extras, i))->kind == CKPT_FILE_MEMORY)
+            g_ptr_array_remove_index(checkpoint->extras, i--);
+    checkpoint->memory_bytes = 0;
+}
+
+static void
+forget_made(CkptChange *change, const char *file)
+{
+    guint index;
+
+    if (file && g_ptr_array_find_with_equal_func(change->made, file, g_str_equal, &index))
+        g_ptr_array_remove_index(change->made, index);
 }
 
 static void
@@ -64,6 +82,8 @@ apply_consistency(CkptPlan *plan, const CkptStep *found)
 
         for (guint c = 0; step->change && c < step->change->upserts->len; c++)
             set_consistency(g_ptr_array_index(step->change->upserts, c), found);
+        if (step->change && found->reached != CKPT_CONSISTENCY_MEMORY)
+            forget_made(step->change, found->file);
     }
 }
 
@@ -666,6 +686,8 @@ take_up(CkptExecution *x, GError **error)
 
     if (op->step_begun < 0)
         return forward_from(x, 0, error);
+    if (x->driver->interrupt && op->step_ended < op->step_begun)
+        x->driver->interrupt(x->driver, op->plan, step_at(op->plan, op->step_begun));
     if (!x->driver->settle(x->driver, op->plan->vm_id, &busy) &&
         ckpt_error_reason(busy) != CKPT_REASON_VM_NOT_FOUND) {
         g_propagate_error(error, g_steal_pointer(&busy));

@@ -4,6 +4,9 @@
 
 #include "common/text.h"
 
+/* Devices, and libvirt's header. */
+#define MEMORY_SLACK_BYTES (16u << 20)
+
 static gboolean
 is_enough(const CkptRequest *request, CkptConsistency best, const char *why, GError **error)
 {
@@ -22,12 +25,14 @@ static CkptConsistency
 choose_for_active(const CkptVm *vm, const CkptRequest *request, CkptPlan *plan, GError **error)
 {
     const char *why = vm->application.reason ? vm->application.reason : "this hypervisor cannot";
+    const char *no_memory = vm->memory.reason ? vm->memory.reason : "this hypervisor cannot";
 
-    if (!is_enough(request, CKPT_CONSISTENCY_APPLICATION, "capturing memory is not implemented yet",
-                   error))
+    if (request->asked == CKPT_CONSISTENCY_MEMORY && vm->memory.available)
+        return CKPT_CONSISTENCY_MEMORY;
+    if (!is_enough(request, CKPT_CONSISTENCY_APPLICATION, no_memory, error))
         return (CkptConsistency)0;
     if (request->asked == CKPT_CONSISTENCY_MEMORY)
-        ckpt_plan_warn(plan, "memory is not captured: not implemented by this agent yet");
+        ckpt_plan_warn(plan, "memory is not captured: %s", no_memory);
     if (request->asked == CKPT_CONSISTENCY_CRASH)
         return CKPT_CONSISTENCY_CRASH;
     if (vm->application.available)
@@ -83,6 +88,26 @@ check_disks(const CkptPlanInput *input, GError **error)
     return TRUE;
 }
 
+/* The image of a guest that lies still: all of its memory, with what QEMU writes around it. What one that
+ * does not lie still needs in addition is watched for when it is written. */
+static gboolean
+check_memory_space(const CkptPlanInput *input, const CkptPlan *plan, GError **error)
+{
+    const CkptVm *vm = input->vm;
+    const CkptDisk *first = g_ptr_array_index(vm->disks, 0);
+    g_autoptr(GArray) space = ckpt_plan_space_new();
+
+    if (plan->checkpoint->reached != CKPT_CONSISTENCY_MEMORY)
+        return TRUE;
+    if (ckpt_plan_take_space(input, space, g_ptr_array_index(first->chain, 0),
+                             vm->memory_bytes + vm->memory_bytes / 64 + MEMORY_SLACK_BYTES +
+                                 (guint64)vm->disks->len * CKPT_PLAN_OVERLAY_BYTES,
+                             error))
+        return TRUE;
+    g_prefix_error(error, "memory image: ");
+    return FALSE;
+}
+
 /* UTC to the second, after the VM's name. */
 static void
 set_default_name(const CkptPlanInput *input, CkptCheckpoint *checkpoint)
@@ -121,19 +146,43 @@ ckpt_plan_new_checkpoint(const CkptPlanInput *input, const CkptRequest *request)
     return checkpoint;
 }
 
+static const CkptCheckpointFile *
+memory_of(const CkptCheckpoint *checkpoint)
+{
+    return ckpt_checkpoint_find_extra(checkpoint, CKPT_FILE_MEMORY);
+}
+
+static void
+add_memory(CkptPlan *plan, GPtrArray *tops, CkptChange *change)
+{
+    g_autofree char *path = ckpt_plan_extra_path(tops, CKPT_FILE_MEMORY);
+
+    if (plan->checkpoint->reached != CKPT_CONSISTENCY_MEMORY)
+        return;
+    ckpt_plan_add_extra(plan->checkpoint, CKPT_FILE_MEMORY, path, (CkptFormat)0);
+    g_ptr_array_add(change->made, g_steal_pointer(&path));
+}
+
 /* Which checkpoint it is of, since what it reaches is written to that one's row. */
 static void
 add_snapshot(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan, GPtrArray *tops)
 {
     CkptStep *step = ckpt_plan_add_on_disks(plan, CKPT_STEP_SNAPSHOT, tops);
-    gboolean freeze = input->vm->power != CKPT_POWER_SHUT_OFF &&
-                      plan->checkpoint->reached == CKPT_CONSISTENCY_APPLICATION;
+    gboolean active = input->vm->power != CKPT_POWER_SHUT_OFF;
+    gboolean memory = plan->checkpoint->reached == CKPT_CONSISTENCY_MEMORY;
+    gboolean freeze = active && plan->checkpoint->reached == CKPT_CONSISTENCY_APPLICATION;
 
     step->power = input->vm->power;
     step->untried = TRUE;
     ckpt_set_str(&step->checkpoint_id, plan->checkpoint->id);
     step->asked = freeze ? CKPT_CONSISTENCY_APPLICATION : CKPT_CONSISTENCY_CRASH;
-    step->minimum = freeze ? request->minimum : CKPT_CONSISTENCY_CRASH;
+    step->minimum = freeze || memory ? request->minimum : CKPT_CONSISTENCY_CRASH;
+    if (!memory)
+        return;
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->file = g_strdup(memory_of(plan->checkpoint)->path);
+    step->size = input->limits->reserve_bytes;
+    step->downtime_ms = input->vm->downtime_ms;
 }
 
 static void
@@ -145,6 +194,7 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
         ckpt_plan_lay_overlays(input, plan, plan->checkpoint, FALSE, change);
     const char *nvram;
 
+    add_memory(plan, tops, change);
     /* Once beforehand, so that what would make it fail is found while nothing has happened. */
     ckpt_plan_add_manifest(plan, plan->checkpoint);
     for (guint i = 0; i < disks->len; i++) {
@@ -164,6 +214,9 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
 
         ckpt_plan_add_identify(plan, disk->sealed_file);
     }
+    /* What cannot be captured is found only when that is tried. */
+    if (memory_of(plan->checkpoint))
+        ckpt_plan_add_identify(plan, memory_of(plan->checkpoint)->path)->leaf = TRUE;
     ckpt_plan_add_manifest(plan, plan->checkpoint);
     g_ptr_array_add(change->upserts, ckpt_checkpoint_copy(plan->checkpoint));
     change->set_current = TRUE;
@@ -217,7 +270,7 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     if (!check_disks(input, error) || !ckpt_plan_check_depth(input, parent, error))
         return NULL;
     ckpt_plan_set_checkpoint(plan, ckpt_plan_new_checkpoint(input, request));
-    if (!choose_consistency(input, request, plan, error))
+    if (!choose_consistency(input, request, plan, error) || !check_memory_space(input, plan, error))
         return NULL;
     add_steps(input, request, plan);
     warn_of_what_is_lacking(input, plan);

@@ -134,12 +134,38 @@ add_stop_and_seal(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoi
     return plan->safety ? NULL : saved;
 }
 
-static void
-add_start(CkptPlan *plan, CkptPower power)
+static CkptPower
+power_after(const CkptRequest *request, const CkptCheckpoint *target)
 {
-    if (power != CKPT_POWER_SHUT_OFF)
-        ckpt_plan_add(plan, CKPT_STEP_START)->power =
-            power == CKPT_POWER_PAUSED ? CKPT_POWER_PAUSED : CKPT_POWER_RUNNING;
+    return request->restore_power ? request->restore_power : target->power;
+}
+
+/* The memory image that the restored VM goes on from; NULL = it boots, or stays off. */
+static const CkptCheckpointFile *
+memory_to_load(const CkptRequest *request, const CkptCheckpoint *target)
+{
+    if (request->without_memory || power_after(request, target) == CKPT_POWER_SHUT_OFF)
+        return NULL;
+    return ckpt_checkpoint_find_extra(target, CKPT_FILE_MEMORY);
+}
+
+static void
+add_start(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request,
+          const CkptCheckpoint *target, GPtrArray *tops)
+{
+    const CkptCheckpointFile *memory = memory_to_load(request, target);
+    CkptPower power = power_after(request, target);
+    CkptStep *step;
+
+    if (power == CKPT_POWER_SHUT_OFF)
+        return;
+    step = ckpt_plan_add(plan, CKPT_STEP_START);
+    step->power = power == CKPT_POWER_PAUSED ? CKPT_POWER_PAUSED : CKPT_POWER_RUNNING;
+    if (!memory)
+        return;
+    step->file = g_strdup(memory->path);
+    ckpt_set_str(&step->base, input->vm->nvram);
+    step->disks = g_ptr_array_ref(tops);
 }
 
 static void
@@ -156,7 +182,7 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request
     plan->decisive = plan->steps->len;
     add_define(input, plan, target, tops);
     saved = add_stop_and_seal(input, plan, target, tops, change);
-    add_start(plan, request->restore_power ? request->restore_power : target->power);
+    add_start(input, plan, request, target, tops);
     ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, tops);
 
     if (plan->safety)

@@ -122,6 +122,7 @@ ckpt_xml_domain_free(CkptXmlDomain *domain)
     g_free(domain->uuid);
     g_free(domain->nvram_file);
     g_ptr_array_unref(domain->not_captured);
+    g_free(domain->immovable);
     g_ptr_array_unref(domain->disks);
     g_free(domain);
 }
@@ -281,6 +282,48 @@ read_stateful(CkptXmlDomain *domain, xmlNodePtr node)
     }
 }
 
+/* libvirt prints KiB, whatever was defined. */
+static guint64
+kib_of(const char *text)
+{
+    return text ? g_ascii_strtoull(text, NULL, 10) * 1024 : 0;
+}
+
+/* What libvirt refuses to migrate whatever else is set; the rest it says when it is asked to. */
+static char *
+immovable_kind(xmlNodePtr node)
+{
+    const char *name = (const char *)node->name;
+
+    if (g_str_equal(name, "hostdev"))
+        return g_strdup("a device of the host (<hostdev>)");
+    if (g_str_equal(name, "interface") && attribute_is(node, "type", "hostdev"))
+        return g_strdup("a network card of the host (<interface type='hostdev'>)");
+    if (g_str_equal(name, "filesystem") && attribute_is(child(node, "driver"), "type", "virtiofs"))
+        return g_strdup("a shared folder (virtiofs)");
+    return NULL;
+}
+
+static void
+read_memory(CkptXmlDomain *domain, xmlNodePtr root)
+{
+    g_autofree char *kib = content(child(root, "memory"));
+
+    domain->memory_bytes = kib_of(kib);
+}
+
+static void
+read_device(CkptXmlDomain *domain, xmlNodePtr node)
+{
+    if (g_str_equal((const char *)node->name, "video")) {
+        g_autofree char *vram = attribute(child(node, "model"), "vram");
+
+        domain->memory_bytes += kib_of(vram);
+    }
+    if (!domain->immovable)
+        domain->immovable = immovable_kind(node);
+}
+
 CkptXmlDomain *
 ckpt_xml_domain_parse(const char *xml, GError **error)
 {
@@ -297,6 +340,7 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
     domain->uuid = content(child(root, "uuid"));
     read_nvram(domain, child(root, "os"));
     domain->not_captured = g_ptr_array_new_with_free_func(g_free);
+    read_memory(domain, root);
     domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
     for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
         if (node->type != XML_ELEMENT_NODE)
@@ -305,8 +349,8 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
             g_ptr_array_add(domain->disks, read_disk(node));
         else if (g_str_equal((const char *)node->name, "channel"))
             read_channel(domain, node);
-        else
-            read_stateful(domain, node);
+        read_stateful(domain, node);
+        read_device(domain, node);
     }
     return domain;
 }
@@ -480,7 +524,7 @@ ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **error)
 }
 
 char *
-ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks)
+ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, const char *memory, GPtrArray *disks)
 {
     g_autoptr(xmlDoc) doc = xmlNewDoc((const xmlChar *)"1.0");
     xmlNodePtr root = xmlNewNode(NULL, (const xmlChar *)"domainsnapshot");
@@ -488,6 +532,12 @@ ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disk
 
     xmlDocSetRootElement(doc, root);
     set_content(root, "name", name);
+    if (memory) {
+        xmlNodePtr node = xmlNewChild(root, NULL, (const xmlChar *)"memory", NULL);
+
+        set_attribute(node, "snapshot", "external");
+        set_attribute(node, "file", memory);
+    }
     list = xmlNewChild(root, NULL, (const xmlChar *)"disks", NULL);
     for (guint i = 0; i < domain->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);

@@ -29,6 +29,8 @@ typedef struct {
     GPtrArray *not_captured; /* char *, devices with a state of their own that no disk holds, for people */
     gboolean guest_agent;           /* has its channel, org.qemu.guest_agent.0 */
     gboolean guest_agent_connected; /* live XML: the guest has it open */
+    guint64 memory_bytes;           /* RAM, and the memory of its graphics cards */
+    char *immovable;   /* a device whose state QEMU cannot write down, for people; NULL = none that is known */
     GPtrArray *disks;  /* CkptXmlDisk, all of them, CD-ROMs too */
 } CkptXmlDomain;
 
@@ -52,5 +54,6 @@ char *ckpt_xml_disk(const char *definition, const CkptDiskFile *disk, GError **e
     G_GNUC_WARN_UNUSED_RESULT;
 
 /* <domainsnapshot> that lays each of `disks` (CkptDiskFile, qcow2) over the disk's present top and
- * leaves the domain's other disks out. (transfer full) */
-char *ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, GPtrArray *disks);
+ * leaves the domain's other disks out; the memory goes to the file `memory` (NULL: nowhere). (transfer full) */
+char *ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, const char *memory,
+                        GPtrArray *disks);

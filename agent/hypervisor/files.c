@@ -359,6 +359,8 @@ ckpt_step_identify(CkptRun *run, GError **error)
     g_autoptr(GError) fault = NULL;
     CkptLayer *layer;
 
+    if (run->step->leaf && !g_file_test(run->step->file, G_FILE_TEST_EXISTS))
+        return TRUE;
     if (!ckpt_file_sync(run->step->file, error))
         return FALSE;
     layer = ckpt_layer_look(run->step->file, (CkptFormat)0, NULL, &fault);

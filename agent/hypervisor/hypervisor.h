@@ -67,6 +67,10 @@ struct _CkptDriver {
      * crash too, goes on. What fails is logged. NULL in a driver that suspends none. */
     void (*let_go)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step);
 
+    /* After a crash, before anything is looked at: ends what a step that it cut short has left at work in the
+     * hypervisor for a caller that is gone. NULL in a driver that leaves nothing. */
+    void (*interrupt)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step);
+
     /* The files of all VMs' writable disks by their definitions: char *, any order. NULL in a driver
      * whose disks are no files of this host. */
     GPtrArray *(*image_files)(CkptDriver *driver, GError **error);

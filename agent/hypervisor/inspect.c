@@ -80,20 +80,46 @@ add_user(const char *file, gboolean is_top, const char *user, gpointer data)
     ckpt_vm_add_user(data, file, is_top, user);
 }
 
+/* Why the VM's memory cannot be captured now; NULL = nothing is known that speaks against it. */
+static char *
+memory_obstacle(const CkptVm *vm, const CkptView *view)
+{
+    const char *device = view->live_xml ? view->live_xml->immovable : NULL;
+
+    if (!view->active)
+        return g_strdup("the VM is shut off and has no memory to capture");
+    return device ? g_strdup_printf("VM %s has %s, whose state QEMU cannot write down", vm->name, device)
+                  : NULL;
+}
+
+static void
+inspect_memory(CkptVm *vm, const CkptView *view)
+{
+    unsigned long long ms = 0;
+
+    vm->memory_bytes = view->live_xml->memory_bytes;
+    if (virDomainMigrateGetMaxDowntime(view->domain, &ms, 0) < 0)
+        virResetLastError();
+    vm->downtime_ms = (guint)ms;
+}
+
 static void
 set_abilities(CkptVm *vm, const CkptView *view)
 {
     const CkptObstacle *first =
         vm->obstacles->len ? g_ptr_array_index(vm->obstacles, 0) : NULL;
     const char *not_frozen = view->active ? ckpt_freeze_obstacle(view) : NULL;
+    g_autofree char *no_memory = memory_obstacle(vm, view);
 
-    vm->memory.reason = g_strdup("not implemented by this agent yet");
     vm->checkpoint.available = vm->live.available = !first;
     vm->application.available = !first && !not_frozen;
+    vm->memory.available = !first && !no_memory;
     if (!first) {
         vm->application.reason = g_strdup(not_frozen);
+        vm->memory.reason = g_steal_pointer(&no_memory);
         return;
     }
+    vm->memory.reason = g_strdup(first->message);
     vm->checkpoint.reason = g_strdup(first->message);
     vm->live.reason = g_strdup(first->message);
     vm->application.reason = g_strdup(first->message);
@@ -107,8 +133,10 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
 
     if (!ckpt_view_describe(view, vm_id, vm, error))
         return NULL;
-    if (view->active && inspect_domain_job(vm, view))
+    if (view->active && inspect_domain_job(vm, view)) {
         inspect_block_jobs(vm, view);
+        inspect_memory(vm, view);
+    }
     inspect_devices(vm, view);
     ckpt_inspect_nvram(vm, view);
     inspect_bitmaps(vm, view);

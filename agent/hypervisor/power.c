@@ -1,6 +1,6 @@
 /* STOP and START, and that nothing of the old QEMU is left when STOP is done. */
 #include "agent/hypervisor/locks.h"
-#include "agent/hypervisor/qemu.h"
+#include "agent/hypervisor/memory.h"
 
 #define RELEASE_S 30
 
@@ -95,6 +95,40 @@ bring_to(virDomainPtr domain, CkptPower power, GError **error)
     return TRUE;
 }
 
+/* Who else started it booted it. */
+static gboolean
+went_on(virDomainPtr domain, GError **error)
+{
+    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+
+    if (virDomainGetState(domain, &state, &reason, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the VM's state");
+        return FALSE;
+    }
+    if (state != VIR_DOMAIN_RUNNING || reason != VIR_DOMAIN_RUNNING_BOOTED)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                   "the VM was started by somebody else before its memory could be loaded");
+    return FALSE;
+}
+
+/* From the memory image, which libvirt reads to its end before it answers. */
+static gboolean
+load(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+
+    if (virDomainIsActive(domain) == 1)
+        return went_on(domain, error) && bring_to(domain, run->step->power, error);
+    if (ckpt_memory_load(run, domain, &cause))
+        return TRUE;
+    /* An error is not "not done" (hazard A6). */
+    if (virDomainIsActive(domain) == 1 && went_on(domain, NULL))
+        return bring_to(domain, run->step->power, error);
+    g_propagate_error(error, g_steal_pointer(&cause));
+    return FALSE;
+}
+
 static gboolean
 start(CkptRun *run, CkptPower power, GError **error)
 {
@@ -103,6 +137,8 @@ start(CkptRun *run, CkptPower power, GError **error)
 
     if (!domain)
         return FALSE;
+    if (run->step->kind == CKPT_STEP_START && run->step->file)
+        return load(run, domain, error);
     if (virDomainIsActive(domain) == 1)
         return bring_to(domain, power, error);
     if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) ==

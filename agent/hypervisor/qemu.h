@@ -143,6 +143,12 @@ gboolean ckpt_step_snapshot(CkptRun *run, GError **error);
 gboolean ckpt_step_snapshot_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_snapshot_check(CkptRun *run, GError **error);
 
+/* ---- instant.c ---- */
+/* What the step asks for, at one instant, and its results. *cause: what the switch itself says. FALSE: it was
+ * not tried. */
+gboolean ckpt_switch_to_overlays(CkptRun *run, const CkptView *view, GError **cause, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 /* ---- freeze.c ---- */
 struct _CkptGuard;
 typedef struct {

@@ -2,7 +2,7 @@
 #include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
-#include "agent/hypervisor/qemu.h"
+#include "agent/hypervisor/memory.h"
 
 #define GUEST_AGENT_SECONDS 10
 
@@ -160,6 +160,15 @@ let_go(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step)
         ckpt_snapshot_let_go(&run, g_ptr_array_index(step->disks, i));
 }
 
+static void
+interrupt(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step)
+{
+    CkptRun run = {.connection = connection_of(driver), .plan = plan, .step = (CkptStep *)step};
+
+    if (step->kind == CKPT_STEP_SNAPSHOT)
+        ckpt_memory_interrupt(&run);
+}
+
 static gboolean
 step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **error)
 {
@@ -245,6 +254,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .step_check = step_check,
         .free = driver_free,
         .let_go = let_go,
+        .interrupt = interrupt,
         .image_files = image_files,
         .watch = watch,
         .find_manifests = find_manifests,

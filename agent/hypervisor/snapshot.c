@@ -2,10 +2,7 @@
  * off, in its definition. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
-#include "agent/hypervisor/qemu.h"
-#include "common/fault.h"
-
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CkptFreeze, ckpt_freeze_clear)
+#include "agent/hypervisor/memory.h"
 
 /* Where one disk is, each way it can be asked. */
 typedef enum { PLACE_OLD, PLACE_NEW, PLACE_ELSEWHERE } Place;
@@ -157,6 +154,7 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     CkptOutcome outcome;
 
     ckpt_freeze_recover(run);
+    ckpt_memory_recover(run);
     if (!ckpt_settle(run->connection, run->plan->vm_id, error))
         return CKPT_OUTCOME_UNCLEAR;
     outcome = load_and_look(run, &view, &forward, &why);
@@ -168,6 +166,8 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     }
     if (why)
         g_propagate_error(error, g_steal_pointer(&why));
+    if (outcome == CKPT_OUTCOME_DONE)
+        ckpt_memory_note_reached(run);
     return outcome;
 }
 
@@ -250,81 +250,7 @@ has_job(const CkptView *view, GError **error)
     return TRUE;
 }
 
-static gboolean
-create_snapshot(CkptRun *run, const CkptView *view, GError **error)
-{
-    const unsigned int flags =
-        VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
-        VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-    g_autofree char *name = g_strdup_printf(
-        "vmcheckpoint-%s", run->plan->checkpoint_id ? run->plan->checkpoint_id : run->plan->vm_id);
-    g_autofree char *xml = ckpt_xml_snapshot(view->active ? view->live_xml : view->definition_xml,
-                                             name, run->step->disks);
-    g_autoptr(virDomainSnapshot) snapshot = NULL;
-
-    run->step->untried = FALSE;
-    snapshot = virDomainSnapshotCreateXML(view->domain, xml, flags);
-    if (!snapshot)
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "switch to the overlays");
-    return snapshot != NULL;
-}
-
-/* ---- Around the instant ---- */
-
-static void
-set_results(CkptStep *step, const CkptFreeze *freeze, gint64 pause_us)
-{
-    step->reached = CKPT_CONSISTENCY_CRASH;
-    step->freeze_us = freeze->us;
-    step->pause_us = MAX(pause_us, 0);
-    g_clear_pointer(&step->note, g_free);
-    if (step->asked >= CKPT_CONSISTENCY_APPLICATION && !freeze->why)
-        step->reached = CKPT_CONSISTENCY_APPLICATION;
-    else if (step->asked >= CKPT_CONSISTENCY_APPLICATION)
-        step->note = g_strdup_printf("the guest's file systems were not frozen, reached is CRASH: %s",
-                                     freeze->why);
-    else if (pause_us < 0)
-        step->note = g_strdup("how long the guest stood still could not be measured");
-}
-
-/* FALSE: it is not worth going on, or not wanted any more. */
-static gboolean
-may_go_on(CkptRun *run, const CkptFreeze *freeze, GError **error)
-{
-    if (freeze->why && run->step->minimum >= CKPT_CONSISTENCY_APPLICATION) {
-        ckpt_error_set(error, CKPT_REASON_QUIESCE_FAILED, "%s", freeze->why);
-        return FALSE;
-    }
-    if (!g_cancellable_is_cancelled(run->cancellable))
-        return TRUE;
-    ckpt_error_set(error, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it took effect");
-    return FALSE;
-}
-
-/* Freeze, switch, thaw: nothing of ours is written or synced in between. *cause: what the switch itself
- * says. FALSE: it was not tried. */
-static gboolean
-switch_to_overlays(CkptRun *run, const CkptView *view, GError **cause, GError **error)
-{
-    g_auto(CkptFreeze) freeze = {.us = -1};
-    CkptStep *step = run->step;
-    CkptPause *pause = view->active ? ckpt_pause_begin(view->domain) : NULL;
-    gboolean go_on;
-
-    if (step->asked >= CKPT_CONSISTENCY_APPLICATION) {
-        step->reached = (CkptConsistency)0; /* until it is known again */
-        ckpt_freeze_begin(run, view, &freeze);
-        ckpt_fault_point_named("frozen");
-    }
-    go_on = may_go_on(run, &freeze, error);
-    if (go_on)
-        create_snapshot(run, view, cause);
-    ckpt_fault_point_named("snapshotted");
-    ckpt_freeze_end(run, &freeze);
-    if (pause) /* of a VM that is off the plan knows all */
-        set_results(step, &freeze, ckpt_pause_end(pause));
-    return go_on;
-}
+/* ---- The step ---- */
 
 /* A snapshot that is not what the caller must have is undone. */
 static gboolean
@@ -341,7 +267,7 @@ is_good_enough(const CkptStep *step, GError **error)
 static void
 set_not_frozen(CkptStep *step)
 {
-    if (step->asked < CKPT_CONSISTENCY_APPLICATION)
+    if (step->asked != CKPT_CONSISTENCY_APPLICATION)
         return;
     step->reached = CKPT_CONSISTENCY_CRASH;
     step->freeze_us = -1;
@@ -373,7 +299,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
             return FALSE;
-    if (!switch_to_overlays(run, view, &cause, error))
+    if (!ckpt_switch_to_overlays(run, view, &cause, error))
         return FALSE;
     if (cause && ckpt_error_reason(cause) == CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
         g_propagate_error(error, g_steal_pointer(&cause));
@@ -568,13 +494,14 @@ ckpt_step_snapshot_undo(CkptRun *run, GError **error)
     g_autoptr(CkptView) view = NULL;
 
     ckpt_freeze_recover(run);
+    ckpt_memory_recover(run);
     view = ckpt_view_load(run->connection, run->plan->vm_id, error);
     if (!view)
         return FALSE;
     for (guint i = 0; i < run->step->disks->len; i++)
         if (!undo_disk(run, view, g_ptr_array_index(run->step->disks, i), error))
             return FALSE;
-    return close_unused(run, view, error);
+    return close_unused(run, view, error) && ckpt_memory_remove(run, error);
 }
 
 void

@@ -29,6 +29,8 @@
 #define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
 #define LATER_UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL, TRUE}
 #define LATER_STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL, TRUE}
+#define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
+#define LATER_UINT(S, m) {#m, CKPT_JSON_UINT, OFFSET(S, m, guint), 0, 0, NULL, TRUE}
 #define LATER_ARRAY(S, m, of) {#m, CKPT_JSON_ARRAY, OFFSET(S, m, GPtrArray *), 0, 0, of, TRUE}
 #define END {NULL, CKPT_JSON_STRING, 0, 0, 0, NULL, FALSE}
 /* clang-format on */
@@ -174,6 +176,7 @@ static const CkptJsonMember request_members[] = {
     STRING_OR_NULL(CkptRequest, ticket),
     STRING_OR_NULL(CkptRequest, vm_id),
     BOOLEAN(CkptRequest, when_possible),
+    LATER_BOOLEAN(CkptRequest, without_memory),
     END,
 };
 static const CkptJsonStruct request_type = {create_request, (GDestroyNotify)ckpt_request_free,
@@ -234,6 +237,7 @@ static const CkptJsonMember step_members[] = {
     STRING_OR_NULL(CkptStep, definition),
     STRING_OR_NULL(CkptStep, definition_before),
     ARRAY_OR_NULL(CkptStep, disks, &disk_file_type),
+    LATER_UINT(CkptStep, downtime_ms),
     STRING_OR_NULL(CkptStep, file),
     INT64(CkptStep, freeze_us),
     STRING_OR_NULL(CkptStep, from),

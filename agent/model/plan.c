@@ -216,7 +216,10 @@ describe_disks(const CkptStep *step)
     g_autofree char *moves = list_disks(step, "to");
     const char *checkpoint = or_unnamed(step->checkpoint_id);
 
-    if (step->kind == CKPT_STEP_SNAPSHOT && step->asked >= CKPT_CONSISTENCY_APPLICATION)
+    if (step->kind == CKPT_STEP_SNAPSHOT && step->asked == CKPT_CONSISTENCY_MEMORY)
+        return g_strdup_printf("snapshot: write the running VM's memory to %s, and at its last instant switch %s",
+                               or_unnamed(step->file), moves);
+    if (step->kind == CKPT_STEP_SNAPSHOT && step->asked == CKPT_CONSISTENCY_APPLICATION)
         return g_strdup_printf("snapshot: freeze the guest, switch %s at one instant, thaw", moves);
     if (step->kind == CKPT_STEP_SNAPSHOT)
         return g_strdup_printf("snapshot: switch %s at one instant", moves);
@@ -253,6 +256,9 @@ ckpt_step_describe(const CkptStep *step)
     case CKPT_STEP_STOP:
         return g_strdup("stop the VM");
     case CKPT_STEP_START:
+        if (step->file)
+            return g_strdup_printf("start the VM%s from its memory in %s",
+                                   step->power == CKPT_POWER_PAUSED ? ", paused," : "", file);
         return g_strdup(step->power == CKPT_POWER_PAUSED ? "start the VM, paused" : "start the VM");
     case CKPT_STEP_MERGE:
         return g_strdup_printf("merge %s of %s into %s", file, target, base);

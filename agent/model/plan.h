@@ -17,9 +17,13 @@ typedef enum {
     CKPT_STEP_SNAPSHOT,         /* each of `disks` from its present top to its `file`, atomically; refused
                                    if the VM was started or stopped since it was `power`. When `asked`
                                    is APPLICATION, with the guest frozen around it; QUIESCE_FAILED when
-                                   less than `minimum` is reached. Fills reached, freeze_us, pause_us
-                                   and note. Of checkpoint `checkpoint_id` */
-    CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id`, and `size` with what it has allocated */
+                                   less than `minimum` is reached. When `asked` is MEMORY, with the memory of
+                                   the running VM in `file`, which is made then, as long as `size` bytes stay
+                                   free beside it; the VM's downtime limit is `downtime_ms` before and after.
+                                   CONSISTENCY_UNAVAILABLE when that cannot be and `minimum` is MEMORY. Fills
+                                   reached, freeze_us, pause_us and note. Of checkpoint `checkpoint_id` */
+    CKPT_STEP_IDENTIFY,         /* syncs `file`, then fills `id`, and `size` with the bytes that it has
+                                   allocated; with `leaf` it may be missing, and they stay 0 */
     CKPT_STEP_WRITE_MANIFEST,   /* the manifest of checkpoint `checkpoint_id` beside each of `disks`,
                                    `text` as contents; 0600, synced. Undo: removed */
     CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */
@@ -30,7 +34,8 @@ typedef enum {
                                    (to put it right; no undo) */
     CKPT_STEP_STOP,             /* with `disks`: only if it runs on one of their `file`s. Undo: start again
                                    as `power` was; run after all other undos */
-    CKPT_STEP_START,            /* `power` RUNNING or PAUSED. Undo: stop */
+    CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
+                                   `disks`. Undo: stop */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
                                    `file` is needed by nobody: live where the VM runs on it, else with
                                    qemu-img; overlay `above` (NULL: `file` is the top) then lies on
@@ -119,6 +124,7 @@ typedef struct {
     CkptFormat base_format, above_format;
     guint64 size;
     guint mode;
+    guint downtime_ms;
     char *checkpoint_id;
     char *text;
     char *definition, *definition_before; /* secret */

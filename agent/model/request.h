@@ -26,6 +26,7 @@ typedef struct {
     gboolean set_expire;   /* update: expire_us counts */
     gboolean discard_present_state;
     gboolean when_possible; /* delete: a branch point waits until one branch is left */
+    gboolean without_memory; /* restore: the disks alone, of a checkpoint that holds memory too */
     CkptPower restore_power; /* UNKNOWN = as captured */
     guint64 etag;          /* 0 = not given */
     char *expected_current_checkpoint_id; /* NULL = not given */

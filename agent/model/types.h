@@ -165,6 +165,9 @@ typedef struct {
     GPtrArray *foreign;    /* CkptSnapshot, any order: what others made, beside the agent's overlays; the
                               files that hold their contents are in `files`, and what lies below */
     CkptAbility checkpoint, live, memory, application;
+    guint64 memory_bytes;    /* RAM, by the definition in force */
+    guint downtime_ms;       /* how long QEMU may let the guest stand at the end of a live copy of its memory;
+                                0 = not known */
 } CkptVm;
 void ckpt_vm_free(CkptVm *vm);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVm, ckpt_vm_free)

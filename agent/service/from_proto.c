@@ -334,6 +334,7 @@ ckpt_take_restore(const ProtobufCMessage *base, GError **error)
         return NULL;
     }
     request->discard_present_state = message->discard_present_state;
+    request->without_memory = message->without_memory;
     request->etag = take_etag(message->etag);
     return g_steal_pointer(&request);
 }

@@ -292,7 +292,7 @@ snapshot_names_every_disk(void **state)
 {
     g_autoptr(CkptXmlDomain) domain = parse(definition);
     g_autoptr(GPtrArray) disks = files("vda", "/i/o'&.qcow2", CKPT_FORMAT_QCOW2);
-    g_autofree char *xml = ckpt_xml_snapshot(domain, "vmcheckpoint-x", disks);
+    g_autofree char *xml = ckpt_xml_snapshot(domain, "vmcheckpoint-x", NULL, disks);
 
     assert_non_null(strstr(xml, "<disk name=\"vda\" snapshot=\"external\" type=\"file\">"));
     assert_non_null(strstr(xml, "<source file=\"/i/o'&amp;.qcow2\"/>"));
