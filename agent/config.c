@@ -198,6 +198,7 @@ static const Setting settings[] = {
     {"limits", "max_checkpoints_per_vm", take_number, AT(limits.max_checkpoints_per_vm),
      RANGE(1, 1000)},
     {"limits", "reserve_bytes", take_size, AT(limits.reserve_bytes), RANGE(0, G_MAXINT64)},
+    {"limits", "reserve_percent", take_number, AT(limits.reserve_percent), RANGE(0, 90)},
     /* The API promises seven days. */
     {"limits", "result_days", take_number, AT(limits.result_days), RANGE(7, 3650)},
     {"limits", "max_wait_seconds", take_seconds, AT(limits.max_wait_us), RANGE(1, 300)},

@@ -23,6 +23,9 @@ GQuark ckpt_error_quark(void);
 #define CKPT_META_REQUEST "request_id"
 #define CKPT_META_COMMAND "command" /* the command that helps */
 #define CKPT_META_LIBVIRT_CODE "libvirt_code"
+/* Of a file system: what it has free, and what it must have. */
+#define CKPT_META_FREE_BYTES "free_bytes"
+#define CKPT_META_NEEDED_BYTES "needed_bytes"
 
 /* Sets *error (which may be NULL) to CKPT_ERROR with this reason. */
 void ckpt_error_set(GError **error, CkptReason reason, const char *format, ...)

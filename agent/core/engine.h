@@ -6,12 +6,16 @@
 #include "agent/model/finding.h"
 #include "agent/store/store.h"
 
+/* Of growth.h. */
+typedef struct _CkptGrowth CkptGrowth;
+
 typedef struct {
     guint max_depth;            /* checkpoints from root to leaf; 20 */
     guint max_running;          /* operations at once on the host; 4 */
     guint max_queued_per_vm;    /* 16 */
     guint max_checkpoints_per_vm; /* 100 */
     guint64 reserve_bytes;      /* kept free in every image file system; 64 MiB */
+    guint reserve_percent;      /* of its size, where that is more; 0 */
     guint result_days;          /* 7 */
     gint64 max_wait_us;         /* 5 min */
 } CkptLimits;
@@ -73,6 +77,8 @@ typedef struct {
     GPtrArray *backing_files; /* per disk a GPtrArray of the paths below it, nearest first; NULL
                                  unless verified */
     GPtrArray *manifests;     /* per disk its path, "" = none is there; NULL unless verified */
+    CkptGrowth *growth;       /* NULL unless verified */
+    GPtrArray *advice;        /* char *, what should be known of its VM; NULL unless verified */
 } CkptCheckpointInfo;
 void ckpt_checkpoint_info_free(CkptCheckpointInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpointInfo, ckpt_checkpoint_info_free)
@@ -97,6 +103,8 @@ typedef struct {
     char *current_id, *quarantine_reason; /* NULL = none */
     guint chain_depth;      /* 0 unless looked at in full; likewise */
     guint64 checkpoint_bytes;
+    CkptGrowth *growth;     /* since the current checkpoint; NULL unless looked at in full, likewise */
+    GPtrArray *advice;      /* char * */
 } CkptVmInfo;
 void ckpt_vm_info_free(CkptVmInfo *info);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVmInfo, ckpt_vm_info_free)

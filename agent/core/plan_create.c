@@ -250,13 +250,12 @@ warn_of_what_is_lacking(const CkptPlanInput *input, CkptPlan *plan)
         ckpt_plan_warn(plan, "not captured: %s", (const char *)input->vm->not_captured->pdata[i]);
 }
 
-/* Hazard A15, long before it is one: from three quarters of the limit on. */
 static void
 warn_of_depth(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *parent)
 {
     guint depth = ckpt_plan_depth(input->checkpoints, parent) + 1, limit = input->limits->max_depth;
 
-    if (depth * 4 >= limit * 3)
+    if (ckpt_plan_is_deep(depth, limit))
         ckpt_plan_warn(plan, "checkpoint %u of a line of %u at most: each one slows the VM's disks; "
                              "delete those that are no longer needed", depth, limit);
 }

@@ -376,8 +376,29 @@ check_owners(const CkptPlanInput *input, const CkptMerge *merge, GError **error)
     return TRUE;
 }
 
+const CkptLayer *
+ckpt_merge_target(const CkptMerge *merge)
+{
+    return merge->pulled ? merge->overlay.layer : merge->sealed;
+}
+
 /* What an overlay holds may all be new to the file below, as far as that has no blocks for it; the overlay
  * is freed afterwards; and the other way round in a pull. */
+guint64
+ckpt_merge_needs(const CkptMerge *merge)
+{
+    const CkptLayer *overlay = merge->overlay.layer, *sealed = merge->sealed;
+
+    if (!overlay)
+        return 0;
+    if (merge->pulled)
+        return sealed->allocated;
+    if (merge->disk->format != CKPT_FORMAT_RAW)
+        return overlay->allocated;
+    return MIN(overlay->allocated,
+               overlay->virtual_size - MIN(sealed->allocated, overlay->virtual_size));
+}
+
 static gboolean
 check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
 {
@@ -385,17 +406,10 @@ check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
 
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
-        const CkptLayer *overlay = merge->overlay.layer, *sealed = merge->sealed;
-        guint64 bytes = overlay ? overlay->allocated : 0;
 
-        if (merge->pulled) {
-            if (!ckpt_plan_take_space(input, space, overlay, sealed->allocated, error))
-                return FALSE;
-            continue;
-        }
-        if (overlay && merge->disk->format == CKPT_FORMAT_RAW)
-            bytes = MIN(bytes, overlay->virtual_size - MIN(sealed->allocated, overlay->virtual_size));
-        if (overlay && !ckpt_plan_take_space(input, space, sealed, bytes, error))
+        if (merge->overlay.layer &&
+            !ckpt_plan_take_space(input, space, ckpt_merge_target(merge), ckpt_merge_needs(merge),
+                                  error))
             return FALSE;
     }
     return TRUE;

@@ -26,8 +26,15 @@ typedef struct {
 } CkptMerge;
 /* The file of the two that nobody needs afterwards. */
 CkptLayer *ckpt_merge_dissolved(const CkptMerge *merge);
+/* The other one, into which that goes. */
+const CkptLayer *ckpt_merge_target(const CkptMerge *merge);
+/* Bytes that may be taken where that lies, before any is freed. */
+guint64 ckpt_merge_needs(const CkptMerge *merge);
 
 /* For each of the checkpoint's disks; NULL if one of them forbids the delete. BRANCH_POINT, with the list
  * of branches, is the refusal that passes when branches go. */
 GPtrArray *ckpt_merge_find_all(const CkptPlanInput *input, const CkptCheckpoint *target,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* plan_forecast.c: what these merges would free and cost. (transfer full) */
+CkptForecast *ckpt_merge_forecast(const CkptPlanInput *input, GPtrArray *merges);

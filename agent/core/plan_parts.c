@@ -312,21 +312,37 @@ add_space(GArray *space, guint64 device, guint64 bytes)
     return bytes;
 }
 
+guint64
+ckpt_plan_reserve_of(const CkptLimits *limits, const CkptLayer *layer)
+{
+    return MAX(limits->reserve_bytes, layer->fs_size / 100 * limits->reserve_percent);
+}
+
+static void
+add_number(GError **error, const char *key, guint64 number)
+{
+    g_autofree char *text = g_strdup_printf("%" G_GUINT64_FORMAT, number);
+
+    ckpt_error_add(error, key, text);
+}
+
 gboolean
 ckpt_plan_take_space(const CkptPlanInput *input, GArray *space, const CkptLayer *layer,
                      guint64 bytes, GError **error)
 {
-    guint64 needed =
-        add_space(space, layer->id.device, bytes) + input->limits->reserve_bytes;
+    guint64 reserve = ckpt_plan_reserve_of(input->limits, layer);
+    guint64 needed = add_space(space, layer->id.device, bytes) + reserve;
 
     if (layer->fs_available >= needed)
         return TRUE;
     ckpt_error_set(error, CKPT_REASON_SPACE_LOW,
                    "the file system of %s has %" G_GUINT64_FORMAT " MiB free, %" G_GUINT64_FORMAT
-                   " MiB are needed (%" G_GUINT64_FORMAT " MiB of them stay in reserve)",
-                   layer->path, layer->fs_available >> 20, (needed >> 20) + 1,
-                   input->limits->reserve_bytes >> 20);
+                   " MiB are needed (%" G_GUINT64_FORMAT " MiB of them stay in reserve): make room "
+                   "there, delete checkpoints, or change limits.reserve_bytes and reserve_percent",
+                   layer->path, layer->fs_available >> 20, (needed >> 20) + 1, reserve >> 20);
     ckpt_error_add(error, CKPT_META_FILE, layer->path);
+    add_number(error, CKPT_META_FREE_BYTES, layer->fs_available);
+    add_number(error, CKPT_META_NEEDED_BYTES, needed);
     return FALSE;
 }
 
@@ -337,13 +353,14 @@ ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint *parent, 
 
     if (depth > input->limits->max_depth) {
         ckpt_error_set(error, CKPT_REASON_DEPTH_LIMIT,
-                       "the VM is at checkpoint %u of a line of %u at most: delete some first",
-                       depth - 1, input->limits->max_depth);
+                       "the VM is at checkpoint %u of a line of %u at most (limits.max_depth): delete "
+                       "some first", depth - 1, input->limits->max_depth);
         return FALSE;
     }
     if (input->checkpoints->len >= input->limits->max_checkpoints_per_vm) {
         ckpt_error_set(error, CKPT_REASON_DEPTH_LIMIT,
-                       "the VM has %u checkpoints, %u are allowed: delete some first",
+                       "the VM has %u checkpoints, %u are allowed (limits.max_checkpoints_per_vm): "
+                       "delete some first",
                        input->checkpoints->len, input->limits->max_checkpoints_per_vm);
         return FALSE;
     }

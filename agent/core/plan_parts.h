@@ -84,11 +84,19 @@ CkptCheckpoint *ckpt_plan_capture(const CkptPlanInput *input, const char *creato
 
 /* What a plan takes of each file system, over all disks. */
 GArray *ckpt_plan_space_new(void);
-/* Takes `bytes` more where `layer` lies: refused when less than the reserve would be left. */
+/* What is kept free where `layer` lies. */
+guint64 ckpt_plan_reserve_of(const CkptLimits *limits, const CkptLayer *layer);
+/* Takes `bytes` more where `layer` lies: SPACE_LOW when less than the reserve would be left. */
 gboolean ckpt_plan_take_space(const CkptPlanInput *input, GArray *space, const CkptLayer *layer,
                               guint64 bytes, GError **error);
 /* An overlay as it is made, with its manifest. */
 #define CKPT_PLAN_OVERLAY_BYTES (512u * 1024)
+/* Hazard A15, long before it is one: from three quarters of the limit on. */
+static inline gboolean
+ckpt_plan_is_deep(guint depth, guint limit)
+{
+    return depth * 4 >= limit * 3;
+}
 gboolean ckpt_plan_check_depth(const CkptPlanInput *input, const CkptCheckpoint *parent,
                                GError **error);
 gboolean ckpt_plan_check_etag(const CkptCheckpoint *checkpoint, const CkptRequest *request,

@@ -1,6 +1,7 @@
 /* What the engine answers without changing anything, but for what verification finds. */
 #include "agent/core/engine_internal.h"
 
+#include "agent/core/advice.h"
 #include "agent/core/foreign.h"
 #include "agent/core/graph.h"
 
@@ -15,6 +16,8 @@ ckpt_checkpoint_info_free(CkptCheckpointInfo *info)
     g_free(info->allocated_bytes);
     g_clear_pointer(&info->backing_files, g_ptr_array_unref);
     g_clear_pointer(&info->manifests, g_ptr_array_unref);
+    ckpt_growth_free(info->growth);
+    g_clear_pointer(&info->advice, g_ptr_array_unref);
     g_free(info);
 }
 
@@ -27,6 +30,8 @@ ckpt_vm_info_free(CkptVmInfo *info)
     ckpt_vm_free(info->vm);
     g_free(info->current_id);
     g_free(info->quarantine_reason);
+    ckpt_growth_free(info->growth);
+    g_clear_pointer(&info->advice, g_ptr_array_unref);
     g_free(info);
 }
 
@@ -144,6 +149,21 @@ fill_sizes(CkptCheckpointInfo *info, const CkptVm *vm)
     }
 }
 
+static CkptGrowth *
+present_growth(const CkptPlanInput *input)
+{
+    return ckpt_growth_measure(input, ckpt_graph_find(input->checkpoints, input->current_id));
+}
+
+static void
+fill_growth(CkptCheckpointInfo *info, const CkptPlanInput *input)
+{
+    g_autoptr(CkptGrowth) present = present_growth(input);
+
+    info->growth = ckpt_growth_measure(input, info->checkpoint);
+    info->advice = ckpt_advice_of(input, present);
+}
+
 /* Looks at the VM's files, once for a page, and records what they say; not while an operation works on
  * them: what was read may be half of before and half of after. */
 static gboolean
@@ -192,6 +212,7 @@ verify_info(CkptEngine *engine, GHashTable *families, CkptCheckpointInfo *info, 
     info->checkpoint = ckpt_checkpoint_copy(row);
     fill_sizes(info, family->situation->vm);
     fill_files(info, family->situation->vm);
+    fill_growth(info, &family->situation->input);
     return TRUE;
 }
 
@@ -377,6 +398,8 @@ ckpt_engine_get_vm(CkptEngine *engine, const char *vm_id, GError **error)
         return NULL;
     }
     info = g_new0(CkptVmInfo, 1);
+    info->growth = present_growth(&situation.input);
+    info->advice = ckpt_advice_of(&situation.input, info->growth);
     info->vm = g_steal_pointer(&situation.vm);
     info->summary = g_new0(CkptVmSummary, 1);
     info->summary->id = g_strdup(info->vm->id);

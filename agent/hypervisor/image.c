@@ -384,6 +384,17 @@ fill_header(CkptLayer *layer, int fd, CkptQcow2 **out, GError **fault)
     return TRUE;
 }
 
+/* Neither stat(2) nor every file system has it (NFS before 4.2, tmpfs before Linux 6.6). */
+static void
+fill_birth(CkptLayer *layer, int fd)
+{
+    struct statx found;
+
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &found) == 0 && found.stx_mask & STATX_BTIME)
+        layer->born_us =
+            (gint64)found.stx_btime.tv_sec * G_USEC_PER_SEC + found.stx_btime.tv_nsec / 1000;
+}
+
 static gboolean
 fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
 {
@@ -399,8 +410,11 @@ fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
         ckpt_error_set(fault, CKPT_REASON_DISK_TYPE_UNSUPPORTED, "it is not a regular file");
         return FALSE;
     }
-    if (fstatvfs(fd, &space) == 0)
+    fill_birth(layer, fd);
+    if (fstatvfs(fd, &space) == 0) {
         layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
+        layer->fs_size = (guint64)space.f_blocks * space.f_frsize;
+    }
     if (!ckpt_locks_probe(fd, &layer->read_locked, &layer->write_locked, fault))
         return FALSE;
     switch (layer->format) {

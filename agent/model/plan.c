@@ -153,7 +153,37 @@ ckpt_plan_free(CkptPlan *plan)
     g_clear_pointer(&plan->warnings, g_ptr_array_unref);
     ckpt_checkpoint_free(plan->checkpoint);
     ckpt_checkpoint_free(plan->safety);
+    ckpt_forecast_free(plan->forecast);
     g_free(plan);
+}
+
+static void
+disk_forecast_free(gpointer data)
+{
+    CkptDiskForecast *disk = data;
+
+    g_free(disk->target);
+    g_free(disk->from);
+    g_free(disk->into);
+    g_free(disk);
+}
+
+CkptForecast *
+ckpt_forecast_new(void)
+{
+    CkptForecast *forecast = g_new0(CkptForecast, 1);
+
+    forecast->disks = g_ptr_array_new_with_free_func(disk_forecast_free);
+    return forecast;
+}
+
+void
+ckpt_forecast_free(CkptForecast *forecast)
+{
+    if (!forecast)
+        return;
+    g_ptr_array_unref(forecast->disks);
+    g_free(forecast);
 }
 
 /* ---- Descriptions ---- */

@@ -152,6 +152,35 @@ void ckpt_step_free(CkptStep *step);
 /* One sentence for people: "make overlay /…/a.qcow2 on /…/b.qcow2 for vda". (transfer full) */
 char *ckpt_step_describe(const CkptStep *step);
 
+/* What becomes of one disk's file in a delete. Enum values equal the proto's. */
+typedef enum {
+    CKPT_WORK_REMOVE = 1, /* nothing lies on it: it is removed */
+    CKPT_WORK_COMMIT = 2, /* the overlay on it is merged into it, and removed */
+    CKPT_WORK_PULL = 3,   /* it is copied up into the overlay, and removed */
+    CKPT_WORK_LEAVE = 4   /* nothing lies on it and it is not ours: left where it is */
+} CkptWork;
+
+typedef struct {
+    char *target;
+    CkptWork work;
+    gboolean live;          /* by the QEMU of the running VM */
+    char *from;             /* the file that is gone afterwards; NULL = none */
+    char *into;             /* what it holds lies in this then; NULL = nowhere */
+    CkptFormat into_format;
+    guint64 moved;          /* bytes read and written again, at most */
+    guint64 freed_min, freed_max;
+    guint64 needed;         /* bytes that may be taken where `into` lies before any is freed */
+    guint64 device;         /* the file system of that */
+    guint64 available;      /* … and what it has free */
+} CkptDiskForecast;
+
+/* What a delete would free and cost, from the files as they were when it was planned. */
+typedef struct {
+    GPtrArray *disks; /* CkptDiskForecast in the checkpoint's order */
+} CkptForecast;
+CkptForecast *ckpt_forecast_new(void);
+void ckpt_forecast_free(CkptForecast *forecast);
+
 typedef struct {
     CkptKind kind;
     char *vm_id, *vm_name;
@@ -166,6 +195,8 @@ typedef struct {
     GPtrArray *warnings;  /* char * */
     /* The checkpoint that the reply carries, and the safety checkpoint; as planned. */
     CkptCheckpoint *checkpoint, *safety;
+    CkptForecast *forecast; /* of a delete that moves or removes files, as long as it is only planned: not
+                               journalled. NULL = none */
 } CkptPlan;
 CkptPlan *ckpt_plan_new(CkptKind kind);
 void ckpt_plan_free(CkptPlan *plan);

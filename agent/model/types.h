@@ -70,7 +70,9 @@ typedef struct {
     CkptFormat format;      /* from the definition or the overlay above, never probed; 0 = nobody says */
     guint64 virtual_size;   /* bytes; 0 where it could not be read */
     guint64 allocated;      /* bytes, st_blocks * 512 */
+    gint64 born_us;         /* when the file was made; 0 where its file system does not tell */
     guint64 fs_available;   /* bytes free in its file system */
+    guint64 fs_size;        /* bytes that this has; 0 where that is not known */
     CkptFileId id;
     guint mode;             /* permission bits */
     guint uid, gid;

@@ -40,6 +40,8 @@ static PB(AgentLimits) * give_limits(const CkptLimits *limits)
     message->max_page_size = CKPT_PAGE_SIZE_MAX;
     message->max_wait_seconds = (guint32)(limits->max_wait_us / G_USEC_PER_SEC);
     message->result_retention_days = limits->result_days;
+    message->reserve_bytes = limits->reserve_bytes;
+    message->reserve_percent = limits->reserve_percent;
     return message;
 }
 

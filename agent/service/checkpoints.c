@@ -18,6 +18,8 @@ ckpt_get_checkpoint(const CkptCaller *caller, const ProtobufCMessage *base, GErr
         return NULL;
     reply = ckpt_message_new(&vmcheckpoint__v1__get_checkpoint_response__descriptor);
     reply->checkpoint = ckpt_give_checkpoint(info, request->view);
+    if (request->view != VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_BASIC)
+        reply->warnings = ckpt_give_strings(info->advice, &reply->n_warnings);
     return &reply->base;
 }
 
@@ -253,8 +255,10 @@ ckpt_delete_reply(CkptService *service, const CkptOperation *operation, gboolean
     if (has_result(operation, validate_only))
         reply->checkpoint = give_result(service, operation->checkpoint, TRUE);
     reply->operation = give_operation(operation, validate_only);
-    if (validate_only)
+    if (validate_only) {
         reply->plan = ckpt_give_plan(operation->plan, &reply->n_plan);
+        reply->forecast = ckpt_give_forecast(operation->plan ? operation->plan->forecast : NULL);
+    }
     reply->warnings = give_warnings(operation, validate_only, &reply->n_warnings);
     return &reply->base;
 }

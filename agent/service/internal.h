@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/core/engine.h"
+#include "agent/core/growth.h"
 #include "agent/service/decode.h"
 #include "agent/service/library_index.h"
 #include "agent/service/page_token.h"
@@ -142,6 +143,9 @@ PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(Checkpo
 PB(Operation) *
     ckpt_give_operation(const CkptOperation *operation, guint64 bytes_done, guint64 bytes_total);
 PB(PlanStep) * *ckpt_give_plan(const CkptPlan *plan, gsize *n);
+/* give_space.c; NULL for what is not known */
+PB(Growth) * ckpt_give_growth(const CkptGrowth *growth);
+PB(DeleteForecast) * ckpt_give_forecast(const CkptForecast *forecast);
 PB(Ability) * ckpt_give_ability(const CkptAbility *ability);
 
 /* ---- One file per service ---- */

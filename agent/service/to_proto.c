@@ -222,6 +222,7 @@ PB(Checkpoint) * ckpt_give_checkpoint(const CkptCheckpointInfo *info, PB(Checkpo
     message->not_captured = ckpt_give_strings(checkpoint->not_captured, &message->n_not_captured);
     if (full)
         give_files(checkpoint, message);
+    message->growth = full ? ckpt_give_growth(info->growth) : NULL;
     return message;
 }
 

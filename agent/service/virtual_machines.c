@@ -40,6 +40,7 @@ static PB(VirtualMachine) * give_deployed(const CkptVmInfo *info, gboolean full)
     message->memory = ckpt_give_ability(&info->vm->memory);
     message->application_consistency = ckpt_give_ability(&info->vm->application);
     give_drives(info->vm, message);
+    message->growth = ckpt_give_growth(info->growth);
     return message;
 }
 
@@ -347,5 +348,7 @@ ckpt_get_virtual_machine(const CkptCaller *caller, const ProtobufCMessage *base,
     reply = ckpt_message_new(&vmcheckpoint__v1__get_virtual_machine_response__descriptor);
     reply->virtual_machine =
         info ? give_deployed(info, request->view != BASIC) : give_stored(stored);
+    if (info && request->view != BASIC)
+        reply->warnings = ckpt_give_strings(info->advice, &reply->n_warnings);
     return &reply->base;
 }
