@@ -6,7 +6,7 @@
 typedef struct {
     const CkptHost *host;
     PbCheckpoint *checkpoint; /* in full, as the host just verified it */
-    ProtobufCMessage *reply;  /* owns it */
+    ProtobufCMessage *reply;  /* owns it; a GetCheckpointResponse */
     char *vm_name;    /* what its VM is called now; NULL: the host has no such VM deployed, or could
                          not say */
     char *current_id; /* the checkpoint at which its VM is; NULL: none, or not known */

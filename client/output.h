@@ -45,5 +45,9 @@ char *ckpt_enum_word(const ProtobufCEnumDescriptor *descriptor, int value);
 gboolean ckpt_is_deleting(const PbCheckpoint *checkpoint);
 /* "2026-11-22 13:05:09", UTC; "-" without a time. */
 char *ckpt_time_cell(const Google__Protobuf__Timestamp *time);
+/* "12.0 MiB an hour, full in 40 hours"; "-" where the rate cannot be told. */
+char *ckpt_rate_cell(const Vmcheckpoint__V1__Growth *growth);
+/* What a delete would free and cost, in lines that begin with prefix. */
+char *ckpt_forecast_text(const Vmcheckpoint__V1__DeleteForecast *forecast, const char *prefix);
 /* "3 minutes"; "-" without a time. */
 char *ckpt_age_cell(const Google__Protobuf__Timestamp *time);

@@ -74,6 +74,31 @@ print_size(const char *label, guint64 bytes)
 }
 
 static void
+print_growth(const Vmcheckpoint__V1__Growth *growth)
+{
+    g_autofree char *size = NULL, *rate = NULL, *age = NULL, *text = NULL;
+
+    if (!growth)
+        return;
+    size = ckpt_size_text(growth->bytes);
+    rate = ckpt_rate_cell(growth);
+    age = ckpt_age_cell(growth->since_time);
+    text = growth->since_time ? g_strdup_printf("%s in %s", size, age) : g_strdup(size);
+    print_field("Written since:", text);
+    if (strcmp(rate, "-") != 0)
+        print_field("", rate);
+}
+
+static void
+print_warnings(const CkptFoundCheckpoint *found)
+{
+    const Vmcheckpoint__V1__GetCheckpointResponse *reply = (const void *)found->reply;
+
+    for (gsize i = 0; i < reply->n_warnings; i++)
+        print_field(i == 0 ? "Warnings:" : "", reply->warnings[i]);
+}
+
+static void
 print_identity(const CkptFoundCheckpoint *found)
 {
     const PbCheckpoint *checkpoint = found->checkpoint;
@@ -127,6 +152,7 @@ print_state(const PbCheckpoint *checkpoint)
     print_enum("Mechanism:", &vmcheckpoint__v1__mechanism__descriptor, (int)checkpoint->mechanism);
     print_size("Size:", checkpoint->size_bytes);
     print_size("Memory:", checkpoint->memory_bytes);
+    print_growth(checkpoint->growth);
 }
 
 static void
@@ -210,6 +236,7 @@ run(CkptClient *client, char **arguments)
     else
         print_disks(found->checkpoint);
     print_extra_files(found->checkpoint);
+    print_warnings(found);
     return CKPT_EXIT_DONE;
 }
 

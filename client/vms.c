@@ -2,13 +2,14 @@
 #include "client/output.h"
 #include "client/query.h"
 #include "common/library.h"
+#include "common/text.h"
 
 #include <stdio.h>
 
 static gboolean full;
 
 static const GOptionEntry options[] = {
-    {"full", 0, 0, G_OPTION_ARG_NONE, &full, "look at every disk: depth and abilities too", NULL},
+    {"full", 0, 0, G_OPTION_ARG_NONE, &full, "look at every disk: depth, abilities and space too", NULL},
     {NULL}};
 
 typedef struct {
@@ -36,6 +37,9 @@ add_vm(Out *out, const char *host, const PbVm *vm)
     g_autofree char *where = *vm->library ? g_strdup_printf("%s %s", placement, vm->library) : NULL;
     g_autofree char *count = g_strdup_printf("%u", vm->checkpoint_count);
     g_autofree char *depth = vm->chain_depth ? g_strdup_printf("%u", vm->chain_depth) : NULL;
+    g_autofree char *held = ckpt_size_text(vm->checkpoint_bytes);
+    g_autofree char *grown = vm->growth ? ckpt_size_text(vm->growth->bytes) : NULL;
+    g_autofree char *rate = ckpt_rate_cell(vm->growth);
     const char *cells[] = {host,
                            vm->vm_name,
                            vm->vm_id,
@@ -46,7 +50,10 @@ add_vm(Out *out, const char *host, const PbVm *vm)
                            vm->quarantine_reason,
                            ability_cell(vm->live),
                            ability_cell(vm->memory),
-                           ability_cell(vm->application_consistency)};
+                           ability_cell(vm->application_consistency),
+                           vm->checkpoint_bytes ? held : NULL,
+                           grown,
+                           rate};
 
     if (out->table)
         ckpt_table_add(out->table, cells);
@@ -119,7 +126,8 @@ run(CkptClient *client, char **arguments)
                                         "CHECKPOINTS", "DEPTH", "QUARANTINE", NULL};
     static const char *const whole[] = {"HOST",  "VM",          "ID",          "PLACEMENT",
                                         "POWER", "CHECKPOINTS", "DEPTH",       "QUARANTINE",
-                                        "LIVE",  "MEMORY",      "APPLICATION", NULL};
+                                        "LIVE",  "MEMORY",      "APPLICATION", "SIZE",
+                                        "GROWN", "RATE", NULL};
     g_autoptr(GHashTable) deployed = g_hash_table_new(g_str_hash, g_str_equal);
     g_autoptr(GHashTable) stored = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     gboolean as_table = client->settings->format == CKPT_FORMAT_TABLE;

@@ -326,6 +326,6 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
     }
     ckpt_plan_set_checkpoint(plan, deleted_row(target));
     add_steps(input, plan, target, merges);
-    plan->forecast = ckpt_merge_forecast(input, merges);
+    plan->forecast = ckpt_merge_forecast(input, target, merges);
     return g_steal_pointer(&plan);
 }

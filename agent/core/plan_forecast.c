@@ -39,10 +39,11 @@ forecast_merge(const CkptPlanInput *input, const CkptMerge *merge, CkptDiskForec
 }
 
 CkptForecast *
-ckpt_merge_forecast(const CkptPlanInput *input, GPtrArray *merges)
+ckpt_merge_forecast(const CkptPlanInput *input, const CkptCheckpoint *target, GPtrArray *merges)
 {
     CkptForecast *forecast = ckpt_forecast_new();
 
+    forecast->files_freed = ckpt_plan_extra_bytes(input->vm, target);
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
         CkptDiskForecast *disk = g_new0(CkptDiskForecast, 1);

@@ -37,4 +37,5 @@ GPtrArray *ckpt_merge_find_all(const CkptPlanInput *input, const CkptCheckpoint 
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* plan_forecast.c: what these merges would free and cost. (transfer full) */
-CkptForecast *ckpt_merge_forecast(const CkptPlanInput *input, GPtrArray *merges);
+CkptForecast *ckpt_merge_forecast(const CkptPlanInput *input, const CkptCheckpoint *target,
+                                  GPtrArray *merges);

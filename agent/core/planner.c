@@ -20,6 +20,20 @@ ckpt_limits_init(CkptLimits *limits)
     };
 }
 
+guint64
+ckpt_plan_extra_bytes(const CkptVm *vm, const CkptCheckpoint *checkpoint)
+{
+    guint64 bytes = 0;
+
+    for (guint i = 0; i < checkpoint->extras->len; i++) {
+        const CkptCheckpointFile *file = g_ptr_array_index(checkpoint->extras, i);
+        const CkptLayer *layer = ckpt_vm_find_file(vm, file->path);
+
+        bytes += layer && layer->exists ? layer->allocated : file->bytes;
+    }
+    return bytes;
+}
+
 guint
 ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
 {

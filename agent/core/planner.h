@@ -40,5 +40,9 @@ gboolean ckpt_plan_look(const CkptPlanInput *input, GError **error);
  * QEMU is writing to, where that names a file below them. NULL: there is nothing to be put right. */
 CkptPlan *ckpt_plan_mend(const CkptPlanInput *input);
 
+/* Bytes that the files which the checkpoint has beside its disks' take: as they were looked at, else as they
+ * were captured. */
+guint64 ckpt_plan_extra_bytes(const CkptVm *vm, const CkptCheckpoint *checkpoint);
+
 /* Checkpoints from the root to this one. */
 guint ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint);

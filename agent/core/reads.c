@@ -136,7 +136,7 @@ fill_sizes(CkptCheckpointInfo *info, const CkptVm *vm)
     GPtrArray *disks = info->checkpoint->disks;
 
     info->allocated_bytes = g_new0(guint64, disks->len + 1);
-    info->size_bytes = info->checkpoint->memory_bytes;
+    info->size_bytes = ckpt_plan_extra_bytes(vm, info->checkpoint);
     for (guint i = 0; i < disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(disks, i);
         CkptLayer *layer = ckpt_vm_find_file(vm, disk->sealed_file);

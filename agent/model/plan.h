@@ -176,7 +176,8 @@ typedef struct {
 
 /* What a delete would free and cost, from the files as they were when it was planned. */
 typedef struct {
-    GPtrArray *disks; /* CkptDiskForecast in the checkpoint's order */
+    GPtrArray *disks;    /* CkptDiskForecast in the checkpoint's order */
+    guint64 files_freed; /* bytes of the files that the checkpoint has beside its disks' */
 } CkptForecast;
 CkptForecast *ckpt_forecast_new(void);
 void ckpt_forecast_free(CkptForecast *forecast);

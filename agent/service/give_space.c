@@ -69,6 +69,7 @@ PB(DeleteForecast) * ckpt_give_forecast(const CkptForecast *forecast)
     if (!forecast)
         return NULL;
     message = ckpt_message_new(&vmcheckpoint__v1__delete_forecast__descriptor);
+    message->freed_bytes_min = message->freed_bytes_max = forecast->files_freed;
     message->disks = g_new0(PB(DiskForecast) *, MAX(forecast->disks->len, 1));
     message->needs = g_new0(PB(SpaceNeed) *, MAX(forecast->disks->len, 1));
     for (guint i = 0; i < forecast->disks->len; i++) {

@@ -45,6 +45,7 @@ typedef struct {
     GPtrArray *ids;      /* their request_ids */
     char *etag;          /* the last one's */
     const char *current; /* of every VM; NULL: none */
+    Vmcheckpoint__V1__Growth *growth; /* of every VM and checkpoint; NULL: none, and no warnings */
     char expected[40];   /* the current checkpoint that the last restore expects */
 } Straw;
 
@@ -115,6 +116,7 @@ list_vms(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__ListVirtualMachin
         vm->live = &can;
         vm->current_checkpoint_id = (char *)(straw->current ? straw->current : "");
         vm->memory = &cannot;
+        vm->growth = straw->growth;
         vm->library = (char *)(from->stored ? "shelf" : "");
         vm->library_file = (char *)(from->stored ? "/shelf/vm.xml" : "");
         list[response.n_virtual_machines++] = vm;
@@ -175,12 +177,16 @@ get_point(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__GetCheckpointReq
 {
     Vmcheckpoint__V1__GetCheckpointResponse response =
         VMCHECKPOINT__V1__GET_CHECKPOINT_RESPONSE__INIT;
+    char *warnings[] = {(char *)"storing leaves it behind", (char *)"it is deep"};
     PbCheckpoint checkpoint;
 
     for (gsize i = 0; i < G_N_ELEMENTS(straw->points) && straw->points[i].id; i++)
         if (strcmp(straw->points[i].id, request->checkpoint_id) == 0) {
             fill_point(&checkpoint, &straw->points[i]);
+            checkpoint.growth = straw->growth;
             response.checkpoint = &checkpoint;
+            response.warnings = warnings;
+            response.n_warnings = straw->growth ? G_N_ELEMENTS(warnings) : 0;
             answer(call, &response.base);
             return;
         }
@@ -234,13 +240,43 @@ create(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__CreateCheckpointReq
     answer(call, &response.base);
 }
 
+/* What it would free and cost, of one disk; nothing is said of what is refused or being deleted. */
+static void
+forecast(Straw *straw, CkptCall *call, Vmcheckpoint__V1__DeleteCheckpointResponse *response)
+{
+    Vmcheckpoint__V1__DeleteForecast forecast = VMCHECKPOINT__V1__DELETE_FORECAST__INIT;
+    Vmcheckpoint__V1__DiskForecast disk = VMCHECKPOINT__V1__DISK_FORECAST__INIT, *disks[] = {&disk};
+    Vmcheckpoint__V1__SpaceNeed need = VMCHECKPOINT__V1__SPACE_NEED__INIT, *needs[] = {&need};
+
+    if (straw->refusal) {
+        refuse(call, straw->refusal, 0);
+        return;
+    }
+    disk.target = (char *)"vda";
+    disk.method = VMCHECKPOINT__V1__DELETE_METHOD__DELETE_METHOD_COMMIT;
+    disk.live = TRUE;
+    need.file = (char *)"/img/web.raw";
+    need.needed_bytes = 20u << 20;
+    need.available_bytes = 3ull << 30;
+    forecast.freed_bytes_min = 5u << 20;
+    forecast.freed_bytes_max = 20u << 20;
+    forecast.moved_bytes = 20u << 20;
+    forecast.n_disks = forecast.n_needs = 1;
+    forecast.disks = disks;
+    forecast.needs = needs;
+    response->forecast = straw->points[0].deleting ? NULL : &forecast;
+    answer(call, &response->base);
+}
+
 static void
 delete_point(Straw *straw, CkptCall *call, const Vmcheckpoint__V1__DeleteCheckpointRequest *request)
 {
     Vmcheckpoint__V1__DeleteCheckpointResponse response =
         VMCHECKPOINT__V1__DELETE_CHECKPOINT_RESPONSE__INIT;
 
-    if (begin_mutation(straw, call, request->options, request->etag))
+    if (request->options->validate_only)
+        forecast(straw, call, &response);
+    else if (begin_mutation(straw, call, request->options, request->etag))
         answer(call, &response.base);
 }
 
@@ -749,10 +785,65 @@ delete_asks_on_a_terminal(void **state)
     assert_says(shown, POINT_1);
     assert_says(shown, "of VM web-01 (" VM_1 ") on host a?");
     assert_says(shown, "all other checkpoints are kept");
+    assert_says(shown, "frees 5.0 MiB to 20.0 MiB, moves up to 20.0 MiB");
     assert_says(shown, "nothing was done");
     g_free(g_steal_pointer(&shown));
     shown = run_on_terminal("delete web-01/one", "yes\n");
     assert_int_equal(world.status, 0);
+    assert_int_equal(world.a.mutations, 1);
+}
+
+static void
+show_and_vms_tell_of_growth(void **state)
+{
+    Vmcheckpoint__V1__Growth growth = VMCHECKPOINT__V1__GROWTH__INIT;
+    Google__Protobuf__Timestamp since = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+
+    since.seconds = g_get_real_time() / G_USEC_PER_SEC - 3 * 3600;
+    growth.bytes = 36u << 20;
+    growth.since_time = &since;
+    world.a.growth = &growth;
+    assert_run("show web-01/one", 0);
+    assert_says(world.output, "Written since:     36.0 MiB in 3 hours\nWarnings:");
+    assert_says(world.output, "Warnings:          storing leaves it behind\n");
+    assert_says(world.output, "                   it is deep\n");
+    growth.bytes_per_hour_presence_case =
+        VMCHECKPOINT__V1__GROWTH__BYTES_PER_HOUR_PRESENCE_BYTES_PER_HOUR;
+    growth.bytes_per_hour = 12u << 20;
+    assert_run("vms --full", 0);
+    assert_says(world.output, "36.0 MiB  12.0 MiB an hour\n");
+    growth.hours_until_full_presence_case =
+        VMCHECKPOINT__V1__GROWTH__HOURS_UNTIL_FULL_PRESENCE_HOURS_UNTIL_FULL;
+    growth.hours_until_full = 40;
+    assert_run("show web-01/one", 0);
+    assert_says(world.output, "                   12.0 MiB an hour, full in 40 hours\n");
+}
+
+static void
+delete_dry_run_only_tells(void **state)
+{
+    assert_run("delete --dry-run web-01/one", 0);
+    assert_int_equal(world.a.mutations, 0);
+    assert_says(world.output, "frees 5.0 MiB to 20.0 MiB, moves up to 20.0 MiB");
+    assert_says(world.output, "vda: commit, while the VM runs");
+    assert_says(world.output, "takes up to 20.0 MiB of the 3.0 GiB free beside /img/web.raw");
+    assert_run("delete --dry-run --format json web-01/one", 0);
+    assert_says(world.output, "\"freedBytesMax\" : \"20971520\"");
+    world.a.refusal = CKPT_REASON_BRANCH_POINT;
+    assert_run("delete --dry-run web-01/one", 1);
+    assert_says(world.errors, "straw says no");
+    assert_int_equal(world.a.mutations, 0);
+}
+
+/* It may have to wait behind an operation that is in the way now. */
+static void
+what_is_refused_now_can_be_asked_for_all_the_same(void **state)
+{
+    g_autofree char *shown = NULL;
+
+    world.a.refusal = CKPT_REASON_VM_BUSY;
+    shown = run_on_terminal("delete web-01/one", "yes\n");
+    assert_says(shown, "At this moment it is refused: ");
     assert_int_equal(world.a.mutations, 1);
 }
 
@@ -877,8 +968,8 @@ vms_shows_a_stored_vm_once_and_what_a_vm_can(void **state)
 {
     world.a.vms[2] = (StrawVm){VM_4, "kept", TRUE};
     assert_run("vms --full", 0);
-    assert_says(world.output, "LIVE  MEMORY  APPLICATION\n");
-    assert_says(world.output, "yes   no      -\n");
+    assert_says(world.output, "LIVE  MEMORY  APPLICATION  SIZE  GROWN  RATE\n");
+    assert_says(world.output, "yes   no      -            -     -      -\n");
     assert_says(world.output, "kept");
     assert_null(strstr(strstr(world.output, VM_4) + 1, VM_4));
 }
@@ -954,6 +1045,9 @@ main(void)
         T(delete_sends_the_etag_that_was_read),
         T(what_was_never_sent_has_failed),
         T(delete_asks_on_a_terminal),
+        T(delete_dry_run_only_tells),
+        T(show_and_vms_tell_of_growth),
+        T(what_is_refused_now_can_be_asked_for_all_the_same),
         T(a_renamed_vm_is_told_by_its_present_name),
         T(what_is_being_deleted_is_shown_and_can_be_finished),
         T(an_ambiguous_checkpoint_name_lists_the_candidates),

@@ -123,7 +123,7 @@ everything_that_is_set_counts(void **state)
         load(fixture,
              "[access]\nspiffe://example.org/ops/a = admin\ndns:ops.example.org=viewer\n"
              "[library main store]\npath = /srv/library\n[limits]\nmax_depth = 7\n"
-             "merge_mib_per_second = 50\nreserve_bytes = 2 GiB\nmax_wait_seconds = 60\nmax_connections = 99\n",
+             "merge_mib_per_second = 50\nreserve_bytes = 2 GiB\nreserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
              &error);
     const CkptLibraryPlace *place;
 
@@ -138,6 +138,7 @@ everything_that_is_set_counts(void **state)
     assert_int_equal(config->limits.max_depth, 7);
     assert_int_equal(config->merge_mib, 50);
     assert_int_equal(config->limits.reserve_bytes, G_GUINT64_CONSTANT(2) << 30);
+    assert_int_equal(config->limits.reserve_percent, 5);
     assert_int_equal(config->limits.max_wait_us, 60 * G_USEC_PER_SEC);
     assert_int_equal(config->max_connections, 99);
 }
