@@ -449,7 +449,8 @@ ckpt_step_remove_file(CkptRun *run, GError **error)
 
     if (lstat(path, &found) < 0)
         return errno == ENOENT ? TRUE : ckpt_file_error(error, "look at", path);
-    if (!nothing_lies_on(path, run->step->disks, error) || !nobody_needs(run, path, error))
+    if (!nothing_lies_on(path, run->step->disks, error) || !nobody_needs(run, path, error) ||
+        !ckpt_merge_forget(path, error))
         return FALSE;
     if (unlink(path) < 0 && errno != ENOENT)
         return ckpt_file_error(error, "remove", path);

@@ -85,6 +85,62 @@ next_above(const CkptStep *step, GError **error)
     return next;
 }
 
+/* ---- Whether it was merged ----
+ * A definition that names the lower file does not say so: its owner may have put it there in the midst of the
+ * merge (hazard A22), when what the upper one holds is nowhere else. A mark beside that one says it, from just
+ * before the definition is changed. */
+
+static char *
+merged_path(const char *file)
+{
+    return g_strconcat(file, ".vmckpt-merged", NULL);
+}
+
+gboolean
+ckpt_merge_note(const CkptStep *step, GError **error)
+{
+    g_autofree char *mark = merged_path(step->file);
+
+    return ckpt_file_mark(mark, error);
+}
+
+gboolean
+ckpt_merge_forget(const char *file, GError **error)
+{
+    g_autofree char *mark = merged_path(file);
+
+    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_unmark(mark, error);
+}
+
+/* What holds nothing is not missed. */
+static gboolean
+holds_data(const char *file)
+{
+    g_autoptr(CkptQcow2) header = NULL;
+    CkptLayer *layer = ckpt_layer_look(file, CKPT_FORMAT_QCOW2, &header, NULL);
+    gboolean holds = layer->exists && !(header && header->empty);
+
+    ckpt_layer_free(layer);
+    return holds;
+}
+
+gboolean
+ckpt_merge_is_done(const CkptStep *step, GError **error)
+{
+    g_autofree char *mark = merged_path(step->file);
+
+    if (g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_merge_is_barred(step) || !holds_data(step->file))
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
+                   "disk %s: the VM was put on %s before all of %s was merged into that: shut it down, define "
+                   "the disk on %s again, then repeat the request (if you have merged it by hand, say so first "
+                   "with an empty file %s)",
+                   step->target, step->base, step->file, step->file, mark);
+    ckpt_error_add(error, CKPT_META_DISK, step->target);
+    ckpt_error_add(error, CKPT_META_FILE, step->file);
+    return FALSE;
+}
+
 static Next
 next_merged(const CkptStep *step, const CkptView *view)
 {
@@ -116,7 +172,7 @@ next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
         return NEXT_FAILED;
     if (!write_locked && virDomainIsActive(view->domain) == 1)
         return fail(error, step, "libvirt names the lower file, but QEMU does not write to it");
-    return next_merged(step, view);
+    return ckpt_merge_is_done(step, error) ? next_merged(step, view) : NEXT_FAILED;
 }
 
 static Next
@@ -157,7 +213,7 @@ look(const CkptView *view, const CkptStep *step, GError **error)
     if (!defined)
         return refuse_detached(step, error);
     if (defined->source && ckpt_image_same(defined->source, step->base))
-        return NEXT_DONE;
+        return ckpt_merge_is_done(step, error) ? NEXT_DONE : NEXT_FAILED;
     if (!defined->source || !ckpt_image_same(defined->source, step->file))
         return fail(error, step, "the definition names neither of the two files");
     /* The guest has written to base since (hazard A26). */
@@ -242,12 +298,12 @@ commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
     CkptStep *step = run->step;
 
-    if (!commit_files(run, error))
+    if (!ckpt_merge_forget(step->file, error) || !commit_files(run, error))
         return FALSE;
     if (step->above)
         return ckpt_rebase_header(run, step->above, step->base, step->base_format, error);
     take_owner(step);
-    return define_merged(run, view, error);
+    return ckpt_merge_note(step, error) && define_merged(run, view, error);
 }
 
 /* libvirt's jobs are by target: by that which the disk has in the running VM. */

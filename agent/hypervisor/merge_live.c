@@ -244,7 +244,7 @@ save_pivoted(CkptRun *run)
 static gboolean
 pivot(CkptRun *run, virDomainPtr domain, GError **error)
 {
-    if (!ckpt_define_save(run, error) || !suspend(run, domain, error))
+    if (!ckpt_define_save(run, error) || !ckpt_merge_note(run->step, error) || !suspend(run, domain, error))
         return FALSE;
     ckpt_fault_point_named("pivoting");
     if (virDomainBlockJobAbort(domain, run->step->target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0) {
@@ -252,6 +252,18 @@ pivot(CkptRun *run, virDomainPtr domain, GError **error)
         return TRUE;
     }
     return job_failed(run->step, error, "pivot to the merged file");
+}
+
+/* Only who is seen to write to the overlay still has not pivoted. */
+static void
+forget_pivot(CkptRun *run)
+{
+    g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (view && ckpt_chain_find_top(view->live_xml, run->step->target, run->step->file) &&
+        !ckpt_merge_forget(run->step->file, &error))
+        g_warning("disk %s: %s", run->step->target, error->message);
 }
 
 /* Whether the job did what it was for, or the VM is off and the rest is done offline. */
@@ -299,6 +311,7 @@ ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)
         return TRUE;
     if (virDomainBlockJobAbort(view->domain, run->step->target, 0) < 0)
         virResetLastError();
+    forget_pivot(run);
     g_propagate_error(error, g_steal_pointer(&cause));
     return FALSE;
 }

@@ -234,6 +234,12 @@ void ckpt_snapshot_let_go(CkptRun *run, const CkptDiskFile *disk);
  * then on: it is never merged again. */
 void ckpt_merge_bar(const CkptStep *step);
 gboolean ckpt_merge_is_barred(const CkptStep *step);
+/* That all of the merge's file is in its base, or will be by the pivot that is about to be made; it is said by
+ * a mark beside the file, which goes before that does. */
+gboolean ckpt_merge_note(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_merge_forget(const char *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* CHAIN_MISMATCH if the file may hold what is nowhere else. */
+gboolean ckpt_merge_is_done(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* One block commit of step->file into step->base in the running VM, begun or found running, to its
  * end; the caller looks again afterwards. */
 gboolean ckpt_merge_live(CkptRun *run, CkptView *view, gboolean top, GError **error)

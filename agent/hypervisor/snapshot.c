@@ -447,11 +447,13 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
         return FALSE;
     merging.step = new_merge(run->plan, disk, &fault);
     done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, fault, error), error);
+    if (done && g_file_test(mark, G_FILE_TEST_EXISTS)) {
+        removal.step = &removed;
+        done = ckpt_merge_is_done(merging.step, error) && ckpt_step_remove_file(&removal, error) &&
+               ckpt_file_unmark(mark, error);
+    }
     ckpt_step_free(merging.step);
-    if (!done || !g_file_test(mark, G_FILE_TEST_EXISTS))
-        return done;
-    removal.step = &removed;
-    return ckpt_step_remove_file(&removal, error) && ckpt_file_unmark(mark, error);
+    return done;
 }
 
 static gboolean

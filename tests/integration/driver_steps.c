@@ -310,6 +310,7 @@ snapshot_undone_after_its_merge_lets_the_guest_go_on(void **state)
     mark = g_strconcat(point->sealed[0], ".vmckpt-paused", NULL);
     g_free(sh("touch %s.vmckpt-undo; chmod 0600 %s", point->overlay[0], point->sealed[0]));
     g_free(sh("virsh blockcommit undoheld vda --active --pivot --wait --base %s", point->sealed[0]));
+    g_free(sh("touch %s.vmckpt-merged", point->overlay[0]));
     g_free(sh("touch %s; virsh suspend undoheld", mark));
     step_undone(guest, snapshot);
     assert_false(g_file_test(mark, G_FILE_TEST_EXISTS));
@@ -317,6 +318,34 @@ snapshot_undone_after_its_merge_lets_the_guest_go_on(void **state)
     guest_assert_ticks(guest);
     guest_assert_mark(guest, "two");
     assert_clean(guest);
+}
+
+/* In the midst of the undo's merge the owner puts the VM on the file below (hazard A22). */
+static void
+snapshot_is_not_undone_over_what_was_not_merged(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("undoback", TRUE);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Point) point = NULL;
+    CkptStep *snapshot;
+
+    guest_start(guest);
+    point = point_prepare(guest, "aaaaaaaa");
+    g_free(sh("virsh dumpxml --inactive undoback >$d/before.xml; virsh define $d/before.xml"));
+    snapshot = point_snapshot_step(guest, point);
+    step_pass(guest, snapshot);
+    guest_mark(guest, "two");
+    guest_off(guest);
+    g_free(sh("virsh dumpxml --inactive undoback >$d/after.xml; virsh define $d/before.xml"));
+    g_free(sh("touch %s.vmckpt-undo", point->overlay[0]));
+    assert_false(driver->step_undo(driver, guest->plan, snapshot, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CHAIN_MISMATCH);
+    assert_true(g_file_test(point->overlay[0], G_FILE_TEST_EXISTS));
+    g_free(sh("virsh define $d/after.xml"));
+    step_undone(guest, snapshot);
+    assert_false(g_file_test(point->overlay[0], G_FILE_TEST_EXISTS));
+    guest_start(guest);
+    guest_assert_mark(guest, "two");
 }
 
 /* Hazard A5: libvirt's definition names the sealed file, the guest wrote to the overlay. */
@@ -557,6 +586,7 @@ main(int argc, char **argv)
         cmocka_unit_test(cancelled_merge_leaves_the_vm_on_its_overlay),
         cmocka_unit_test(snapshot_is_undone),
         cmocka_unit_test(snapshot_undone_after_its_merge_lets_the_guest_go_on),
+        cmocka_unit_test(snapshot_is_not_undone_over_what_was_not_merged),
         cmocka_unit_test(definition_left_behind_is_put_onto_the_overlays),
         cmocka_unit_test(lost_connection_is_opened_again),
         cmocka_unit_test(hung_libvirtd_is_waited_for_in_bounds),

@@ -1,6 +1,42 @@
 # shellcheck shell=bash disable=SC2154  # variables of "hazards"
 # The VM is defined again on its old path: the next boot writes into a sealed file
+# shellcheck source=tests/integration/merges.sh
+. "$integration/merges.sh"
+
+# In the midst of a delete, when the sealed file may be written to: what the newest overlay holds is nowhere else
+# yet, and the definition on the file below does not say that it was merged.
+A22_in_a_delete() {
+	local dir=$base/g one top below request
+	host g --limit merge_mib_per_second=4
+	make_guest a22-02
+	on "$dir" dumpxml --inactive "$vm" >"$dir/wrong.xml"
+	below=$(top_of "$dir" "$vm" vda)
+	one=$(create "$dir" "$id")
+	top=$(top_of "$dir" "$vm" vda)
+	on "$dir" dumpxml --inactive "$vm" >"$dir/right.xml"
+	hypervisor run "$dir" qemu-io -f qcow2 -c 'write -q -P 0x33 8M 16M' "$top"
+	begin_delete "$one"
+	check A22_delete_killed_in_the_midst merging 1
+	agent kill "$dir" g
+	check A22_delete_qemu_img_is_gone eventually 10 eval '! pgrep -f -- "qemu-img commit .*$top"'
+	on "$dir" define "$dir/wrong.xml" >/dev/null
+	agent start "$dir" g
+	check A22_delete_is_given_up eventually 30 ended
+	equal A22_delete_failed "$(operation .operation.state)" OPERATION_STATE_FAILED
+	check A22_delete_says_what_to_do grep -qF "define the disk on $top" <<<"$(operation .operation.error.message)"
+	check A22_delete_keeps_the_newest_file [ -e "$top" ]
+	on "$dir" define "$dir/right.xml" >/dev/null
+	check A22_delete_again remove "$dir" "$one"
+	equal A22_delete_again_on_the_lower_file "$(top_of "$dir" "$vm" vda)" "$below"
+	check A22_delete_again_contents hypervisor run "$dir" qemu-io -r -f qcow2 -c 'read -q -P 0x33 8M 16M' "$below"
+	check A22_delete_again_nothing_left [ -z "$(find "$dir/images" -name "*.vmckpt-*")" ]
+	check A22_delete_oracle eventually 10 oracle "$dir" "$vm" "shut off"
+	agent stop "$dir" g
+	hypervisor stop g "$dir"
+}
+
 A22() {
+	A22_in_a_delete
 	local one two base
 	make_guest a22-01
 	up
