@@ -29,12 +29,13 @@ ckpt_fault_point(void)
 static void
 raise_named(const char *variable, const char *name, int signal)
 {
-    static int raised;
+    static int paused;
+    int killed = 0, *raised = signal == SIGSTOP ? &paused : &killed;
     const char *at = g_getenv(variable);
     g_auto(GStrv) names = at ? g_strsplit(at, ",", -1) : NULL;
 
     if (names && g_strv_contains((const char *const *)names, name) &&
-        g_atomic_int_compare_and_exchange(&raised, 0, 1))
+        g_atomic_int_compare_and_exchange(raised, 0, 1))
         raise(signal);
 }
 

@@ -372,6 +372,9 @@ merge(CkptRun *run, GError **error)
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         Next next = view ? look(view, run->step, error) : NEXT_FAILED;
 
+        /* Who died behind the pivot has not seen it saved. */
+        if (next == NEXT_DONE && round == 0 && view->active && !run->step->above)
+            ckpt_merge_save(run);
         if (next == NEXT_DONE)
             return TRUE;
         if (!do_next(run, view, next, error))

@@ -219,16 +219,18 @@ ckpt_merge_is_barred(const CkptStep *step)
 
 /* libvirt changes the definition at the pivot, shows it changed, and only logs that it could not be
  * saved (9.0): asked for again, it says so. The guest is not kept standing for as long as a full disk
- * may last: without the overlay the VM cannot boot into the past, whatever the definition says. */
-static void
-save_pivoted(CkptRun *run)
+ * may last: without the overlay the VM cannot boot into the past, whatever the definition says. While
+ * libvirt is away nothing is known, and the guest stands until the step is run again. */
+void
+ckpt_merge_save(CkptRun *run)
 {
     CkptStep *step = run->step;
     g_autoptr(GError) error = NULL;
 
     for (guint i = 0; i < SAVE_ATTEMPTS; i++) {
         g_clear_error(&error);
-        if (ckpt_define_save(run, &error))
+        if (ckpt_define_save(run, &error) ||
+            ckpt_error_reason(error) == CKPT_REASON_HYPERVISOR_UNAVAILABLE)
             return;
     }
     ckpt_merge_bar(step);
@@ -248,7 +250,8 @@ pivot(CkptRun *run, virDomainPtr domain, GError **error)
         return FALSE;
     ckpt_fault_point_named("pivoting");
     if (virDomainBlockJobAbort(domain, run->step->target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0) {
-        save_pivoted(run);
+        ckpt_fault_point_named("pivoted");
+        ckpt_merge_save(run);
         return TRUE;
     }
     return job_failed(run->step, error, "pivot to the merged file");

@@ -234,6 +234,8 @@ void ckpt_snapshot_let_go(CkptRun *run, const CkptDiskFile *disk);
  * then on: it is never merged again. */
 void ckpt_merge_bar(const CkptStep *step);
 gboolean ckpt_merge_is_barred(const CkptStep *step);
+/* Has libvirt save the definition of a VM that has pivoted; bars the overlay, and warns, if it cannot. */
+void ckpt_merge_save(CkptRun *run);
 /* That all of the merge's file is in its base, or will be by the pivot that is about to be made; it is said by
  * a mark beside the file, which goes before that does. */
 gboolean ckpt_merge_note(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
