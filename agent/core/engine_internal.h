@@ -113,7 +113,8 @@ gboolean ckpt_leftovers_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UN
 
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
-/* Fills op->plan (fresh), or takes over that of an unfinished delete. dry: only to show it; what is found
+/* Fills op->plan (fresh), or takes over that of an unfinished delete, which is planned anew where its pull has
+ * met a VM that was started since. dry: only to show it; what is found
  * wrong, or right again, is not recorded. */
 gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error);
 /* The stored end of an operation as an error. */

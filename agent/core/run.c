@@ -55,6 +55,65 @@ take_over_delete(CkptEngine *engine, CkptOperation *op, GError **error)
     return FALSE;
 }
 
+static void
+drop_plan(CkptOperation *op)
+{
+    g_clear_pointer(&op->plan, ckpt_plan_free);
+    op->step_begun = op->step_ended = -1;
+}
+
+static gboolean
+has_pull_left(const CkptOperation *op)
+{
+    for (gint i = op->step_ended + 1; op->plan && i < (gint)op->plan->steps->len; i++)
+        if (((const CkptStep *)g_ptr_array_index(op->plan->steps, i))->kind == CKPT_STEP_PULL)
+            return TRUE;
+    return FALSE;
+}
+
+/* As if it had not begun. That a file was merged into, in part or whole, shows in its identity, and is refused
+ * here; a pull that was cut short leaves nothing that must be undone. FALSE: the operation is as it was. */
+static gboolean
+plan_anew(Situation *situation, CkptCheckpoint *row, CkptOperation *op)
+{
+    CkptRequest *request = ckpt_request_new(CKPT_KIND_DELETE); /* unconditional: it has begun */
+    g_autoptr(GError) why = NULL;
+    CkptPlan *plan;
+
+    ckpt_set_str(&request->identity, op->identity);
+    ckpt_set_str(&request->vm_id, row->vm_id);
+    ckpt_set_str(&request->checkpoint_id, row->id);
+    row->state = CKPT_STATE_READY;
+    ckpt_set_str(&row->disabled_reason, NULL);
+    plan = ckpt_plan_make(&situation->input, request, &why);
+    row->state = CKPT_STATE_DELETING;
+    ckpt_request_free(request);
+    if (!plan) {
+        g_debug("the delete of checkpoint %s is not planned anew: %s", row->id, why->message);
+        return FALSE;
+    }
+    drop_plan(op);
+    op->plan = plan;
+    return TRUE;
+}
+
+/* Its own plan goes on, unless that has a VM started by now in its way, which a pull needs shut off; or an
+ * attempt to plan it anew has failed and taken the place of the one that began it. */
+static gboolean
+plan_begun_delete(CkptEngine *engine, Situation *situation, CkptCheckpoint *row, CkptOperation *op,
+                  GError **error)
+{
+    g_autoptr(GError) lost = NULL;
+
+    if (!op->plan && !take_over_delete(engine, op, &lost) && !plan_anew(situation, row, op)) {
+        g_propagate_error(error, g_steal_pointer(&lost));
+        return FALSE;
+    }
+    if (has_pull_left(op) && situation->vm->power != CKPT_POWER_SHUT_OFF)
+        (void)plan_anew(situation, row, op);
+    return TRUE;
+}
+
 void
 ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *reason)
 {
@@ -106,7 +165,8 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
         return FALSE;
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
     if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING && !row->deferred)
-        return take_over_delete(engine, op, error);
+        return plan_begun_delete(engine, &situation, row, op, error);
+    drop_plan(op);
     op->plan = ckpt_plan_make(&situation.input, op->request, &refusal);
     if (op->plan)
         return dry || ckpt_engine_lift_quarantine(engine, &situation, error);
@@ -263,13 +323,6 @@ is_deleting(CkptEngine *engine, const char *id)
     return row && row->state == CKPT_STATE_DELETING && !row->deferred;
 }
 
-static void
-drop_plan(CkptOperation *op)
-{
-    g_clear_pointer(&op->plan, ckpt_plan_free);
-    op->step_begun = op->step_ended = -1;
-}
-
 /* From QUEUED to RUNNING, with a journalled plan. */
 static gboolean
 begin(CkptEngine *engine, LiveOp *live, GError **error)
@@ -283,7 +336,7 @@ begin(CkptEngine *engine, LiveOp *live, GError **error)
         return TRUE;
     if (op->plan && !is_deleting(engine, op->checkpoint_id))
         drop_plan(op); /* somebody else has finished that delete since */
-    if (!op->plan && !ckpt_engine_plan(engine, op, FALSE, error))
+    if ((!op->plan || has_pull_left(op)) && !ckpt_engine_plan(engine, op, FALSE, error))
         return FALSE;
     ckpt_set_str(&op->checkpoint_id, op->plan->checkpoint_id);
     op->state = CKPT_OP_RUNNING;

@@ -67,8 +67,8 @@ look(const CkptView *view, const CkptStep *step, GError **error)
 {
     if (tells(find_disk(step, view->live_xml), step->file))
         return fail(error, CKPT_REASON_SHUT_DOWN_REQUIRED, step,
-                    "the VM was started while its checkpoint was deleted; shut it down and delete the "
-                    "checkpoint again");
+                    "the VM was started while its checkpoint was deleted; delete the checkpoint again, and if "
+                    "that is refused shut the VM down first");
     if (tells(find_disk(step, view->definition_xml), step->file))
         return NEXT_UNCHAIN;
     return look_at_header(step, error);
