@@ -153,6 +153,18 @@ put_back(VmQueue *queue, LiveOp *live)
     g_mutex_unlock(&engine->lock);
 }
 
+/* What it was quarantined for may be over: a delete that was given up is finished now. */
+static gboolean
+may_be_trusted_again(CkptEngine *engine, const CkptOperation *op)
+{
+    g_autoptr(CkptVmRecord) record = NULL;
+
+    if (op->state != CKPT_OP_SUCCEEDED || op->kind == CKPT_KIND_UPDATE)
+        return FALSE;
+    record = ckpt_store_get_vm(engine->store, op->vm_id, NULL);
+    return record && record->quarantine_reason;
+}
+
 /* It is stored how the operation ended: tells all who wait for it. Whether its VM is to be looked at. */
 static gboolean
 tell_end(CkptEngine *engine, LiveOp *live)
@@ -161,7 +173,7 @@ tell_end(CkptEngine *engine, LiveOp *live)
 
     ckpt_engine_emit(engine, live);
     look = ckpt_deferred_is_due(engine, live);
-    return ckpt_leftovers_are_due(engine, live->op->vm_id) || look;
+    return ckpt_leftovers_are_due(engine, live->op->vm_id) || may_be_trusted_again(engine, live->op) || look;
 }
 
 static void

@@ -185,6 +185,34 @@ a_pull_cut_short_goes_on_while_the_vm_is_off(void **state)
                      top);
 }
 
+/* The catalogue does not go on calling it wrong when it is right again. */
+static void
+a_delete_that_was_given_up_and_is_finished_ends_the_quarantine(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *request = ckpt_id_new();
+    g_autofree char *checkpoint = engine_fixture_must(fixture->engine, CKPT_KIND_CREATE, NULL);
+    gint64 until = g_get_monotonic_time() + 10 * G_TIME_SPAN_SECOND;
+    CkptVmRecord *record;
+    gboolean over = FALSE;
+
+    fixture->fail_kind = CKPT_STEP_MERGE;
+    fixture->fail_reason = CKPT_REASON_CHAIN_MISMATCH;
+    delete_fails(fixture, request, checkpoint, CKPT_REASON_CHAIN_MISMATCH);
+    record = ckpt_store_get_vm(fixture->engine->store, FIXTURE_VM, NULL);
+    assert_non_null(record->quarantine_reason);
+    ckpt_vm_record_free(record);
+    delete_is_done(fixture, request, checkpoint);
+    while (!over && g_get_monotonic_time() < until) {
+        g_main_context_iteration(NULL, FALSE);
+        record = ckpt_store_get_vm(fixture->engine->store, FIXTURE_VM, NULL);
+        over = !record->quarantine_reason;
+        ckpt_vm_record_free(record);
+        g_usleep(1000);
+    }
+    assert_true(over);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -195,6 +223,7 @@ main(void)
         TEST(the_same_request_finishes_it_too),
         TEST(a_delete_planned_anew_that_fails_at_once_is_planned_once_more),
         TEST(a_pull_cut_short_goes_on_while_the_vm_is_off),
+        TEST(a_delete_that_was_given_up_and_is_finished_ends_the_quarantine),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
