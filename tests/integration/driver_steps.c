@@ -126,6 +126,34 @@ running_top_is_merged(void **state)
 }
 
 static void
+on_progress(guint64 done, guint64 total, gpointer data)
+{
+    guint64 *told = data;
+
+    told[0] = done;
+    told[1] = total;
+}
+
+static void
+progress_of_a_running_merge_ends_at_all_of_it(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("told", FALSE);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Point) point = NULL;
+    guint64 told[2] = {0, 0};
+    CkptStep *merge;
+
+    guest_start(guest);
+    point = point_create(guest, "aaaaaaaa");
+    guest_mark(guest, "two");
+    merge = merge_step(guest, "vda", point->overlay[0], point->sealed[0], CKPT_FORMAT_QCOW2, NULL);
+    if (!driver->step_do(driver, guest->plan, merge, on_progress, told, NULL, &error))
+        fail_msg("%s", error->message);
+    assert_true(told[1] > 0);
+    assert_int_equal(told[0], told[1]);
+}
+
+static void
 running_middle_is_merged(void **state)
 {
     g_autoptr(Guest) guest = guest_new("mid", TRUE);
@@ -578,6 +606,7 @@ main(int argc, char **argv)
         cmocka_unit_test(running_vm_is_checkpointed_and_restored),
         cmocka_unit_test(shut_off_vm_is_checkpointed_and_restored),
         cmocka_unit_test(running_top_is_merged),
+        cmocka_unit_test(progress_of_a_running_merge_ends_at_all_of_it),
         cmocka_unit_test(running_middle_is_merged),
         cmocka_unit_test(shut_off_vm_is_merged),
         cmocka_unit_test(other_branch_is_merged_while_the_vm_runs),

@@ -275,6 +275,39 @@ undo_does_not_hide_a_change(void **state)
     ckpt_layer_free(layer);
 }
 
+/* ---- What is told of the merge itself ---- */
+
+typedef struct {
+    guint calls;
+    guint64 done, total;
+} Told;
+
+static void
+on_progress(guint64 done, guint64 total, gpointer data)
+{
+    Told *told = data;
+
+    assert_true(done >= told->done && done <= total);
+    *told = (Told){told->calls + 1, done, total};
+}
+
+static void
+progress_ends_at_all_of_it(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    g_autoptr(GError) error = NULL;
+    Told told = {0};
+    const char *const commit[] = {"commit", "-p", "-d", "-f", "qcow2", world->step->file, NULL};
+
+    world->run.progress = on_progress;
+    world->run.data = &told;
+    if (!ckpt_qemu_img(&world->run, 8 * MIB, commit, &error))
+        fail_msg("%s", error->message);
+    assert_true(told.calls > 0);
+    assert_int_equal(told.total, 8 * MIB);
+    assert_int_equal(told.done, told.total);
+}
+
 int
 main(void)
 {
@@ -290,6 +323,7 @@ main(void)
         cmocka_unit_test(undo_does_not_hide_a_change),
         cmocka_unit_test(a_top_that_is_in_use_is_refused),
         cmocka_unit_test(what_is_left_after_a_merge_is_given_back),
+        cmocka_unit_test(progress_ends_at_all_of_it),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
