@@ -24,6 +24,7 @@ typedef struct {
     JsonArray *array;
     CkptTally tally;  /* of hosts */
     guint errors;     /* findings of severity ERROR that are still so */
+    GHashTable *vanished; /* finding id → how many hosts do not find it */
     guint absent;     /* hosts that do not know the VM that was asked for */
 } Visit;
 
@@ -115,6 +116,82 @@ diagnose(Visit *visit, GPtrArray *hosts, const char *vm_id)
     ckpt_fanout_run(fanout);
 }
 
+/* ---- Repair ---- */
+
+/* A finding is of one host: only where all say so was it nobody's. */
+static void
+note_vanished(Visit *visit, const char *id)
+{
+    guint hosts = GPOINTER_TO_UINT(g_hash_table_lookup(visit->vanished, id));
+
+    g_hash_table_insert(visit->vanished, g_strdup(id), GUINT_TO_POINTER(hosts + 1));
+}
+
+static void
+report_vanished(const Visit *visit)
+{
+    for (gsize i = 0; only && only[i]; i++)
+        if (visit->tally.done > 0 &&
+            GPOINTER_TO_UINT(g_hash_table_lookup(visit->vanished, only[i])) == visit->tally.done)
+            ckpt_report(NULL, NULL, "finding %s: nothing of it is found any more", only[i]);
+}
+
+static void
+on_repaired(CkptReply *reply, gpointer data)
+{
+    Visit *visit = data;
+    const CkptMutation *mutation = reply->tag;
+    const Vmcheckpoint__V1__RepairResponse *response = (const void *)reply->message;
+
+    if (reply->outcome == CKPT_OUTCOME_FAILED &&
+        ckpt_error_reason(reply->error) == CKPT_REASON_VM_NOT_FOUND) {
+        visit->absent++;
+        return;
+    }
+    if (!ckpt_mutation_ended(mutation, reply, &visit->tally))
+        return;
+    for (gsize i = 0; i < response->n_repaired; i++)
+        add_finding(visit, reply->host, response->repaired[i], "repaired");
+    for (gsize i = 0; i < response->n_left; i++)
+        add_finding(visit, reply->host, response->left[i],
+                    *response->left[i]->repair_error ? "failed" : "left");
+    for (gsize i = 0; i < response->n_vanished_ids; i++)
+        note_vanished(visit, response->vanished_ids[i]);
+    report_omitted(reply->host, response->omitted);
+}
+
+typedef struct {
+    Vmcheckpoint__V1__RepairRequest request;
+    Vmcheckpoint__V1__RequestOptions options;
+    CkptMutation mutation;
+} Item;
+
+static void
+repair_all(Visit *visit, GPtrArray *hosts, const char *vm_id, const char *vm)
+{
+    g_autoptr(CkptFanout) fanout = ckpt_fanout_new(visit->client);
+    g_autofree Item *items = g_new0(Item, hosts->len);
+
+    ckpt_interrupt_watch(visit->client->cancellable);
+    for (guint i = 0; i < hosts->len; i++) {
+        Item *item = &items[i];
+        const CkptHost *host = g_ptr_array_index(hosts, i);
+
+        vmcheckpoint__v1__repair_request__init(&item->request);
+        ckpt_mutation_init(&item->mutation, &item->options, "repair", host, vm);
+        item->request.options = &item->options;
+        item->request.vm_id = (char *)vm_id;
+        item->request.finding_ids = only;
+        item->request.n_finding_ids = only ? g_strv_length(only) : 0;
+        ckpt_fanout_mutate(fanout, host, CKPT_METHOD("AgentService", "Repair"), &item->request.base,
+                           &item->options, &vmcheckpoint__v1__repair_response__descriptor,
+                           &item->mutation, on_repaired, visit);
+    }
+    ckpt_fanout_run(fanout);
+    for (guint i = 0; i < hosts->len; i++)
+        ckpt_mutation_clear(&items[i].mutation);
+}
+
 /* ---- Which hosts, which VM ---- */
 
 /* A VM that is no longer defined has an ID only, and any host may have its checkpoints. NULL: reported. */
@@ -184,12 +261,13 @@ run(CkptClient *client, char **arguments)
     g_autoptr(CkptTable) table = as_table ? ckpt_table_new(found) : NULL;
     g_autoptr(JsonArray) array = as_table ? NULL : json_array_new();
     g_autoptr(GPtrArray) hosts = g_ptr_array_new();
-    Visit visit = {.client = client, .table = table, .array = array};
+    g_autoptr(GHashTable) vanished = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    Visit visit = {.client = client, .table = table, .array = array, .vanished = vanished};
     CkptExit exit = CKPT_EXIT_FAILED;
     g_autofree char *vm_id = NULL;
 
-    if (repair || only) {
-        ckpt_report(NULL, NULL, "--repair is not implemented yet");
+    if (only && !repair) {
+        ckpt_report(NULL, NULL, "--finding says what to repair: give --repair too");
         return CKPT_EXIT_USAGE;
     }
     if (arguments[0]) {
@@ -201,8 +279,12 @@ run(CkptClient *client, char **arguments)
         for (guint i = 0; i < client->inventory->hosts->len; i++)
             g_ptr_array_add(hosts, client->inventory->hosts->pdata[i]);
     }
-    diagnose(&visit, hosts, vm_id);
+    if (repair)
+        repair_all(&visit, hosts, vm_id, arguments[0]);
+    else
+        diagnose(&visit, hosts, vm_id);
     print(&visit);
+    report_vanished(&visit);
     return exit_of(&visit, arguments[0]);
 }
 

@@ -51,7 +51,7 @@ resolve_vm(CkptEngine *engine, CkptRequest *request, GError **error)
     g_autoptr(CkptCheckpoint) checkpoint = NULL;
     g_autoptr(GError) why = NULL;
 
-    if (request->kind == CKPT_KIND_CREATE)
+    if (request->kind == CKPT_KIND_CREATE || request->kind == CKPT_KIND_REPAIR)
         return TRUE;
     checkpoint = ckpt_store_get_checkpoint(engine->store, request->checkpoint_id, &why);
     if (!checkpoint && ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_NOT_FOUND &&
@@ -74,7 +74,7 @@ new_operation(CkptRequest *request, const char *digest)
     ckpt_set_str(&op->identity, request->identity);
     ckpt_set_str(&op->request_id, request->request_id);
     ckpt_set_str(&op->digest, digest);
-    ckpt_set_str(&op->vm_id, request->vm_id);
+    ckpt_set_str(&op->vm_id, request->vm_id ? request->vm_id : "");
     ckpt_set_str(&op->checkpoint_id, request->checkpoint_id ? request->checkpoint_id : "");
     op->kind = request->kind;
     op->state = CKPT_OP_QUEUED;
@@ -87,7 +87,8 @@ new_operation(CkptRequest *request, const char *digest)
 static gboolean
 check_room(CkptEngine *engine, const CkptRequest *request, GError **error)
 {
-    guint waiting = ckpt_engine_queued(engine, request->vm_id);
+    guint waiting = ckpt_engine_queued(
+        engine, request->kind == CKPT_KIND_REPAIR ? CKPT_HOST_QUEUE : request->vm_id);
 
     if (request->kind == CKPT_KIND_UPDATE || waiting < engine->limits.max_queued_per_vm)
         return TRUE;
@@ -201,7 +202,8 @@ validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gp
         return;
     }
     op = new_operation(request, "");
-    if (request->kind != CKPT_KIND_UPDATE && !ckpt_engine_plan(engine, op, TRUE, &error))
+    if (request->kind == CKPT_KIND_REPAIR ? !ckpt_repair_foresee(engine, op, &error)
+        : request->kind != CKPT_KIND_UPDATE && !ckpt_engine_plan(engine, op, TRUE, &error))
         func(NULL, error, data);
     else
         func(g_steal_pointer(&op), NULL, data);

@@ -16,6 +16,56 @@ ckpt_findings_add(GPtrArray *findings, CkptFinding *finding)
     return finding;
 }
 
+static int
+repair_rank(const CkptFinding *finding)
+{
+    switch (finding->kind) {
+    case CKPT_FINDING_CATALOGUE_REBUILT:
+        return 0;
+    case CKPT_FINDING_GUEST_FROZEN:
+    case CKPT_FINDING_GUEST_PAUSED: /* somebody waits for it */
+        return 1;
+    case CKPT_FINDING_CHAIN_MISMATCH:
+        return 2;
+    case CKPT_FINDING_SEALED_FILE_WRITABLE:
+    case CKPT_FINDING_MANIFEST_MISSING:
+        return 3;
+    case CKPT_FINDING_CHECKPOINT_DISABLED:
+        return 4;
+    case CKPT_FINDING_VM_QUARANTINED:
+        return 5;
+    case CKPT_FINDING_FILE_UNNEEDED: /* not while the VM is quarantined */
+        return 6;
+    case CKPT_FINDING_CATALOGUE_DAMAGED:
+    case CKPT_FINDING_FILE_MISSING:
+    case CKPT_FINDING_SEALED_FILE_CHANGED:
+    case CKPT_FINDING_SEALED_FILE_IN_USE:
+    case CKPT_FINDING_OPERATION_UNFINISHED:
+    case CKPT_FINDING_DELETE_UNFINISHED:
+    case CKPT_FINDING_FILE_UNKNOWN:
+    case CKPT_FINDING_MANIFEST_UNKNOWN:
+    case CKPT_FINDING_LEFTOVER:
+    case CKPT_FINDING_CHECKPOINT_ORPHANED:
+    case CKPT_FINDING_SPACE_LOW:
+    case CKPT_FINDING_NOT_EXAMINED:
+    case CKPT_FINDING_END_:
+        break;
+    }
+    return 9;
+}
+
+static int
+compare_ranks(gconstpointer a, gconstpointer b)
+{
+    return repair_rank(*(CkptFinding *const *)a) - repair_rank(*(CkptFinding *const *)b);
+}
+
+void
+ckpt_findings_sort_for_repair(GPtrArray *findings)
+{
+    g_ptr_array_sort(findings, compare_ranks);
+}
+
 /* What all of one VM's have in common. */
 typedef struct {
     const CkptDiagnosis *diagnosis;
@@ -230,6 +280,74 @@ look_at_agreement(const Look *look)
 }
 
 static void
+look_at_freeze(const Look *look, const CkptGuest *guest)
+{
+    if (!guest->frozen)
+        return;
+    if (guest->frozen_by_us)
+        can_repair(tell(look, CKPT_FINDING_GUEST_FROZEN, CKPT_SEVERITY_ERROR, NULL, NULL,
+                        "the guest's file systems are frozen, by a checkpoint of the agent's that could not "
+                        "thaw them yet: no program in it can write"),
+                   "they are thawed");
+    else
+        tell(look, CKPT_FINDING_GUEST_FROZEN, CKPT_SEVERITY_ERROR, NULL, NULL,
+             "the guest's file systems are frozen, not by the agent: no program in it can write. If no backup "
+             "is at it: virsh domfsthaw %s",
+             vm_name(look->diagnosis));
+}
+
+static void
+look_at_halt(const Look *look, const CkptGuest *guest)
+{
+    const char *name = vm_name(look->diagnosis);
+    const char *detail = guest->detail ? guest->detail : "QEMU does not say which disk";
+
+    switch (guest->halt) {
+    case CKPT_HALT_NONE:
+        break;
+    case CKPT_HALT_NO_SPACE:
+        tell(look, CKPT_FINDING_GUEST_PAUSED, CKPT_SEVERITY_ERROR, NULL, NULL,
+             "the guest stands still since a file system is full: %s. Make room where that disk's newest file "
+             "lies, then virsh resume %s: nothing is lost",
+             detail, name);
+        break;
+    case CKPT_HALT_IO_ERROR:
+        tell(look, CKPT_FINDING_GUEST_PAUSED, CKPT_SEVERITY_ERROR, NULL, NULL,
+             "the guest stands still since QEMU could not read or write: %s. Mend that storage, then virsh "
+             "resume %s",
+             detail, name);
+        break;
+    case CKPT_HALT_OURS:
+        can_repair(tell(look, CKPT_FINDING_GUEST_PAUSED, CKPT_SEVERITY_ERROR, NULL, NULL,
+                        "the guest stands still: the agent paused it for the end of a merge"),
+                   "it goes on");
+        break;
+    case CKPT_HALT_INTERRUPTED:
+        tell(look, CKPT_FINDING_GUEST_PAUSED, CKPT_SEVERITY_ERROR, NULL, NULL,
+             "the guest was paused by a save, dump, snapshot or migration that is no longer under way (was "
+             "libvirtd restarted?): virsh resume %s; then look for a snapshot of that time that virsh does not "
+             "list (qemu-img snapshot -l)",
+             name);
+        break;
+    case CKPT_HALT_CRASHED:
+        tell(look, CKPT_FINDING_GUEST_PAUSED, CKPT_SEVERITY_ERROR, NULL, NULL,
+             "the guest has crashed, or its watchdog stopped it: virsh reset %s, or restore a checkpoint", name);
+        break;
+    }
+}
+
+static void
+look_at_guest(const Look *look)
+{
+    const CkptGuest *guest = look->diagnosis->guest;
+
+    if (!guest)
+        return;
+    look_at_freeze(look, guest);
+    look_at_halt(look, guest);
+}
+
+static void
 look_at_unneeded(const Look *look)
 {
     const CkptPlanInput *input = look->diagnosis->input;
@@ -314,6 +432,7 @@ ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings)
     look_at_operations(&look);
     if (!diagnosis->input)
         return;
+    look_at_guest(&look);
     look_at_agreement(&look);
     look_at_unneeded(&look);
     look_at_space(&look);

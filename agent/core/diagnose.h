@@ -14,6 +14,7 @@ typedef struct {
     const CkptPlanInput *input;
     GPtrArray *checkpoints;     /* CkptCheckpoint, all of it */
     const CkptVmRecord *record;
+    const CkptGuest *guest;     /* NULL: nobody asked it */
     GPtrArray *operations;      /* CkptOperation of the VM that have not ended; plans are not needed */
     gboolean left_stuck;        /* its last operation ended neither way (RECOVERY_FAILED) */
     gint64 now_us;
@@ -21,6 +22,9 @@ typedef struct {
 
 /* Adds what is found to findings (CkptFinding); one that is there already is not added again. */
 void ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings);
+
+/* What others depend on first: files, then the chain, the quarantine, the guest. */
+void ckpt_findings_sort_for_repair(GPtrArray *findings);
 
 /* Takes it; *message and the rest are set by the caller. NULL: the same is in findings already. */
 CkptFinding *ckpt_findings_add(GPtrArray *findings, CkptFinding *finding);

@@ -4,9 +4,10 @@
 
 #include <string.h>
 
-/* An operation that ended neither way may have left what no look can see. */
-static gboolean
-was_left_stuck(CkptEngine *engine, const char *vm_id)
+/* Such a one may have left what no look can see: its quarantine ends with the next operation that somebody
+ * asks for and that can be planned, or with a repair. */
+gboolean
+ckpt_doctor_left_stuck(CkptEngine *engine, const char *vm_id)
 {
     const CkptOperationQuery ended = {
         .vm_id = vm_id,
@@ -36,6 +37,18 @@ add_not_examined(GPtrArray *findings, const char *vm_id, const GError *why)
                                        why->message);
 }
 
+/* An operation that runs freezes and pauses it as it must. */
+static gboolean
+may_ask_guest(CkptEngine *engine, const CkptVm *vm, GPtrArray *operations)
+{
+    if (!engine->driver->guest_look || vm->power == CKPT_POWER_SHUT_OFF)
+        return FALSE;
+    for (guint i = 0; i < operations->len; i++)
+        if (((CkptOperation *)operations->pdata[i])->state == CKPT_OP_RUNNING)
+            return FALSE;
+    return TRUE;
+}
+
 gboolean
 ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GError **error)
 {
@@ -47,6 +60,7 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
     g_autoptr(GPtrArray) operations = ckpt_store_list_operations(engine->store, &open, error);
     CkptDiagnosis diagnosis = {.vm_id = vm_id, .operations = operations};
     g_auto(Situation) situation = {0};
+    g_auto(CkptGuest) guest = {0};
     g_autoptr(GError) why = NULL;
 
     if (!operations)
@@ -60,9 +74,12 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
         add_not_examined(findings, vm_id, why);
         return TRUE;
     }
+    if (diagnosis.input && may_ask_guest(engine, situation.vm, operations) &&
+        engine->driver->guest_look(engine->driver, vm_id, &guest, &why))
+        diagnosis.guest = &guest;
     diagnosis.checkpoints = situation.checkpoints;
     diagnosis.record = situation.record;
-    diagnosis.left_stuck = situation.record->quarantine_reason && was_left_stuck(engine, vm_id);
+    diagnosis.left_stuck = situation.record->quarantine_reason && ckpt_doctor_left_stuck(engine, vm_id);
     diagnosis.now_us = g_get_real_time();
     ckpt_diagnose_vm(&diagnosis, findings);
     return TRUE;

@@ -250,7 +250,7 @@ ckpt_engine_enqueue(CkptEngine *engine, LiveOp *live)
     if (live->op->kind == CKPT_KIND_UPDATE && run_at_once(engine, live))
         return;
     g_mutex_lock(&engine->lock);
-    queue = get_queue(engine, live->op->vm_id);
+    queue = get_queue(engine, live->op->kind == CKPT_KIND_REPAIR ? CKPT_HOST_QUEUE : live->op->vm_id);
     g_queue_push_tail(&queue->waiting, ckpt_live_ref(live));
     run_next(queue);
     g_mutex_unlock(&engine->lock);
@@ -306,6 +306,26 @@ ckpt_engine_take_turn(CkptEngine *engine, const char *vm_id)
     taken = queue->look && !queue->busy && !g_atomic_int_get(&engine->stopping);
     if (taken) {
         queue->look = FALSE;
+        queue->busy = queue->looking = TRUE;
+        engine->running++;
+    }
+    g_mutex_unlock(&engine->lock);
+    return taken;
+}
+
+gboolean
+ckpt_engine_claim_turn(CkptEngine *engine, const char *vm_id, gint64 until_us)
+{
+    VmQueue *queue;
+    gboolean taken;
+
+    g_mutex_lock(&engine->lock);
+    queue = get_queue(engine, vm_id);
+    while (queue->busy && !g_atomic_int_get(&engine->stopping))
+        if (!g_cond_wait_until(&engine->idle, &engine->lock, until_us))
+            break;
+    taken = !queue->busy && !g_atomic_int_get(&engine->stopping);
+    if (taken) {
         queue->busy = queue->looking = TRUE;
         engine->running++;
     }
@@ -448,6 +468,7 @@ ckpt_engine_stop(CkptEngine *engine, guint grace_ms)
         engine->driver->watch(engine->driver, NULL, NULL);
     g_mutex_lock(&engine->lock);
     g_atomic_int_set(&engine->stopping, 1);
+    g_cond_broadcast(&engine->idle);
     if (engine->settle)
         g_source_remove(engine->settle);
     engine->settle = 0;

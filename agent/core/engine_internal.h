@@ -65,6 +65,9 @@ struct _CkptEngine {
     guint64 next_event, events_end; /* of the block reserved in the store; watch_lock */
 };
 
+/* The queue of what is about no VM alone: it has no ID. */
+#define CKPT_HOST_QUEUE ""
+
 char *ckpt_live_key(const char *identity, const char *request_id);
 LiveOp *ckpt_live_new(const char *identity, const char *request_id);
 LiveOp *ckpt_live_ref(LiveOp *live);
@@ -79,6 +82,8 @@ guint ckpt_engine_queued(CkptEngine *engine, const char *vm_id);
 void ckpt_engine_mark(CkptEngine *engine, const char *vm_id);
 /* FALSE: not now, or no longer wanted. After TRUE the VM is the caller's, until end_turn. */
 gboolean ckpt_engine_take_turn(CkptEngine *engine, const char *vm_id);
+/* Waits for it, at most until then (monotonic); not behind operations that wait. */
+gboolean ckpt_engine_claim_turn(CkptEngine *engine, const char *vm_id, gint64 until_us);
 void ckpt_engine_end_turn(CkptEngine *engine, const char *vm_id);
 /* Tells the watchers of the operation as it is now. On its worker's thread. */
 void ckpt_engine_emit(CkptEngine *engine, LiveOp *live);
@@ -156,5 +161,10 @@ void ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *r
 /* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
 gboolean ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error);
 
-/* doctor.c. One VM's findings; FALSE if the store fails. */
+/* doctor.c. Whether the VM's last operation ended neither way. */
+gboolean ckpt_doctor_left_stuck(CkptEngine *engine, const char *vm_id);
+/* repair.c. Fills op->repair: with what is found and what was put right of it; foresee changes nothing. */
+gboolean ckpt_repair_run(CkptEngine *engine, CkptOperation *op, GError **error);
+gboolean ckpt_repair_foresee(CkptEngine *engine, CkptOperation *op, GError **error);
+/* One VM's findings; FALSE if the store fails. */
 gboolean ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GError **error);

@@ -323,6 +323,7 @@ ckpt_plan_native(const CkptPlanInput *input, const CkptRequest *request, GError 
     case CKPT_KIND_DELETE:
         return plan_delete(input, request, error);
     case CKPT_KIND_UPDATE:
+    case CKPT_KIND_REPAIR:
         break;
     }
     ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update needs no plan");

@@ -345,9 +345,10 @@ make_overlay_plan(const CkptPlanInput *input, const CkptRequest *request, GError
     case CKPT_KIND_DELETE:
         return ckpt_plan_delete(input, request, error);
     case CKPT_KIND_UPDATE:
+    case CKPT_KIND_REPAIR:
         break;
     }
-    ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update needs no plan");
+    ckpt_error_set(error, CKPT_REASON_INTERNAL, "an update or a repair needs no plan");
     return NULL;
 }
 

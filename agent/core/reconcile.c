@@ -44,28 +44,6 @@ mend(CkptEngine *engine, const Situation *situation)
     return TRUE;
 }
 
-/* An operation that ended neither way may have left what no look can see. Its quarantine ends with the next
- * operation that somebody asks for and that can be planned. */
-static gboolean
-was_left_stuck(CkptEngine *engine, const Situation *situation)
-{
-    const CkptOperationQuery ended = {
-        .vm_id = situation->vm->id,
-        .states = 1u << CKPT_OP_SUCCEEDED | 1u << CKPT_OP_FAILED | 1u << CKPT_OP_CANCELLED,
-        .without_plans = TRUE,
-    };
-    g_autoptr(GPtrArray) operations = NULL;
-    const CkptOperation *last;
-
-    if (!situation->record->quarantine_reason)
-        return FALSE;
-    operations = ckpt_store_list_operations(engine->store, &ended, NULL);
-    if (!operations || operations->len == 0)
-        return !operations;
-    last = g_ptr_array_index(operations, operations->len - 1);
-    return last->state == CKPT_OP_FAILED && last->reason == CKPT_REASON_RECOVERY_FAILED;
-}
-
 static void
 judge(CkptEngine *engine, Situation *situation)
 {
@@ -76,7 +54,8 @@ judge(CkptEngine *engine, Situation *situation)
     if (!agrees && ckpt_engine_is_alarming(error) &&
         g_strcmp0(error->message, situation->record->quarantine_reason) != 0)
         ckpt_engine_quarantine(engine, situation->vm->id, error->message);
-    if (agrees && !was_left_stuck(engine, situation) &&
+    if (agrees && !(situation->record->quarantine_reason &&
+                    ckpt_doctor_left_stuck(engine, situation->vm->id)) &&
         !ckpt_engine_lift_quarantine(engine, situation, &fault))
         g_warning("cannot lift the quarantine of VM %s: %s", situation->vm->id, fault->message);
     ckpt_situation_record(engine, situation);

@@ -264,6 +264,22 @@ run_update(CkptEngine *engine, CkptOperation *op, GError **error)
     }
 }
 
+static gboolean
+run_repair(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    const CkptOpState before = op->state;
+
+    if (!ckpt_repair_run(engine, op, error))
+        return FALSE;
+    op->state = CKPT_OP_SUCCEEDED;
+    op->ended_us = g_get_real_time();
+    if (ckpt_store_end_operation(engine->store, op, NULL, error))
+        return TRUE;
+    op->state = before;
+    g_clear_pointer(&op->repair, ckpt_repair_result_free);
+    return FALSE;
+}
+
 /* ---- Running ---- */
 
 static void
@@ -332,7 +348,7 @@ begin(CkptEngine *engine, LiveOp *live, GError **error)
     if (!check_start(op, live, error))
         return FALSE;
     op->started_us = g_get_real_time();
-    if (op->kind == CKPT_KIND_UPDATE)
+    if (op->kind == CKPT_KIND_UPDATE || op->kind == CKPT_KIND_REPAIR)
         return TRUE;
     if (op->plan && !is_deleting(engine, op->checkpoint_id))
         drop_plan(op); /* somebody else has finished that delete since */
@@ -418,6 +434,8 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
         end = CKPT_END_FAILED;
     else if (op->kind == CKPT_KIND_UPDATE)
         end = run_update(engine, op, error) ? CKPT_END_DONE : CKPT_END_FAILED;
+    else if (op->kind == CKPT_KIND_REPAIR)
+        end = run_repair(engine, op, error) ? CKPT_END_DONE : CKPT_END_FAILED;
     else
         end = execute(engine, live, &left, error);
     switch (end) {

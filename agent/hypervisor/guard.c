@@ -144,6 +144,14 @@ is_held(const char *mark)
     return held;
 }
 
+gboolean
+ckpt_guard_is_due(const char *folder, const char *vm_id)
+{
+    g_autofree char *mark = folder ? mark_path(folder, vm_id) : NULL;
+
+    return mark && g_file_test(mark, G_FILE_TEST_EXISTS);
+}
+
 void
 ckpt_guard_take_up(const char *program, const char *uri, const char *folder)
 {

@@ -33,5 +33,8 @@ gboolean ckpt_guard_tell(CkptGuard *guard, CkptGuardWord word);
 void ckpt_guard_free(CkptGuard *guard); /* it goes on by itself if it was not told THAWED */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptGuard, ckpt_guard_free)
 
+/* Whether an earlier guard has not seen the VM thawed yet, dead or alive. */
+gboolean ckpt_guard_is_due(const char *folder, const char *vm_id);
+
 /* Guards for all VMs whose guard did not end by itself and does not live: they thaw at once. */
 void ckpt_guard_take_up(const char *program, const char *uri, const char *folder);

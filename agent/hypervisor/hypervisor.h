@@ -34,6 +34,31 @@ typedef struct {
     GPtrArray *notes;     /* char *: "manifest PATH: " why it is none */
 } CkptFoundFiles;
 
+/* Why a guest that should run does not. */
+typedef enum {
+    CKPT_HALT_NONE,        /* it runs, is off, or its owner paused it */
+    CKPT_HALT_NO_SPACE,    /* QEMU could not write: a file system is full */
+    CKPT_HALT_IO_ERROR,    /* … or another error */
+    CKPT_HALT_OURS,        /* the agent paused it, and a mark of it says so */
+    CKPT_HALT_INTERRUPTED, /* a job (save, snapshot, migration) that is no longer under way */
+    CKPT_HALT_CRASHED      /* the guest, or its watchdog */
+} CkptHalt;
+
+/* What a guest itself is up to. */
+typedef struct {
+    gboolean asked;        /* its guest agent answered: the next two are known */
+    gboolean frozen;       /* its file systems */
+    gboolean frozen_by_us; /* a thaw guard of the agent's has not seen it thawed yet */
+    CkptHalt halt;
+    char *detail;          /* for people: "disk vda (no space)"; NULL = none */
+} CkptGuest;
+static inline void
+ckpt_guest_clear(CkptGuest *guest)
+{
+    g_clear_pointer(&guest->detail, g_free);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CkptGuest, ckpt_guest_clear)
+
 typedef struct _CkptDriver CkptDriver;
 struct _CkptDriver {
     const char *name; /* "qemu" */
@@ -93,6 +118,12 @@ struct _CkptDriver {
      * checkpoints as the hypervisor's own snapshots: there they are not told apart. */
     GPtrArray *(*foreign)(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
                           GError **error);
+
+    /* Asks the guest of an active VM, its guest agent at most for the time limit; one that does not answer
+     * is no error. NULL in a driver that cannot ask; so the one below. */
+    gboolean (*guest_look)(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error);
+    /* Thaws what the agent froze, resumes what it paused; nothing that somebody else did. */
+    gboolean (*guest_release)(CkptDriver *driver, const char *vm_id, GError **error);
 };
 
 static inline CkptFoundFiles *

@@ -20,7 +20,7 @@
 static char *
 mark_path(const CkptStep *step)
 {
-    return g_strconcat(step->base, ".vmckpt-paused", NULL);
+    return g_strconcat(step->base, CKPT_PAUSED_ENDING, NULL);
 }
 
 static gboolean

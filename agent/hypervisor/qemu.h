@@ -170,6 +170,12 @@ void ckpt_freeze_clear(CkptFreeze *freeze);
 /* Thaws what a SNAPSHOT that was cut short may have frozen. */
 void ckpt_freeze_recover(CkptRun *run);
 
+/* ---- guest.c ---- */
+gboolean ckpt_guest_look(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
+                         CkptGuest *guest, GError **error);
+gboolean ckpt_guest_release(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
+                            GError **error);
+
 /* ---- pause.c ---- */
 typedef struct _CkptPause CkptPause;
 CkptPause *ckpt_pause_begin(virDomainPtr domain);
@@ -224,6 +230,8 @@ gboolean ckpt_nodes_release(virDomainPtr domain, const char *path, GError **erro
 /* ---- merge.c, merge_live.c ---- */
 gboolean ckpt_step_merge(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_merge_check(CkptRun *run, GError **error);
+/* Beside the file into which a merge is pivoting: the guest stands still by our doing. */
+#define CKPT_PAUSED_ENDING ".vmckpt-paused"
 /* Lets a guest go on that a merge of this step's suspended, before a crash too. */
 gboolean ckpt_merge_resume(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* So for an operation that is given up: of any merge into `base`, and of an undone snapshot of the disk. */

@@ -224,6 +224,18 @@ manifest_head(CkptDriver *driver, const char *file)
     return ckpt_manifest_head_beside(file);
 }
 
+static gboolean
+guest_look(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error)
+{
+    return ckpt_guest_look(connection_of(driver), options_of(driver), vm_id, guest, error);
+}
+
+static gboolean
+guest_release(CkptDriver *driver, const char *vm_id, GError **error)
+{
+    return ckpt_guest_release(connection_of(driver), options_of(driver), vm_id, error);
+}
+
 static void
 driver_free(CkptDriver *driver)
 {
@@ -261,6 +273,8 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .inspect_files = inspect_files,
         .manifest_head = manifest_head,
         .foreign = foreign,
+        .guest_look = guest_look,
+        .guest_release = guest_release,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),

@@ -119,3 +119,25 @@ ckpt_findings_lookup(GPtrArray *findings, const char *id)
     }
     return NULL;
 }
+
+CkptRepairResult *
+ckpt_repair_result_new(void)
+{
+    CkptRepairResult *result = g_new0(CkptRepairResult, 1);
+
+    result->repaired = ckpt_findings_new();
+    result->left = ckpt_findings_new();
+    result->vanished = g_ptr_array_new_with_free_func(g_free);
+    return result;
+}
+
+void
+ckpt_repair_result_free(CkptRepairResult *result)
+{
+    if (!result)
+        return;
+    g_ptr_array_unref(result->repaired);
+    g_ptr_array_unref(result->left);
+    g_ptr_array_unref(result->vanished);
+    g_free(result);
+}

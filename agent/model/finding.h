@@ -52,5 +52,15 @@ CkptFinding *ckpt_finding_new(CkptFindingKind kind, CkptSeverity severity, const
 CkptFinding *ckpt_finding_copy(const CkptFinding *finding);
 void ckpt_finding_free(CkptFinding *finding);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptFinding, ckpt_finding_free)
+/* How a repair came out. */
+typedef struct {
+    GPtrArray *repaired; /* CkptFinding, as they were */
+    GPtrArray *left;     /* CkptFinding, as they are now */
+    GPtrArray *vanished; /* char *: asked for by their ids, and not found at all */
+} CkptRepairResult;
+CkptRepairResult *ckpt_repair_result_new(void);
+void ckpt_repair_result_free(CkptRepairResult *result);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptRepairResult, ckpt_repair_result_free)
+
 GPtrArray *ckpt_findings_new(void); /* of CkptFinding, which it owns */
 const CkptFinding *ckpt_findings_lookup(GPtrArray *findings, const char *id); /* NULL if none */

@@ -28,6 +28,8 @@
 /* Members since schema 4: older agents' rows, plans and manifests have none of them. */
 #define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
 #define LATER_UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL, TRUE}
+
+#define LATER_STRV(S, m) {#m, CKPT_JSON_STRV, OFFSET(S, m, char **), 0, 0, NULL, TRUE}
 #define LATER_STRINGS(S, m) {#m, CKPT_JSON_STRINGS, OFFSET(S, m, GPtrArray *), 0, 0, NULL, TRUE}
 #define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
 #define LATER_UINT(S, m) {#m, CKPT_JSON_UINT, OFFSET(S, m, guint), 0, 0, NULL, TRUE}
@@ -162,8 +164,9 @@ static const CkptJsonMember request_members[] = {
     UINT64(CkptRequest, etag),
     STRING_OR_NULL(CkptRequest, expected_current_checkpoint_id),
     INT64(CkptRequest, expire_us),
+    LATER_STRV(CkptRequest, finding_ids),
     STRING_OR_NULL(CkptRequest, hold),
-    KIND(CkptRequest, kind, CkptKind, CKPT_KIND_DELETE),
+    KIND(CkptRequest, kind, CkptKind, CKPT_KIND_REPAIR),
     MAP_OR_NULL(CkptRequest, labels),
     ENUM(CkptRequest, minimum, CkptConsistency, CKPT_CONSISTENCY_MEMORY),
     STRING_OR_NULL(CkptRequest, name),
@@ -274,7 +277,53 @@ static const CkptJsonMember plan_members[] = {
 };
 static const CkptJsonStruct plan_type = {create_plan, (GDestroyNotify)ckpt_plan_free, plan_members};
 
+/* ---- Findings ---- */
+
+static gpointer
+create_finding(void)
+{
+    return g_new0(CkptFinding, 1);
+}
+
+static const CkptJsonMember finding_members[] = {
+    STRING(CkptFinding, checkpoint_id),
+    STRING(CkptFinding, file),
+    STRING(CkptFinding, id),
+    KIND(CkptFinding, kind, CkptFindingKind, CKPT_FINDING_END_ - 1),
+    STRING(CkptFinding, message),
+    STRING(CkptFinding, origin),
+    STRING(CkptFinding, repair),
+    STRING(CkptFinding, repair_error),
+    KIND(CkptFinding, severity, CkptSeverity, CKPT_SEVERITY_ERROR),
+    STRING(CkptFinding, vm_id),
+    STRING(CkptFinding, vm_name),
+    END,
+};
+static const CkptJsonStruct finding_type = {create_finding, (GDestroyNotify)ckpt_finding_free,
+                                            finding_members};
+
+static const CkptJsonMember repair_members[] = {
+    ARRAY(CkptRepairResult, left, &finding_type),
+    ARRAY(CkptRepairResult, repaired, &finding_type),
+    STRINGS(CkptRepairResult, vanished),
+    END,
+};
+static const CkptJsonStruct repair_type = {(gpointer(*)(void))ckpt_repair_result_new,
+                                           (GDestroyNotify)ckpt_repair_result_free, repair_members};
+
 /* ---- The public functions ---- */
+
+char *
+ckpt_repair_result_to_json(const CkptRepairResult *result)
+{
+    return ckpt_json_write(&repair_type, result);
+}
+
+CkptRepairResult *
+ckpt_repair_result_from_json(const char *json, GError **error)
+{
+    return ckpt_json_read(&repair_type, json, error);
+}
 
 char *
 ckpt_checkpoint_to_json(const CkptCheckpoint *checkpoint)
@@ -300,7 +349,7 @@ ckpt_request_digest(const CkptRequest *request)
     CkptRequest asked = *request;
     g_autofree char *json = NULL;
 
-    if (asked.kind != CKPT_KIND_CREATE)
+    if (asked.kind != CKPT_KIND_CREATE && asked.kind != CKPT_KIND_REPAIR)
         asked.vm_id = NULL;
     json = ckpt_request_to_json(&asked);
     return g_compute_checksum_for_string(G_CHECKSUM_SHA256, json, -1);

@@ -16,15 +16,17 @@ char *ckpt_manifest_to_json(const CkptManifest *manifest); /* without path */
 char *ckpt_request_to_json(const CkptRequest *request); /* without identity, validate_only,
                                                            return_accepted, wait_us */
 char *ckpt_plan_to_json(const CkptPlan *plan);
+char *ckpt_repair_result_to_json(const CkptRepairResult *result);
 char *ckpt_strings_to_json(GPtrArray *strings);
 char *ckpt_map_to_json(GHashTable *map); /* keys sorted */
 /* Hexadecimal SHA-256 of what makes two requests the same: ckpt_request_to_json(), without the vm_id
- * unless it is a create's, since the engine fills it in (and cannot once the checkpoint is gone). */
+ * unless it is a create's or a repair's, since the engine fills it in (and cannot once the checkpoint is gone). */
 char *ckpt_request_digest(const CkptRequest *request);
 /* These fail with STORE_FAILED; the message names the member, as in "steps[3].change: …". */
 CkptCheckpoint *ckpt_checkpoint_from_json(const char *json, GError **error);
 CkptManifest *ckpt_manifest_from_json(const char *json, GError **error);
 CkptRequest *ckpt_request_from_json(const char *json, GError **error);
 CkptPlan *ckpt_plan_from_json(const char *json, GError **error);
+CkptRepairResult *ckpt_repair_result_from_json(const char *json, GError **error);
 GPtrArray *ckpt_strings_from_json(const char *json, GError **error);
 GHashTable *ckpt_map_from_json(const char *json, GError **error);

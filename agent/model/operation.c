@@ -34,6 +34,7 @@ ckpt_operation_free(CkptOperation *operation)
     g_clear_pointer(&operation->metadata, g_hash_table_unref);
     ckpt_checkpoint_free(operation->checkpoint);
     ckpt_checkpoint_free(operation->safety);
+    ckpt_repair_result_free(operation->repair);
     g_clear_pointer(&operation->warnings, g_ptr_array_unref);
     g_free(operation);
 }

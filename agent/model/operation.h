@@ -1,6 +1,7 @@
 /* One accepted request and how far it came. */
 #pragma once
 
+#include "agent/model/finding.h"
 #include "agent/model/plan.h"
 
 typedef enum {
@@ -32,6 +33,7 @@ typedef struct {
     char *message;
     GHashTable *metadata; /* or NULL */
     CkptCheckpoint *checkpoint, *safety; /* the stored result; NULL unless SUCCEEDED */
+    CkptRepairResult *repair; /* of a REPAIR; likewise */
     GPtrArray *warnings;  /* char *; never NULL */
 } CkptOperation;
 CkptOperation *ckpt_operation_new(void);

@@ -12,6 +12,8 @@ ckpt_kind_name(CkptKind kind)
         return "restore";
     case CKPT_KIND_DELETE:
         return "delete";
+    case CKPT_KIND_REPAIR:
+        return "repair";
     }
     return "unknown";
 }
@@ -28,6 +30,8 @@ ckpt_kind_task(CkptKind kind)
         return "Restore checkpoint";
     case CKPT_KIND_DELETE:
         return "Delete checkpoint";
+    case CKPT_KIND_REPAIR:
+        return "Repair";
     }
     return "Unknown task";
 }
@@ -66,5 +70,6 @@ ckpt_request_free(CkptRequest *request)
     g_free(request->hold);
     g_clear_pointer(&request->labels, g_hash_table_unref);
     g_free(request->expected_current_checkpoint_id);
+    g_strfreev(request->finding_ids);
     g_free(request);
 }

@@ -7,7 +7,8 @@ typedef enum {
     CKPT_KIND_CREATE = 1,
     CKPT_KIND_UPDATE = 2,
     CKPT_KIND_RESTORE = 3,
-    CKPT_KIND_DELETE = 4
+    CKPT_KIND_DELETE = 4,
+    CKPT_KIND_REPAIR = 6
 } CkptKind;
 const char *ckpt_kind_name(CkptKind kind); /* "create" */
 const char *ckpt_kind_task(CkptKind kind); /* "Create checkpoint" */
@@ -16,8 +17,9 @@ typedef struct {
     CkptKind kind;
     char *identity;
     char *request_id;    /* lower-case UUID */
-    char *vm_id;         /* create: given; others: filled in by the engine from the checkpoint */
-    char *checkpoint_id; /* not for create */
+    char *vm_id;         /* create: given; repair: NULL = the whole host; others: filled in by the engine
+                            from the checkpoint */
+    char *checkpoint_id; /* not for create, repair */
     char *name, *description; /* create: name NULL = default; update: NULL = leave */
     CkptConsistency asked, minimum;
     char *run_id, *reason, *ticket, *hold; /* create: "" = none; update: NULL = leave */
@@ -27,6 +29,7 @@ typedef struct {
     gboolean discard_present_state;
     gboolean when_possible; /* delete: a branch point waits until one branch is left */
     gboolean without_memory; /* restore: the disks alone, of a checkpoint that holds memory too */
+    char **finding_ids;  /* repair: NULL or empty = all */
     CkptPower restore_power; /* UNKNOWN = as captured */
     guint64 etag;          /* 0 = not given */
     char *expected_current_checkpoint_id; /* NULL = not given */

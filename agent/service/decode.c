@@ -34,7 +34,8 @@ static const struct {
 static const struct {
     const char *field;
     guint max;
-} repeated_limits[] = {{"labels", 32}, {"request_ids", 256}, {"paths", 32}, {"states", 16}};
+} repeated_limits[] = {{"labels", 32}, {"request_ids", 256}, {"paths", 32}, {"states", 16},
+                       {"finding_ids", 256}};
 
 typedef struct {
     const guint8 *at, *end;

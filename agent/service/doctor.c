@@ -57,3 +57,20 @@ ckpt_diagnose(const CkptCaller *caller, const ProtobufCMessage *base, GError **e
     reply->findings = give_findings(findings, &reply->n_findings, &bytes, &reply->omitted);
     return &reply->base;
 }
+
+ProtobufCMessage *
+ckpt_repair_reply(CkptService *service, const CkptOperation *operation, gboolean validate_only)
+{
+    PB(RepairResponse) *reply = ckpt_message_new(&vmcheckpoint__v1__repair_response__descriptor);
+    const CkptRepairResult *result = operation->repair;
+    gsize bytes = 0;
+
+    if (result) {
+        reply->repaired = give_findings(result->repaired, &reply->n_repaired, &bytes, &reply->omitted);
+        reply->left = give_findings(result->left, &reply->n_left, &bytes, &reply->omitted);
+        reply->vanished_ids = ckpt_give_strings(result->vanished, &reply->n_vanished_ids);
+    }
+    if (!validate_only)
+        reply->operation = ckpt_give_operation(operation, 0, 0);
+    return &reply->base;
+}

@@ -354,3 +354,38 @@ ckpt_take_delete(const ProtobufCMessage *base, GError **error)
     request->etag = take_etag(message->etag);
     return g_steal_pointer(&request);
 }
+
+static gboolean
+is_finding_id(const char *id)
+{
+    if (strlen(id) != 16)
+        return FALSE;
+    for (; *id; id++)
+        if (!g_ascii_isxdigit(*id) || g_ascii_isupper(*id))
+            return FALSE;
+    return TRUE;
+}
+
+CkptRequest *
+ckpt_take_repair(const ProtobufCMessage *base, GError **error)
+{
+    const PB(RepairRequest) *message = (const void *)base;
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_REPAIR);
+    g_autoptr(GStrvBuilder) ids = g_strv_builder_new();
+
+    if (!take_options(message->options, request, error))
+        return NULL;
+    request->vm_id = ckpt_take_optional_id("vm_id", message->vm_id, error);
+    if (!request->vm_id)
+        return NULL;
+    for (gsize i = 0; i < message->n_finding_ids; i++) {
+        if (!is_finding_id(message->finding_ids[i])) {
+            ckpt_invalid(error, "finding_ids", "has '%s', which is not a finding's id: 16 hexadecimal digits",
+                         message->finding_ids[i]);
+            return NULL;
+        }
+        g_strv_builder_add(ids, message->finding_ids[i]);
+    }
+    request->finding_ids = g_strv_builder_end(ids);
+    return g_steal_pointer(&request);
+}

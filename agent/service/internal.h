@@ -128,6 +128,7 @@ gboolean ckpt_take_page_size(guint32 asked, guint *size, GError **error);
 CkptRequest *ckpt_take_create(const ProtobufCMessage *message, GError **error);
 CkptRequest *ckpt_take_update(const ProtobufCMessage *message, GError **error);
 CkptRequest *ckpt_take_restore(const ProtobufCMessage *message, GError **error);
+CkptRequest *ckpt_take_repair(const ProtobufCMessage *message, GError **error);
 CkptRequest *ckpt_take_delete(const ProtobufCMessage *message, GError **error);
 /* FALSE and INVALID_ARGUMENT naming the field. */
 gboolean ckpt_invalid(GError **error, const char *field, const char *format, ...)
@@ -169,6 +170,7 @@ gboolean ckpt_take_identity(const CkptCaller *caller, const char *asked, const c
                             GError **error);
 gboolean ckpt_watch_operations(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_get_agent_info(const CkptCaller *, const ProtobufCMessage *, GError **);
+ProtobufCMessage *ckpt_repair_reply(CkptService *, const CkptOperation *, gboolean);
 ProtobufCMessage *ckpt_diagnose(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_check_health(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_watch_health(const CkptCaller *, const ProtobufCMessage *, GError **);

@@ -70,7 +70,11 @@ read_result(sqlite3_stmt *row, CkptOperation *operation, GError **error)
         if (!operation->metadata)
             return FALSE;
     }
-    if (json(row, CHECKPOINT)) {
+    if (json(row, CHECKPOINT) && operation->kind == CKPT_KIND_REPAIR) {
+        operation->repair = ckpt_repair_result_from_json(json(row, CHECKPOINT), error);
+        if (!operation->repair)
+            return FALSE;
+    } else if (json(row, CHECKPOINT)) {
         operation->checkpoint = ckpt_checkpoint_from_json(json(row, CHECKPOINT), error);
         if (!operation->checkpoint)
             return FALSE;

@@ -140,8 +140,10 @@ static void
 prepare_result(Write *write, const CkptOperation *operation)
 {
     write->metadata = operation->metadata ? ckpt_map_to_json(operation->metadata) : NULL;
-    write->checkpoint =
-        operation->checkpoint ? ckpt_checkpoint_to_json(operation->checkpoint) : NULL;
+    if (operation->repair) /* the result, as a checkpoint is of the other kinds */
+        write->checkpoint = ckpt_repair_result_to_json(operation->repair);
+    else if (operation->checkpoint)
+        write->checkpoint = ckpt_checkpoint_to_json(operation->checkpoint);
     write->safety = operation->safety ? ckpt_checkpoint_to_json(operation->safety) : NULL;
     write->warnings = ckpt_strings_to_json(operation->warnings);
 }

@@ -98,6 +98,7 @@ sample_request(const char *request_id)
     request->etag = G_MAXUINT64;
     request->expected_current_checkpoint_id = g_strdup("c0");
     request->start_within_us = G_MAXINT64;
+    request->finding_ids = g_strsplit("0123456789abcdef,fedcba9876543210", ",", 0);
     return request;
 }
 

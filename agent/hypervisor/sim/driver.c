@@ -674,6 +674,8 @@ ckpt_sim_new(void)
     sim->base = (CkptDriver){"sim",   host_info, list_vms,   inspect, settle,
                              step_do, step_undo, step_check, sim_free};
     sim->base.watch = ckpt_sim_watch;
+    sim->base.guest_look = ckpt_sim_guest_look;
+    sim->base.guest_release = ckpt_sim_guest_release;
     sim->base.let_go = let_go;
     g_rec_mutex_init(&sim->lock);
     sim->files = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,

@@ -152,6 +152,8 @@ void ckpt_sim_detach(CkptSim *sim, CkptSimVm *vm, const char *target);
 GPtrArray *ckpt_sim_disk_chain(CkptSim *sim, const CkptSimVm *vm, const char *target);
 
 /* ---- Inside the driver ---- */
+gboolean ckpt_sim_guest_look(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error);
+gboolean ckpt_sim_guest_release(CkptDriver *driver, const char *vm_id, GError **error);
 void ckpt_sim_watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data);
 typedef struct {
     CkptSim *sim;
