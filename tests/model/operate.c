@@ -168,6 +168,8 @@ succeeded(Model *model, Attempt *attempt, const CkptOperation *op, char *const *
         else if (expected)
             expected->deferred = TRUE;
         break;
+    case CKPT_KIND_REPAIR:
+        break;
     case CKPT_KIND_UPDATE:
         expected = model_find_expected(model, attempt->checkpoint_id);
         if (expected)
@@ -226,6 +228,7 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
                 model_sim_vm(model, attempt->vm)->live) ||
                (reason == CKPT_REASON_CHECKPOINT_HELD && expected && expected->held);
     case CKPT_KIND_UPDATE:
+    case CKPT_KIND_REPAIR:
         break;
     }
     return FALSE;

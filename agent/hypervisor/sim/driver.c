@@ -193,6 +193,8 @@ write_manifest(CkptSimRun *run, GError **error)
 
         g_hash_table_replace(run->sim->manifests, g_strdup(disk->file),
                              g_strdup(run->step->checkpoint_id));
+        g_hash_table_replace(run->sim->manifest_texts, g_strdup(disk->file),
+                             g_strdup(run->step->text));
         if (!ckpt_sim_changed(run, error))
             return FALSE;
     }
@@ -208,6 +210,7 @@ remove_manifest(CkptSimRun *run, GError **error)
         if (g_strcmp0(g_hash_table_lookup(run->sim->manifests, path), run->step->checkpoint_id) != 0)
             continue;
         g_hash_table_remove(run->sim->manifests, path);
+        g_hash_table_remove(run->sim->manifest_texts, path);
         if (!ckpt_sim_changed(run, error))
             return FALSE;
     }
@@ -661,6 +664,7 @@ sim_free(CkptDriver *driver)
     g_ptr_array_unref(sim->vms);
     g_hash_table_unref(sim->files);
     g_hash_table_unref(sim->manifests);
+    g_hash_table_unref(sim->manifest_texts);
     g_ptr_array_unref(sim->crimes);
     g_rec_mutex_clear(&sim->lock);
     g_free(sim);
@@ -681,6 +685,7 @@ ckpt_sim_new(void)
     sim->files = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
                                        (GDestroyNotify)ckpt_sim_file_unref);
     sim->manifests = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    sim->manifest_texts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     sim->vms = g_ptr_array_new_with_free_func(vm_free);
     sim->crimes = g_ptr_array_new_with_free_func(g_free);
     sim->free_bytes = 1ull << 40;

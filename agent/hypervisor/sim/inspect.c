@@ -20,6 +20,7 @@ look(CkptSim *sim, const char *path, CkptFormat format)
                                                        : file->inode * 7 % 11 * CKPT_SIM_CELL;
     layer->fs_available = sim->free_bytes;
     layer->mode = file->mode;
+    layer->manifest = g_hash_table_contains(sim->manifests, path);
     if (format == CKPT_FORMAT_QCOW2) {
         layer->backing = g_strdup(file->backing);
         layer->backing_format = file->backing_format;

@@ -90,6 +90,7 @@ struct _CkptSim {
     GRecMutex lock;
     GHashTable *files;             /* path (the file's own) → CkptSimFile */
     GHashTable *manifests;         /* path of the sealed file → ID of the checkpoint */
+    GHashTable *manifest_texts;    /* the same → what it says */
     GPtrArray *vms;                /* CkptSimVm */
     gint64 clock;                  /* ns; grows with every write */
     guint64 last_inode;
