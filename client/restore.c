@@ -9,7 +9,7 @@
 #include <string.h>
 
 static char *power;
-static gboolean discard, yes;
+static gboolean discard, without_memory, yes;
 
 static const GOptionEntry options[] = {
     {"power", 0, 0, G_OPTION_ARG_FILENAME, &power,
@@ -17,6 +17,8 @@ static const GOptionEntry options[] = {
      "STATE"},
     {"discard-present-state", 0, 0, G_OPTION_ARG_NONE, &discard,
      "keep no safety checkpoint: what was written since is lost for good", NULL},
+    {"without-memory", 0, 0, G_OPTION_ARG_NONE, &without_memory,
+     "of a checkpoint that holds memory, restore the disks alone: the VM boots", NULL},
     {"yes", 'y', 0, G_OPTION_ARG_NONE, &yes, "do not ask", NULL},
     {NULL}};
 
@@ -104,6 +106,7 @@ restore(CkptClient *client, const CkptFoundCheckpoint *found,
     if (found->current_id)
         request.expected_current_checkpoint_id = found->current_id;
     request.discard_present_state = discard;
+    request.without_memory = without_memory;
     request.power_state = state;
     ckpt_fanout_mutate(fanout, found->host, CKPT_METHOD("CheckpointService", "RestoreCheckpoint"),
                        &request.base, &request_options,

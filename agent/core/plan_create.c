@@ -153,7 +153,7 @@ memory_of(const CkptCheckpoint *checkpoint)
 }
 
 static void
-add_memory(CkptPlan *plan, GPtrArray *tops, CkptChange *change)
+add_memory(CkptPlan *plan, const char *qemu_version, GPtrArray *tops, CkptChange *change)
 {
     g_autofree char *path = ckpt_plan_extra_path(tops, CKPT_FILE_MEMORY);
 
@@ -161,6 +161,7 @@ add_memory(CkptPlan *plan, GPtrArray *tops, CkptChange *change)
         return;
     ckpt_plan_add_extra(plan->checkpoint, CKPT_FILE_MEMORY, path, (CkptFormat)0);
     g_ptr_array_add(change->made, g_steal_pointer(&path));
+    ckpt_set_str(&plan->checkpoint->qemu_version, qemu_version ? qemu_version : "");
 }
 
 /* Which checkpoint it is of, since what it reaches is written to that one's row. */
@@ -194,7 +195,7 @@ add_steps(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan
         ckpt_plan_lay_overlays(input, plan, plan->checkpoint, FALSE, change);
     const char *nvram;
 
-    add_memory(plan, tops, change);
+    add_memory(plan, input->vm->qemu_version, tops, change);
     /* Once beforehand, so that what would make it fail is found while nothing has happened. */
     ckpt_plan_add_manifest(plan, plan->checkpoint);
     for (guint i = 0; i < disks->len; i++) {

@@ -4,6 +4,45 @@
 #include "agent/core/graph.h"
 #include "agent/core/plan_parts.h"
 
+static CkptPower
+power_after(const CkptRequest *request, const CkptCheckpoint *target)
+{
+    return request->restore_power ? request->restore_power : target->power;
+}
+
+/* The memory image that the restored VM goes on from; NULL = it boots, or stays off. */
+static const CkptCheckpointFile *
+memory_to_load(const CkptRequest *request, const CkptCheckpoint *target)
+{
+    if (request->without_memory || power_after(request, target) == CKPT_POWER_SHUT_OFF)
+        return NULL;
+    return ckpt_checkpoint_find_extra(target, CKPT_FILE_MEMORY);
+}
+
+/* What is known without asking anybody; CHECK_MEMORY asks (hazard A34). */
+static gboolean
+check_memory(const CkptPlanInput *input, const CkptRequest *request, const CkptCheckpoint *target,
+             GError **error)
+{
+    const CkptCheckpointFile *memory = memory_to_load(request, target);
+    g_autoptr(GError) why = NULL;
+
+    if (!memory)
+        return TRUE;
+    if (!ckpt_plan_verify_extra(input, memory, &why))
+        ckpt_error_set(error, CKPT_REASON_MEMORY_UNLOADABLE,
+                       "%s; its disks can be restored without it (without_memory)", why->message);
+    else if (!g_str_equal(target->vm_name, input->vm->name))
+        ckpt_error_set(error, CKPT_REASON_MEMORY_UNLOADABLE,
+                       "the memory cannot be loaded: the VM was called %s then and is called %s now (virsh "
+                       "domrename); its disks can be restored without it (without_memory)",
+                       target->vm_name, input->vm->name);
+    else
+        return TRUE;
+    ckpt_error_add(error, CKPT_META_FILE, memory->path);
+    return FALSE;
+}
+
 static gboolean
 check_request(const CkptPlanInput *input, const CkptRequest *request,
               const CkptCheckpoint *target, GError **error)
@@ -17,7 +56,8 @@ check_request(const CkptPlanInput *input, const CkptRequest *request,
                        input->current_id ? input->current_id : "(none)", expected);
         return FALSE;
     }
-    if (!ckpt_plan_verify(input, target, error)) {
+    if (!ckpt_plan_verify_without_memory(input, target, error) ||
+        !check_memory(input, request, target, error)) {
         g_prefix_error(error, "checkpoint %s (%s) cannot be restored: ", target->name, target->id);
         ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
         return FALSE;
@@ -134,19 +174,16 @@ add_stop_and_seal(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoi
     return plan->safety ? NULL : saved;
 }
 
-static CkptPower
-power_after(const CkptRequest *request, const CkptCheckpoint *target)
+static void
+add_check_memory(CkptPlan *plan, const CkptCheckpoint *target, const CkptCheckpointFile *memory,
+                 GPtrArray *tops)
 {
-    return request->restore_power ? request->restore_power : target->power;
-}
+    CkptStep *step = ckpt_step_new(CKPT_STEP_CHECK_MEMORY);
 
-/* The memory image that the restored VM goes on from; NULL = it boots, or stays off. */
-static const CkptCheckpointFile *
-memory_to_load(const CkptRequest *request, const CkptCheckpoint *target)
-{
-    if (request->without_memory || power_after(request, target) == CKPT_POWER_SHUT_OFF)
-        return NULL;
-    return ckpt_checkpoint_find_extra(target, CKPT_FILE_MEMORY);
+    g_ptr_array_insert(plan->steps, 0, step); /* before anything is made for it */
+    step->disks = g_ptr_array_ref(tops);
+    step->file = g_strdup(memory->path);
+    step->text = *target->qemu_version ? g_strdup(target->qemu_version) : NULL;
 }
 
 static void
@@ -174,9 +211,12 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptRequest *request
 {
     CkptChange *change = ckpt_change_new();
     g_autoptr(GPtrArray) tops = ckpt_plan_lay_overlays(input, plan, target, TRUE, change);
+    const CkptCheckpointFile *memory = memory_to_load(request, target);
     g_autoptr(GPtrArray) doomed = NULL;
     const char *saved;
 
+    if (memory)
+        add_check_memory(plan, target, memory, tops);
     if (plan->safety)
         ckpt_plan_add_manifest(plan, plan->safety);
     plan->decisive = plan->steps->len;

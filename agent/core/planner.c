@@ -309,12 +309,21 @@ verify_chain(const CkptPlanInput *input, const char *file, GError **error)
 }
 
 gboolean
-ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
+ckpt_plan_verify_without_memory(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
 {
     const CkptCheckpointFile *nvram = ckpt_checkpoint_find_extra(checkpoint, CKPT_FILE_NVRAM);
 
     return ckpt_plan_verify_disks(input, checkpoint, error) &&
            (!nvram || ckpt_plan_verify_extra(input, nvram, error));
+}
+
+gboolean
+ckpt_plan_verify(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, GError **error)
+{
+    const CkptCheckpointFile *memory = ckpt_checkpoint_find_extra(checkpoint, CKPT_FILE_MEMORY);
+
+    return ckpt_plan_verify_without_memory(input, checkpoint, error) &&
+           (!memory || ckpt_plan_verify_extra(input, memory, error));
 }
 
 gboolean

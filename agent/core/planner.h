@@ -43,6 +43,10 @@ CkptPlan *ckpt_plan_mend(const CkptPlanInput *input);
 /* Bytes that the files which the checkpoint has beside its disks' take: as they were looked at, else as they
  * were captured. */
 guint64 ckpt_plan_extra_bytes(const CkptVm *vm, const CkptCheckpoint *checkpoint);
+/* As ckpt_plan_verify(), of its disks and firmware alone, whatever became of its memory image. */
+gboolean ckpt_plan_verify_without_memory(const CkptPlanInput *input,
+                                         const CkptCheckpoint *checkpoint, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /* Checkpoints from the root to this one. */
 guint ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint);

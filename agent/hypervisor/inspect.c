@@ -96,7 +96,11 @@ static void
 inspect_memory(CkptVm *vm, const CkptView *view)
 {
     unsigned long long ms = 0;
+    unsigned long version = 0;
 
+    if (virConnectGetVersion(virDomainGetConnect(view->domain), &version) == 0)
+        vm->qemu_version = g_strdup_printf("%lu.%lu.%lu", version / 1000000, version / 1000 % 1000,
+                                           version % 1000);
     vm->memory_bytes = view->live_xml->memory_bytes;
     if (virDomainMigrateGetMaxDowntime(view->domain, &ms, 0) < 0)
         virResetLastError();

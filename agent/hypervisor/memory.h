@@ -21,6 +21,10 @@ void ckpt_memory_interrupt(CkptRun *run);
 void ckpt_memory_recover(CkptRun *run);
 /* After a crash, of a SNAPSHOT that was made: whether with the memory. */
 void ckpt_memory_note_reached(CkptRun *run);
+/* ---- memory_check.c ---- */
+gboolean ckpt_step_check_memory(CkptRun *run, GError **error);
+
+/* ---- memory_image.c again ---- */
 /* Starts the VM from step->file, as step->power, on step->disks. */
 gboolean ckpt_memory_load(CkptRun *run, virDomainPtr domain, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

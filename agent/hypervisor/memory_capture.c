@@ -8,6 +8,8 @@
  * limit. A guest that changes its memory faster than that is given more, step by step. */
 #include "agent/hypervisor/memory.h"
 
+#include "common/fault.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/statvfs.h>
@@ -94,8 +96,11 @@ keep_synced(gpointer data)
     int fd = -1;
 
     while (!is_done_within(capture, SYNC_EVERY_US)) {
-        if (fd < 0)
+        if (fd < 0) {
             fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+            if (fd >= 0)
+                ckpt_fault_point_named("capturing");
+        }
         if (fd >= 0 && fdatasync(fd) < 0)
             ask_to_stop(capture, CKPT_REASON_FILE_FAILED, "sync %s: %s", path, g_strerror(errno));
     }

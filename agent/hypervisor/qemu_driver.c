@@ -44,6 +44,7 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_PUT_NVRAM] = {ckpt_step_put_nvram, ckpt_step_put_nvram_undo,
                              ckpt_step_put_nvram_check},
     [CKPT_STEP_COMPARE_NVRAM] = {ckpt_step_compare_nvram, NULL, NULL},
+    [CKPT_STEP_CHECK_MEMORY] = {ckpt_step_check_memory, NULL, NULL},
     [CKPT_STEP_REBASE] = {ckpt_step_rebase, NULL, ckpt_step_rebase_check},
 };
 

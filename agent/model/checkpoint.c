@@ -15,6 +15,7 @@ ckpt_checkpoint_new(void)
     checkpoint->ticket = g_strdup("");
     checkpoint->creator = g_strdup("");
     checkpoint->hold = g_strdup("");
+    checkpoint->qemu_version = g_strdup("");
     checkpoint->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_disk_free);
     checkpoint->extras = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_file_free);
     checkpoint->not_captured = g_ptr_array_new_with_free_func(g_free);
@@ -43,6 +44,7 @@ ckpt_checkpoint_free(CkptCheckpoint *checkpoint)
     g_free(checkpoint->name);
     g_free(checkpoint->description);
     g_free(checkpoint->most_recent_task);
+    g_free(checkpoint->qemu_version);
     g_clear_pointer(&checkpoint->disks, g_ptr_array_unref);
     g_clear_pointer(&checkpoint->extras, g_ptr_array_unref);
     g_clear_pointer(&checkpoint->not_captured, g_ptr_array_unref);
@@ -86,6 +88,7 @@ ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint)
     copy->name = g_strdup(checkpoint->name);
     copy->description = g_strdup(checkpoint->description);
     copy->most_recent_task = g_strdup(checkpoint->most_recent_task);
+    copy->qemu_version = g_strdup(checkpoint->qemu_version);
     copy->run_id = g_strdup(checkpoint->run_id);
     copy->reason = g_strdup(checkpoint->reason);
     copy->ticket = g_strdup(checkpoint->ticket);

@@ -26,6 +26,7 @@
     {#m, CKPT_JSON_OBJECT_OR_NULL, OFFSET(S, m, ctype *), 0, 0, of, FALSE}
 #define EMBEDDED(S, m, ctype, of) {#m, CKPT_JSON_EMBEDDED, OFFSET(S, m, ctype), 0, 0, of, FALSE}
 /* Members since schema 4: older agents' rows, plans and manifests have none of them. */
+#define LATER_STRING(S, m) {#m, CKPT_JSON_STRING, OFFSET(S, m, char *), 0, 0, NULL, TRUE}
 #define LATER_BOOLEAN(S, m) {#m, CKPT_JSON_BOOLEAN, OFFSET(S, m, gboolean), 0, 0, NULL, TRUE}
 #define LATER_UINT64(S, m) {#m, CKPT_JSON_UINT64, OFFSET(S, m, guint64), 0, 0, NULL, TRUE}
 
@@ -117,6 +118,7 @@ static const CkptJsonMember checkpoint_members[] = {
     STRING_OR_NULL(CkptCheckpoint, parent_id),
     INT64(CkptCheckpoint, pause_us),
     ENUM(CkptCheckpoint, power, CkptPower, CKPT_POWER_SUSPENDED),
+    LATER_STRING(CkptCheckpoint, qemu_version),
     ENUM(CkptCheckpoint, reached, CkptConsistency, CKPT_CONSISTENCY_MEMORY),
     STRING(CkptCheckpoint, reason),
     UINT64(CkptCheckpoint, revision),

@@ -26,6 +26,7 @@ static const char *const step_names[] = {
     [CKPT_STEP_SAVE_NVRAM] = "save-nvram",
     [CKPT_STEP_COMPARE_NVRAM] = "compare-nvram",
     [CKPT_STEP_PUT_NVRAM] = "put-nvram",
+    [CKPT_STEP_CHECK_MEMORY] = "check-memory",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(step_names) == CKPT_STEP_END_);
 
@@ -317,6 +318,8 @@ ckpt_step_describe(const CkptStep *step)
         return g_strdup_printf("compare the UEFI variables %s with %s", base, file);
     case CKPT_STEP_PUT_NVRAM:
         return g_strdup_printf("put the UEFI variables %s in the place of %s", file, base);
+    case CKPT_STEP_CHECK_MEMORY:
+        return g_strdup_printf("check that the memory in %s can be loaded", file);
     case CKPT_STEP_END_:
         break;
     }

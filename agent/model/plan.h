@@ -80,6 +80,8 @@ typedef enum {
     CKPT_STEP_PUT_NVRAM,        /* `base`, open by nobody, becomes what `file` holds, at once; owner, mode and
                                    label as before. VM_BUSY. Undo: what `from` holds (NULL: there was none,
                                    removed) */
+    CKPT_STEP_CHECK_MEMORY,     /* MEMORY_UNLOADABLE, naming the reason, if the VM could not go on from the memory
+                                   image `file`, which QEMU `text` wrote (NULL: not known), on `disks`. No undo */
     CKPT_STEP_END_              /* no kind: how many there are */
 } CkptStepKind;
 const char *ckpt_step_name(CkptStepKind kind); /* "make-overlay" */

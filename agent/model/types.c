@@ -173,6 +173,7 @@ ckpt_vm_free(CkptVm *vm)
     g_free(vm->name);
     free_secret(vm->definition);
     free_secret(vm->live_definition);
+    g_free(vm->qemu_version);
     /* Before files, which own the layers that the disks' chains borrow. */
     g_clear_pointer(&vm->disks, g_ptr_array_unref);
     g_free(vm->nvram);

@@ -168,6 +168,7 @@ typedef struct {
                               files that hold their contents are in `files`, and what lies below */
     CkptAbility checkpoint, live, memory, application;
     guint64 memory_bytes;    /* RAM, by the definition in force */
+    char *qemu_version;      /* "7.2.22"; NULL = not known, or none */
     guint downtime_ms;       /* how long QEMU may let the guest stand at the end of a live copy of its memory;
                                 0 = not known */
 } CkptVm;
@@ -244,6 +245,7 @@ typedef struct {
     GPtrArray *extras; /* CkptCheckpointFile, at most one of a kind; never NULL */
     GPtrArray *not_captured; /* char *, what a restore will not bring back, a sentence each; never NULL */
     guint64 memory_bytes;
+    char *qemu_version; /* that wrote its memory; "" = none, or not known */
     CkptPower power;   /* at capture */
     char *run_id, *reason, *ticket, *creator, *hold; /* "" = none */
     GHashTable *labels; /* string → string, never NULL */

@@ -283,6 +283,8 @@ needed_files(Model *model, GPtrArray *all)
 
         for (guint k = 0; k < row->disks->len; k++)
             add_needed(needed, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file);
+        for (guint k = 0; k < row->extras->len; k++)
+            add_needed(needed, ((CkptCheckpointFile *)row->extras->pdata[k])->path);
     }
     for (guint i = 0; i < model->detached->len; i++)
         add_needed(needed, ((Detached *)model->detached->pdata[i])->path);

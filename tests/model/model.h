@@ -115,6 +115,8 @@ typedef struct {
     char *checkpoint_id;       /* NULL for a create */
     gboolean discard;
     gboolean when_possible;    /* of a delete */
+    gboolean memory;           /* of a create: captured, where the VM can */
+    gboolean without_memory;   /* of a restore */
     CkptPower power;           /* wanted by a restore; UNKNOWN = as captured */
     char *hold;                /* of an update */
     guint64 inode_before;      /* files made since belong to the attempt */
@@ -128,7 +130,7 @@ typedef struct {
     CkptKind kind;
     guint vm;
     char *request_id, *checkpoint_id, *hold;
-    gboolean discard, when_possible;
+    gboolean discard, when_possible, memory, without_memory;
     CkptPower power;
     char *result_id;           /* of the checkpoint in the reply */
 } Past;

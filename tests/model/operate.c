@@ -44,7 +44,8 @@ make_request(Model *model, const Attempt *attempt)
 
     ckpt_set_str(&request->identity, IDENTITY);
     ckpt_set_str(&request->request_id, attempt->request_id);
-    request->asked = CKPT_CONSISTENCY_APPLICATION;
+    request->asked = attempt->memory ? CKPT_CONSISTENCY_MEMORY : CKPT_CONSISTENCY_APPLICATION;
+    request->without_memory = attempt->without_memory;
     request->minimum = CKPT_CONSISTENCY_CRASH;
     if (attempt->kind == CKPT_KIND_CREATE) {
         ckpt_set_str(&request->vm_id, model->vms[attempt->vm].id);
@@ -184,6 +185,8 @@ succeeded(Model *model, Attempt *attempt, const CkptOperation *op, char *const *
     past->discard = attempt->discard;
     past->when_possible = attempt->when_possible;
     past->power = attempt->power;
+    past->memory = attempt->memory;
+    past->without_memory = attempt->without_memory;
     past->result_id = g_strdup(op->checkpoint ? op->checkpoint->id : NULL);
     g_ptr_array_add(model->past, past);
 }
@@ -446,6 +449,7 @@ choose(Model *model, const Action *action, Attempt *attempt)
     attempt->request_id = ckpt_id_new();
     if (attempt->kind == CKPT_KIND_CREATE) {
         attempt->vm = action->a % MODEL_VMS;
+        attempt->memory = action->b / 16 % 3 == 1;
         return TRUE;
     }
     if (model->expected->len == 0)
@@ -455,6 +459,7 @@ choose(Model *model, const Action *action, Attempt *attempt)
     attempt->checkpoint_id = g_strdup(expected->id);
     if (attempt->kind == CKPT_KIND_RESTORE) {
         attempt->discard = action->b % 3 == 0;
+        attempt->without_memory = action->b / 16 % 4 == 1;
         attempt->power = powers[action->c % G_N_ELEMENTS(powers)];
     }
     if (attempt->kind == CKPT_KIND_UPDATE)
@@ -511,6 +516,8 @@ model_repeat(Model *model, const Action *action)
                         .discard = past->discard,
                         .when_possible = past->when_possible,
                         .power = past->power,
+                        .memory = past->memory,
+                        .without_memory = past->without_memory,
                         .hold = past->hold};
     request = make_request(model, &attempt);
     if (action->b % 3 == 0)

@@ -174,6 +174,7 @@ populate(Model *model, guint64 *random)
         model->vms[i].id = vm->id;
         /* Every kind of guest agent comes by; drawn apart, so that old seeds stay what they were. */
         vm->agent = (CkptSimAgent)((model->ids / 7 + i) % (CKPT_SIM_AGENT_DEAF + 1));
+        vm->captures_memory = TRUE;
         model->vms[i].present.memory = vm->definition->memory = 1 + i;
         add_disk(model, i, 0, random);
         if (script_next(random) % 3 == 0)

@@ -53,6 +53,7 @@ sample_checkpoint(const char *id, const char *vm_id, gint64 added_us)
     add_extra(checkpoint, CKPT_FILE_NVRAM);
     g_ptr_array_add(checkpoint->not_captured, g_strdup("the TPM's state"));
     checkpoint->memory_bytes = (guint64)1 << 63;
+    ckpt_set_str(&checkpoint->qemu_version, "7.2.22");
     checkpoint->power = CKPT_POWER_PAUSED;
     ckpt_set_str(&checkpoint->run_id, "patch-7");
     ckpt_set_str(&checkpoint->reason, "kernel");
@@ -132,6 +133,7 @@ sample_step(void)
     step->above_format = CKPT_FORMAT_QCOW2;
     step->size = G_MAXUINT64;
     step->mode = 0640;
+    step->downtime_ms = 300;
     step->checkpoint_id = g_strdup("c9");
     step->text = g_strdup("{\"manifest\": [1]}");
     step->definition = g_strdup("<domain/>");

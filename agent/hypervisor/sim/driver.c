@@ -316,6 +316,8 @@ snapshot(CkptSimRun *run, GError **error)
     for (guint i = 0; i < run->step->disks->len; i++)
         if (!overlay_fits(run, vm, g_ptr_array_index(run->step->disks, i), error))
             return FALSE;
+    if (run->step->asked == CKPT_CONSISTENCY_MEMORY && vm->live)
+        return ckpt_sim_capture(run, vm, switch_over, error);
     return ckpt_sim_frozen(run, vm, switch_over, error);
 }
 
@@ -323,15 +325,21 @@ snapshot(CkptSimRun *run, GError **error)
 static CkptOutcome
 snapshot_recover(CkptSimRun *run, GError **error)
 {
+    CkptOutcome outcome;
+
     if (!ckpt_sim_recover(run, vm_of(run), error))
         return CKPT_OUTCOME_UNCLEAR;
-    return snapshot_check(run, error);
+    outcome = snapshot_check(run, error);
+    if (outcome == CKPT_OUTCOME_DONE)
+        ckpt_sim_note_captured(run);
+    return outcome;
 }
 
 static gboolean
 snapshot_undo(CkptSimRun *run, GError **error)
 {
-    return ckpt_sim_recover(run, vm_of(run), error) && ckpt_sim_snapshot_undo(run, error);
+    return ckpt_sim_recover(run, vm_of(run), error) && ckpt_sim_snapshot_undo(run, error) &&
+           ckpt_sim_capture_undo(run, error);
 }
 
 /* ---- Definition and power ---- */
@@ -412,6 +420,8 @@ start(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = vm_of(run);
 
+    if (run->step->kind == CKPT_STEP_START && run->step->file)
+        return ckpt_sim_load(run, vm, error);
     if (vm->live && (vm->power != CKPT_POWER_PAUSED || run->step->power != CKPT_POWER_RUNNING))
         return TRUE;
     if (vm->live)
@@ -508,6 +518,7 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_SAVE_NVRAM] = {ckpt_sim_save_nvram, ckpt_sim_save_nvram_undo, ckpt_sim_save_nvram_check},
     [CKPT_STEP_COMPARE_NVRAM] = {ckpt_sim_compare_nvram, NULL, NULL},
     [CKPT_STEP_PUT_NVRAM] = {ckpt_sim_put_nvram, ckpt_sim_put_nvram_undo, NULL},
+    [CKPT_STEP_CHECK_MEMORY] = {ckpt_sim_check_memory, NULL, NULL},
     [CKPT_STEP_REBASE] = {ckpt_sim_rebase, NULL, NULL},
 };
 

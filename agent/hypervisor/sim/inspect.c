@@ -163,6 +163,7 @@ ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
         if (g_ptr_array_index(sim->vms, i) != from)
             add_users(sim, vm, g_ptr_array_index(sim->vms, i));
     vm->checkpoint.available = vm->live.available = vm->obstacles->len == 0;
+    vm->memory.available = from->live && from->captures_memory;
     vm->application.available =
         !from->live || (from->agent != CKPT_SIM_AGENT_NONE && from->power == CKPT_POWER_RUNNING);
     vm->application.reason = vm->application.available ? NULL : g_strdup("no guest agent");

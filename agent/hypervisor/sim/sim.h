@@ -70,6 +70,8 @@ typedef struct {
     CkptSimDefinition *live;       /* NULL while off */
     GPtrArray *live_disks;         /* CkptSimLive; NULL while off */
     char *nvram;                   /* raw file whose first cell stands for its UEFI variables; NULL = none */
+    gboolean captures_memory;      /* its memory can be captured */
+    gboolean loaded;               /* it went on from a memory image, and was not booted */
     gboolean suspended;            /* the agent paused it for a pivot, and says so in a mark */
 } CkptSimVm;
 
@@ -167,6 +169,14 @@ gboolean ckpt_sim_begin(CkptSimRun *run, GError **error); /* asks the hook at CK
 /* Runs `act` with the guest frozen around it, as the step asks for (freeze.c). */
 gboolean ckpt_sim_frozen(CkptSimRun *run, CkptSimVm *vm,
                          gboolean (*act)(CkptSimRun *run, GError **error), GError **error);
+/* Writes the memory image that the step asks for, and runs `act` at its instant (memory.c). */
+gboolean ckpt_sim_capture(CkptSimRun *run, CkptSimVm *vm,
+                          gboolean (*act)(CkptSimRun *run, GError **error), GError **error);
+/* Of a snapshot that was cut short, and made: whether with its memory. */
+void ckpt_sim_note_captured(CkptSimRun *run);
+gboolean ckpt_sim_capture_undo(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_load(CkptSimRun *run, CkptSimVm *vm, GError **error);
+gboolean ckpt_sim_check_memory(CkptSimRun *run, GError **error);
 /* Thaws what a snapshot that was cut short may have frozen. */
 gboolean ckpt_sim_recover(CkptSimRun *run, CkptSimVm *vm, GError **error);
 gboolean ckpt_sim_merge(CkptSimRun *run, GError **error);

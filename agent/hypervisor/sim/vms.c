@@ -193,6 +193,7 @@ ckpt_sim_stop(CkptSim *sim, CkptSimVm *vm)
     g_clear_pointer(&vm->live_disks, g_ptr_array_unref);
     vm->power = CKPT_POWER_SHUT_OFF;
     vm->suspended = FALSE;
+    vm->loaded = FALSE;
     vm->frozen = FALSE;
     vm->guards = 0;
 }

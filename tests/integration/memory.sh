@@ -1,0 +1,72 @@
+# shellcheck shell=bash disable=SC2154,SC2034
+# What groups about memory share: captures between two ticks, captures that are stopped in their midst, and guests
+# that go on. The script has ask and whole, $dir, $vm and $id.
+
+MEMORY="consistency:CONSISTENCY_MEMORY minimum_consistency:CONSISTENCY_MEMORY"
+
+not() { ! "$@"; }
+
+new_guest() { # NAME [OPTIONS]
+	vm=$1
+	guest make "$dir" "$@"
+	id=$(vm_id "$dir" "$vm")
+	guest start "$dir" "$vm"
+	guest wait-line "$dir" "$vm" --within 180 '^resume ' >/dev/null
+}
+
+# capture [TEXT]: sets $point and the ticks just before and after it.
+capture() {
+	before=$(guest wait-tick "$dir" "$vm")
+	point=$(create "$dir" "$id" "$MEMORY ${1-}")
+	after=$(guest wait-tick "$dir" "$vm")
+}
+file_of() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got '.checkpoint.files[] | select(.kind == "FILE_KIND_MEMORY") | .path'; }
+memory_files() { find "$dir/images" -name '*.memory' | wc -l; }
+
+# went_back OFFSET: the first tick after OFFSET of the console that is not the one after its predecessor.
+went_back() {
+	guest console "$dir" "$vm" --from "$1" | tr -d '\r' |
+		awk '$1 == "tick" && NF == 2 && !found { if (last && $2 != last + 1) { print $2; found = 1 } last = $2 }'
+}
+has_gone_back() { [ -n "$(went_back "$1")" ]; }
+booted_since() { guest console "$dir" "$vm" --from "$1" | grep -aq '^boot '; }
+
+# goes_on NAME OFFSET: after OFFSET of the console the guest goes on from a tick between $before and $after, which
+# were seen just before and just after the capture, and did not boot; its disk has what its memory says.
+goes_on() {
+	local next
+	check "$1_goes_on" eventually 20 has_gone_back "$2"
+	next=$(went_back "$2")
+	check "$1_not_earlier" [ "$before" -lt "${next:-0}" ]
+	check "$1_at_its_tick" [ "${next:-0}" -le $((after + 1)) ]
+	check "$1_did_not_boot" not booted_since "$2"
+	check "$1_has_no_error" not grep -aq '^error' <(guest console "$dir" "$vm" --from "$2")
+}
+
+downtime() { on "$dir" migrate-getmaxdowntime "$vm" | tr -d '\n'; }
+state_is() { [ "$(on "$dir" domstate "$vm" | head -n 1)" = "$1" ]; }
+
+# as_before NAME: the VM runs on as if nobody had asked.
+as_before() {
+	check "$1_vm_runs" eventually 20 state_is running
+	check "$1_counts_on" guest wait-tick "$dir" "$vm"
+	equal "$1_no_file" "$(memory_files)" "${2:-0}"
+	equal "$1_downtime_limit" "$(downtime)" 300
+	whole "$1_oracle"
+}
+
+agent_stands() { grep -q '^State:[[:space:]]*T' "/proc/$(agent pid "$dir" "$(basename "$dir")")/status" 2>/dev/null; }
+qemu_pid() { cat "$(readlink "$dir/run")/run/libvirt/qemu/run/$vm.pid" 2>/dev/null; }
+
+begin_create() { # sets $request; returns when it is being written
+	request=$(new_id)
+	local name
+	name=$(basename "$dir")
+	agent kill "$dir" "$name"
+	agent start "$dir" "$name" --env VMCKPT_PAUSE_AT=capturing
+	"$support/agent" call "$dir" CreateCheckpoint "options{request_id:'$request'} vm_id:'$id' $MEMORY" >/dev/null 2>&1 &
+	eventually 20 agent_stands
+}
+go_on() { kill -CONT "$(agent pid "$dir" "$(basename "$dir")")"; }
+operation() { call "$dir" GetOperation "request_id:'$request'" >/dev/null && got "$1"; }
+ended() { [[ $(operation .operation.state) =~ (SUCCEEDED|FAILED|CANCELLED)$ ]]; }
