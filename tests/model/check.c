@@ -277,6 +277,8 @@ static GHashTable *
 needed_files(Model *model, GPtrArray *all)
 {
     GHashTable *needed = g_hash_table_new(g_str_hash, g_str_equal);
+    GHashTableIter iter;
+    gpointer value;
 
     for (guint i = 0; i < all->len; i++) {
         const CkptCheckpoint *row = g_ptr_array_index(all, i);
@@ -288,6 +290,17 @@ needed_files(Model *model, GPtrArray *all)
     }
     for (guint i = 0; i < model->detached->len; i++)
         add_needed(needed, ((Detached *)model->detached->pdata[i])->path);
+    /* What others made may lie on a file of the agent's, and be in nobody's definition any more. */
+    g_hash_table_iter_init(&iter, model->sim->files);
+    while (g_hash_table_iter_next(&iter, NULL, &value))
+        if (!((CkptSimFile *)value)->agent_made && ((CkptSimFile *)value)->backing)
+            add_needed(needed, ((CkptSimFile *)value)->backing);
+    for (guint i = 0; i < model->foreign->len; i++) {
+        const CkptSimSnapshot *snapshot = ((Foreign *)model->foreign->pdata[i])->snapshot;
+
+        for (guint k = 0; k < snapshot->disks->len; k++)
+            add_needed(needed, ((CkptSimSaved *)snapshot->disks->pdata[k])->path);
+    }
     for (guint i = 0; i < MODEL_VMS; i++) {
         CkptSimDefinition *definitions[] = {model_sim_vm(model, i)->definition,
                                             model->vms[i].redefined};
@@ -386,6 +399,7 @@ model_check_vms(Model *model)
     for (guint i = 0; i < MODEL_VMS && !model->violation; i++)
         check_vm(model, i);
     check_detached(model);
+    model_check_foreign(model);
     if (model->sim->crimes->len > 0)
         model_fail(model, "%s", (char *)model->sim->crimes->pdata[0]);
 }

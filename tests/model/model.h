@@ -44,6 +44,13 @@ typedef struct {
     guint restores;                /* that the VM had had when it was detached */
 } Detached;
 
+/* A snapshot of another tool's, and what each disk held then. */
+typedef struct {
+    guint vm;
+    CkptSimSnapshot *snapshot;     /* the sim's */
+    State state;
+} Foreign;
+
 typedef struct {
     const char *id;
     State present;
@@ -97,6 +104,7 @@ typedef enum {
     ACT_RESTART,
     ACT_HOST,
     ACT_DEFER,                     /* a delete that may wait */
+    ACT_FOREIGN,                   /* another tool makes a snapshot, or ends one */
     ACT_KINDS
 } ActionKind;
 
@@ -146,6 +154,8 @@ typedef struct {
     GPtrArray *expected;       /* Expected */
     GPtrArray *detached;       /* Detached */
     GPtrArray *past;           /* Past */
+    GPtrArray *foreign;        /* Foreign */
+    guint last_snapshot;       /* of all that were ever made */
     GHashTable *captures;      /* checkpoint ID → State, at the instant of its snapshot */
     guint touched;             /* the VM that the last action was about */
     gboolean manifests_open;   /* one may be missing */
@@ -190,6 +200,10 @@ gboolean model_is_odd(Model *model); /* somebody did what owners should not, and
 void model_forget_expected(Model *model, const char *id);
 void model_guest_write(Model *model, guint vm, guint32 chance);
 void model_act(Model *model, const Action *action); /* what is no mutation */
+
+/* foreign.c: other tools */
+void model_act_foreign(Model *model, const Action *action);
+void model_check_foreign(Model *model);
 
 /* agent.c: the agent's life and the faults */
 gboolean model_agent_start(Model *model);

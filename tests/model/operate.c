@@ -225,6 +225,7 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
         return ((reason == CKPT_REASON_BRANCH_POINT ||
                  reason == CKPT_REASON_BRANCH_REBASE_REQUIRED) &&
                 !attempt->when_possible) ||
+               (reason == CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT && model->last_snapshot) ||
                reason == CKPT_REASON_DISK_DETACHED || reason == CKPT_REASON_DISK_RESIZED ||
                /* somebody started the VM after a pull had begun */
                (reason == CKPT_REASON_SHUT_DOWN_REQUIRED && expected && expected->deleting &&

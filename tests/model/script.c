@@ -21,7 +21,7 @@ static const struct {
     KIND(ACT_UPDATE, 2),   KIND(ACT_REPEAT, 3),  KIND(ACT_POWER, 6),     KIND(ACT_RESIZE, 2),
     KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
-    KIND(ACT_DEFER, 7),
+    KIND(ACT_DEFER, 7),    KIND(ACT_FOREIGN, 4),
 #undef KIND
 };
 static const char *const fault_names[FAULT_KINDS] = {

@@ -204,6 +204,7 @@ model_new(guint64 seed, const char *dir)
     model->expected = g_ptr_array_new_with_free_func(expected_free);
     model->detached = g_ptr_array_new_with_free_func(detached_free);
     model->past = g_ptr_array_new_with_free_func(past_free);
+    model->foreign = g_ptr_array_new_with_free_func(g_free);
     model->captures = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     model->excused = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     ckpt_limits_init(&model->limits);
@@ -239,6 +240,7 @@ model_free(Model *model)
     g_ptr_array_unref(model->expected);
     g_ptr_array_unref(model->detached);
     g_ptr_array_unref(model->past);
+    g_ptr_array_unref(model->foreign);
     g_hash_table_unref(model->captures);
     g_hash_table_unref(model->excused);
     g_mutex_clear(&model->lock);
@@ -310,6 +312,28 @@ act_resize(Model *model, const Action *action)
     image->cells = cells;
 }
 
+/* The agent puts a definition right that names a file below the one that QEMU writes to: then nothing is wrong
+ * with it any more. */
+static void
+notice_mended(Model *model, guint vm)
+{
+    const CkptSimDefinition *definition = model_sim_vm(model, vm)->definition;
+    g_autoptr(GPtrArray) rows = ckpt_store_vm_checkpoints(model->store, model->vms[vm].id, NULL);
+
+    if (!model->vms[vm].redefined || !rows)
+        return;
+    for (guint i = 0; i < rows->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(rows, i);
+
+        for (guint k = 0; k < row->disks->len; k++)
+            for (guint d = 0; d < definition->disks->len; d++)
+                if (g_str_equal(((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file,
+                                ((CkptSimDisk *)definition->disks->pdata[d])->source))
+                    return;
+    }
+    g_clear_pointer(&model->vms[vm].redefined, ckpt_sim_definition_free);
+}
+
 /* ---- Owners ---- */
 
 static void
@@ -318,6 +342,7 @@ act_power(Model *model, const Action *action)
     guint vm = action->a % MODEL_VMS;
     CkptSimVm *sim_vm = model_sim_vm(model, vm);
 
+    notice_mended(model, vm);
     if (!sim_vm->live) {
         CkptPower power = action->b % 4 ? CKPT_POWER_RUNNING : CKPT_POWER_PAUSED;
         gboolean started = ckpt_sim_start(model->sim, sim_vm, power, NULL);
@@ -508,6 +533,7 @@ act_redefine(Model *model, const Action *action)
     Expected *expected = NULL;
     CkptCheckpointDisk *disk;
 
+    notice_mended(model, action->a % MODEL_VMS);
     if (vm->redefined) {
         ckpt_sim_definition_free(sim_vm->definition);
         sim_vm->definition = g_steal_pointer(&vm->redefined);
@@ -568,6 +594,9 @@ model_act(Model *model, const Action *action)
         break;
     case ACT_HOST:
         act_host(model);
+        break;
+    case ACT_FOREIGN:
+        model_act_foreign(model, action);
         break;
     case ACT_REPEAT:
         model_repeat(model, action);

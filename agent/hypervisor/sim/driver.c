@@ -672,6 +672,7 @@ sim_free(CkptDriver *driver)
 {
     CkptSim *sim = sim_of(driver);
 
+    g_ptr_array_unref(sim->snapshots);
     g_ptr_array_unref(sim->vms);
     g_hash_table_unref(sim->files);
     g_hash_table_unref(sim->manifests);
@@ -699,6 +700,7 @@ ckpt_sim_new(void)
     sim->manifest_texts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     sim->vms = g_ptr_array_new_with_free_func(vm_free);
     sim->crimes = g_ptr_array_new_with_free_func(g_free);
+    sim->snapshots = g_ptr_array_new_with_free_func(ckpt_sim_snapshot_free);
     sim->free_bytes = 1ull << 40;
     return sim;
 }

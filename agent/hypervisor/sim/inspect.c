@@ -25,6 +25,7 @@ look(CkptSim *sim, const char *path, CkptFormat format)
         layer->backing = g_strdup(file->backing);
         layer->backing_format = file->backing_format;
     }
+    layer->snapshots = ckpt_sim_has_inside(sim, file);
     ckpt_sim_locks(sim, file, &layer->read_locked, &layer->write_locked);
     return layer;
 }
@@ -139,6 +140,25 @@ add_users(CkptSim *sim, CkptVm *vm, const CkptSimVm *other)
     }
 }
 
+static void
+add_foreign(CkptSim *sim, CkptVm *vm)
+{
+    for (guint i = 0; i < sim->snapshots->len; i++) {
+        const CkptSimSnapshot *snapshot = g_ptr_array_index(sim->snapshots, i);
+        CkptSnapshot *told;
+
+        if (!g_str_equal(snapshot->vm_id, vm->id))
+            continue;
+        told = ckpt_sim_snapshot_tell(snapshot);
+        g_ptr_array_add(vm->foreign, told);
+        for (guint k = 0; k < told->named->len; k++) {
+            const CkptSnapshotFile *file = g_ptr_array_index(told->named, k);
+
+            add_chain(sim, vm, file->path, file->format, NULL);
+        }
+    }
+}
+
 CkptVm *
 ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
 {
@@ -159,6 +179,7 @@ ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
     }
     for (; files && files->path; files++)
         add_chain(sim, vm, files->path, files->format, NULL);
+    add_foreign(sim, vm);
     for (guint i = 0; i < sim->vms->len; i++)
         if (g_ptr_array_index(sim->vms, i) != from)
             add_users(sim, vm, g_ptr_array_index(sim->vms, i));

@@ -75,6 +75,21 @@ typedef struct {
     gboolean suspended;            /* the agent paused it for a pivot, and says so in a mark */
 } CkptSimVm;
 
+/* One disk of a snapshot that another tool made. */
+typedef struct {
+    char *target, *path;
+    CkptSimFile *file;             /* referenced: what `path` was */
+    char *overlay;                 /* laid over it; NULL of an internal one */
+    guint cells;                   /* what the file itself had then, which an internal one keeps */
+    gboolean set[CKPT_SIM_CELLS];
+    guint32 data[CKPT_SIM_CELLS];
+} CkptSimSaved;
+typedef struct {
+    char *vm_id, *name;
+    gboolean internal;
+    GPtrArray *disks;              /* CkptSimSaved */
+} CkptSimSnapshot;
+
 typedef struct _CkptSim CkptSim;
 
 typedef enum {
@@ -99,6 +114,7 @@ struct _CkptSim {
     guint64 free_bytes;            /* of the one file system */
     CkptSimHook hook;
     gpointer hook_data;
+    GPtrArray *snapshots;          /* CkptSimSnapshot: other tools' */
     GPtrArray *crimes;             /* char *: what must never happen and did */
     CkptVmChangedFunc watcher;     /* NULL = nobody watches */
     gpointer watcher_data;
@@ -153,6 +169,16 @@ void ckpt_sim_detach(CkptSim *sim, CkptSimVm *vm, const char *target);
 /* The chain that a disk of the VM is read through, now or at its next start, referenced; NULL if it
  * cannot be read. */
 GPtrArray *ckpt_sim_disk_chain(CkptSim *sim, const CkptSimVm *vm, const char *target);
+
+/* ---- Other tools (foreign.c) ---- */
+/* As virsh snapshot-create-as: over all disks with overlays in folder, or, with NULL, inside all of them, which
+ * are qcow2 then. Borrowed. */
+CkptSimSnapshot *ckpt_sim_snapshot_add(CkptSim *sim, CkptSimVm *vm, const char *name, const char *folder);
+/* What an internal one holds in a cell. */
+guint32 ckpt_sim_saved_cell(CkptSim *sim, const CkptSimSaved *saved, guint cell);
+gboolean ckpt_sim_has_inside(CkptSim *sim, const CkptSimFile *file);
+CkptSnapshot *ckpt_sim_snapshot_tell(const CkptSimSnapshot *snapshot);
+void ckpt_sim_snapshot_free(gpointer snapshot);
 
 /* ---- Inside the driver ---- */
 gboolean ckpt_sim_guest_look(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error);
