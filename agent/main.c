@@ -146,9 +146,15 @@ open_qemu(const CkptConfig *config, GError **error)
         .guard_folder = guards,
     };
     CkptDriver *driver = ckpt_qemu_driver_new(&options, error);
+    g_autoptr(GPtrArray) folders = g_ptr_array_new();
 
-    if (driver)
-        ckpt_qemu_driver_limit_merges(driver, config->merge_mib);
+    if (!driver)
+        return NULL;
+    ckpt_qemu_driver_limit_merges(driver, config->merge_mib);
+    for (guint i = 0; i < config->libraries->len; i++)
+        g_ptr_array_add(folders, ((CkptLibraryPlace *)g_ptr_array_index(config->libraries, i))->path);
+    g_ptr_array_add(folders, NULL);
+    ckpt_qemu_driver_set_libraries(driver, (const char *const *)folders->pdata);
     return driver;
 }
 

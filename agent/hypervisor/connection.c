@@ -1,5 +1,7 @@
 #include "agent/hypervisor/connection.h"
 
+#include "agent/hypervisor/stored.h"
+
 /* A libvirtd that does not answer for this long (10 s, twice, and once more) counts as gone, so that no call
  * hangs for ever (hazard A10). */
 #define KEEPALIVE_INTERVAL_S 10
@@ -14,6 +16,7 @@ struct _CkptConnection {
     gboolean is_shared;
     GMutex lock;          /* guards shared */
     virConnectPtr shared; /* NULL = not open yet, or not shared */
+    CkptStoredVms *stored; /* constant */
 };
 
 /* A thread's own connection. Two threads that share one and lose it while both wait have crashed
@@ -134,6 +137,7 @@ clear_connection(gpointer data)
 
     g_clear_pointer(&connection->shared, virConnectClose);
     g_mutex_clear(&connection->lock);
+    ckpt_stored_vms_free(connection->stored);
     g_free(connection->uri);
 }
 
@@ -142,6 +146,18 @@ ckpt_connection_free(CkptConnection *connection)
 {
     if (connection)
         g_atomic_rc_box_release_full(connection, clear_connection);
+}
+
+void
+ckpt_connection_set_stored(CkptConnection *connection, CkptStoredVms *stored)
+{
+    connection->stored = stored;
+}
+
+CkptStoredVms *
+ckpt_connection_stored(CkptConnection *connection)
+{
+    return connection->stored;
 }
 
 const char *

@@ -17,6 +17,10 @@ void ckpt_connection_free(CkptConnection *connection);
  * cannot be reached. */
 virConnectPtr ckpt_connection_get(CkptConnection *connection, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* What else lies on the host's files; taken, before the first use. NULL = nothing. */
+struct _CkptStoredVms;
+void ckpt_connection_set_stored(CkptConnection *connection, struct _CkptStoredVms *stored);
+struct _CkptStoredVms *ckpt_connection_stored(CkptConnection *connection);
 const char *ckpt_connection_uri(const CkptConnection *connection);
 
 /* The domain with this UUID; VM_NOT_FOUND if it is not defined here. */

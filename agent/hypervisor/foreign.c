@@ -33,7 +33,7 @@ find(const CkptVm *vm, const char *name)
 
 /* FALSE with an error; one that is gone since it was listed is left out. */
 static gboolean
-add_listed(CkptVm *vm, virDomainSnapshotPtr listed, GError **error)
+add_listed(GPtrArray *snapshots, virDomainSnapshotPtr listed, GError **error)
 {
     char *xml = virDomainSnapshotGetXMLDesc(listed, 0);
     CkptSnapshot *snapshot;
@@ -50,8 +50,30 @@ add_listed(CkptVm *vm, virDomainSnapshotPtr listed, GError **error)
     if (!snapshot)
         return FALSE;
     snapshot->current = virDomainSnapshotIsCurrent(listed, 0) == 1;
-    g_ptr_array_add(vm->foreign, snapshot);
+    g_ptr_array_add(snapshots, snapshot);
     return TRUE;
+}
+
+GPtrArray *
+ckpt_foreign_read(virDomainPtr domain, GError **error)
+{
+    g_autoptr(GPtrArray) snapshots =
+        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_snapshot_free);
+    g_autoptr(SnapshotList) list = NULL;
+    int count = virDomainListAllSnapshots(domain, &list, 0);
+
+    /* Gone meanwhile: it has none. */
+    if (count < 0 && ckpt_libvirt_code() == VIR_ERR_NO_DOMAIN)
+        return g_steal_pointer(&snapshots);
+    if (count < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list the snapshots of VM %s",
+                           virDomainGetName(domain));
+        return NULL;
+    }
+    for (SnapshotList *snapshot = list; snapshot && *snapshot; snapshot++)
+        if (!add_listed(snapshots, *snapshot, error))
+            return NULL;
+    return g_steal_pointer(&snapshots);
 }
 
 /* An overlay made for it may be in no chain of the present: what it lies on is not to be taken away. */
@@ -141,15 +163,12 @@ look_inside_all(CkptVm *vm)
 gboolean
 ckpt_inspect_foreign(CkptVm *vm, const CkptView *view, GError **error)
 {
-    g_autoptr(SnapshotList) list = NULL;
+    GPtrArray *listed = ckpt_foreign_read(view->domain, error);
 
-    if (virDomainListAllSnapshots(view->domain, &list, 0) < 0) {
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list its snapshots");
+    if (!listed)
         return FALSE;
-    }
-    for (SnapshotList *snapshot = list; snapshot && *snapshot; snapshot++)
-        if (!add_listed(vm, *snapshot, error))
-            return FALSE;
+    g_clear_pointer(&vm->foreign, g_ptr_array_unref);
+    vm->foreign = listed;
     for (guint i = 0; i < vm->foreign->len; i++) {
         const CkptSnapshot *snapshot = g_ptr_array_index(vm->foreign, i);
 

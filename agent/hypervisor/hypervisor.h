@@ -163,6 +163,8 @@ typedef struct {
 CkptDriver *ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error);
 /* Merges move at most so many MiB a second; 0 = as fast as they can. Before the first step. */
 void ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second);
+/* Libraries (folders, NULL-terminated) whose stored VMs use files too. Before the first call. */
+void ckpt_qemu_driver_set_libraries(CkptDriver *driver, const char *const *folders);
 /* The thaw guard's main(): for whoever is guard_program, when its first argument is this. */
 #define CKPT_THAW_GUARD_OPTION "--thaw-guard"
 int ckpt_thaw_guard(int argc, char **argv);

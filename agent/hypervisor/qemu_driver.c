@@ -3,6 +3,8 @@
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
 #include "agent/hypervisor/memory.h"
+#include "agent/hypervisor/qemu.h"
+#include "agent/hypervisor/stored.h"
 
 #define GUEST_AGENT_SECONDS 10
 
@@ -293,4 +295,10 @@ void
 ckpt_qemu_driver_limit_merges(CkptDriver *driver, guint mib_per_second)
 {
     ((QemuDriver *)driver)->merge_mib = mib_per_second;
+}
+
+void
+ckpt_qemu_driver_set_libraries(CkptDriver *driver, const char *const *folders)
+{
+    ckpt_connection_set_stored(((QemuDriver *)driver)->connection, ckpt_stored_vms_new(folders));
 }

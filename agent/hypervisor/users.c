@@ -1,7 +1,9 @@
 /* Which VMs use a file: every domain's definition and live chain is looked through (hazards A18,
  * A22). */
+#include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "agent/hypervisor/stored.h"
 
 #include <sys/stat.h>
 
@@ -61,10 +63,10 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
 }
 
 static void
-scan_disk(Scan *scan, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
 {
-    g_autofree char *user =
-        g_strdup_printf("VM %s (%s), disk %s", domain->name, domain->uuid, disk->target);
+    g_autofree char *user = g_strdup_printf("%s %s (%s), disk %s", kind, domain->name, domain->uuid,
+                                            disk->target);
     gboolean writable = !disk->readonly && !g_str_equal(disk->device, "cdrom");
     CkptFormat format = ckpt_format_from_name(disk->format);
     g_autoptr(GHashTable) files = NULL;
@@ -96,8 +98,65 @@ scan_xml(Scan *scan, const char *xml, const char *vm_id, gboolean own_too)
         const CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);
 
         if (!own || own_too || !ckpt_xml_disk_is_captured(disk))
-            scan_disk(scan, domain, disk);
+            scan_disk(scan, "VM", domain, disk);
     }
+}
+
+/* A snapshot that another tool made may name files that no definition and no running VM has any more. */
+static gboolean
+scan_snapshots(Scan *scan, virDomainPtr domain, GError **error)
+{
+    g_autoptr(GPtrArray) snapshots = ckpt_foreign_read(domain, error);
+
+    for (guint i = 0; snapshots && i < snapshots->len; i++) {
+        const CkptSnapshot *snapshot = g_ptr_array_index(snapshots, i);
+        g_autofree char *user = g_strdup_printf("snapshot '%s' of VM %s", snapshot->name,
+                                                virDomainGetName(domain));
+
+        for (guint k = 0; k < snapshot->named->len; k++) {
+            const CkptSnapshotFile *file = g_ptr_array_index(snapshot->named, k);
+            g_autoptr(GHashTable) files = ckpt_chain_files_new();
+            g_autoptr(GPtrArray) chain = NULL;
+
+            tell(scan, file->path, FALSE, user);
+            if (file->format != CKPT_FORMAT_QCOW2)
+                continue;
+            chain = ckpt_chain_walk(file->path, file->format, files, NULL, NULL);
+            for (guint l = 1; l < chain->len; l++)
+                tell(scan, ((CkptLayer *)g_ptr_array_index(chain, l))->path, FALSE, user);
+        }
+    }
+    return snapshots != NULL;
+}
+
+/* As libvirt would find them, were the VM deployed where it was, and beside its definition, where a library
+ * has them. */
+static void
+scan_stored(Scan *scan, const CkptStoredDomain *stored)
+{
+    g_autofree char *folder = g_path_get_dirname(stored->file);
+
+    for (guint i = 0; i < stored->domain->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(stored->domain->disks, i);
+        g_autofree char *name = disk->source ? g_path_get_basename(disk->source) : NULL;
+        CkptXmlDisk beside = *disk;
+        char *no_chain[] = {NULL};
+
+        scan_disk(scan, "stored VM", stored->domain, disk);
+        beside.source = name ? g_build_filename(folder, name, NULL) : NULL;
+        beside.chain = no_chain;
+        if (name)
+            scan_disk(scan, "stored VM", stored->domain, &beside);
+        g_free(beside.source);
+    }
+}
+
+static gboolean
+is_own(virDomainPtr domain, const char *vm_id)
+{
+    char uuid[VIR_UUID_STRING_BUFLEN];
+
+    return vm_id && virDomainGetUUIDString(domain, uuid) == 0 && g_ascii_strcasecmp(uuid, vm_id) == 0;
 }
 
 /* FALSE if its definition cannot be read although the domain is there. */
@@ -120,7 +179,8 @@ scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too
         scan_xml(scan, xml, vm_id, own_too);
         free(xml);
     }
-    return TRUE;
+    /* The VM's own are in CkptVm.foreign, where they are told apart from users. */
+    return (!own_too && is_own(domain, vm_id)) || scan_snapshots(scan, domain, error);
 }
 
 gboolean
@@ -131,6 +191,7 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     g_autoptr(CkptDomainList) domains = NULL;
     g_autoptr(GHashTable) identities = index_identities(files);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GPtrArray) stored = NULL;
     Scan scan = {files, identities, seen, found, data};
 
     if (!conn)
@@ -142,5 +203,8 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     for (virDomainPtr *domain = domains; *domain; domain++)
         if (!scan_domain(&scan, *domain, vm_id, own_too, error))
             return FALSE;
+    stored = ckpt_stored_vms_read(ckpt_connection_stored(connection));
+    for (guint i = 0; i < stored->len; i++)
+        scan_stored(&scan, g_ptr_array_index(stored, i));
     return TRUE;
 }

@@ -1,0 +1,17 @@
+/* The definitions of stored VMs: what their disks lie on is not to be taken away (hazard A18). */
+#pragma once
+
+#include "agent/hypervisor/domain_xml.h"
+
+typedef struct {
+    char *file;            /* of the definition, absolute */
+    CkptXmlDomain *domain;
+} CkptStoredDomain;
+
+typedef struct _CkptStoredVms CkptStoredVms;
+/* folders: of the libraries, NULL-terminated; copied. */
+CkptStoredVms *ckpt_stored_vms_new(const char *const *folders);
+void ckpt_stored_vms_free(CkptStoredVms *stored);
+/* CkptStoredDomain of all libraries, read anew if that is some seconds ago. What cannot be read is logged.
+ * (transfer full) NULL has none. */
+GPtrArray *ckpt_stored_vms_read(CkptStoredVms *stored);
