@@ -272,6 +272,8 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     ckpt_plan_set_checkpoint(plan, ckpt_plan_new_checkpoint(input, request));
     if (!choose_consistency(input, request, plan, error) || !check_memory_space(input, plan, error))
         return NULL;
+    if (!ckpt_plan_backups_at_create(input, plan, error))
+        return NULL;
     add_steps(input, request, plan);
     warn_of_what_is_lacking(input, plan);
     warn_of_depth(input, plan, parent);

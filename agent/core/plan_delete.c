@@ -327,5 +327,11 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
     ckpt_plan_set_checkpoint(plan, deleted_row(target));
     add_steps(input, plan, target, merges);
     plan->forecast = ckpt_merge_forecast(input, target, merges);
+    for (guint i = 0; i < merges->len; i++) {
+        const CkptMerge *merge = g_ptr_array_index(merges, i);
+
+        if (merge->overlay.layer && !merge->pulled)
+            ckpt_plan_backups_at_merge(input, plan, merge->overlay.layer);
+    }
     return g_steal_pointer(&plan);
 }

@@ -79,6 +79,12 @@ gboolean ckpt_plan_check_nvram(const CkptPlanInput *input, const CkptCheckpoint 
 void ckpt_plan_put_nvram(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *target,
                          const char *saved);
 
+/* plan_backup.c: what becomes of backup tools' bitmaps is warned of, or, where libvirt cannot go on beside
+ * them, refused (LIBVIRT_CHECKPOINT_PRESENT). */
+gboolean ckpt_plan_backups_at_create(const CkptPlanInput *input, CkptPlan *plan, GError **error);
+void ckpt_plan_backups_at_restore(const CkptPlanInput *input, CkptPlan *plan);
+void ckpt_plan_backups_at_merge(const CkptPlanInput *input, CkptPlan *plan, const CkptLayer *overlay);
+
 /* A checkpoint of the present state, IDs of files still unset. */
 CkptCheckpoint *ckpt_plan_capture(const CkptPlanInput *input, const char *creator);
 

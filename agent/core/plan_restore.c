@@ -275,5 +275,6 @@ ckpt_plan_restore(const CkptPlanInput *input, const CkptRequest *request, GError
     g_clear_pointer(&restored->disabled_reason, g_free);
     ckpt_plan_set_checkpoint(plan, restored);
     add_steps(input, plan, request, target);
+    ckpt_plan_backups_at_restore(input, plan);
     return g_steal_pointer(&plan);
 }

@@ -43,11 +43,6 @@ report_header(const CkptLayer *layer, const CkptQcow2 *header, CkptFindingFunc f
     if (header->data_file)
         report(finding, data, CKPT_REASON_DISK_TYPE_UNSUPPORTED, path,
                "file %s keeps its data in another file: convert it with qemu-img convert", path);
-    if (header->bitmaps)
-        report(finding, data, CKPT_REASON_BITMAPS_PRESENT, path,
-               "file %s has persistent dirty bitmaps, which a backup tool made: remove them with "
-               "qemu-img bitmap --remove",
-               path);
 }
 
 /* Whether the walk can go on to the layer below. */

@@ -13,16 +13,18 @@ inspect_devices(CkptVm *vm, const CkptView *view)
         g_ptr_array_add(vm->not_captured, g_strdup(g_ptr_array_index(present->not_captured, i)));
 }
 
-static void
-inspect_bitmaps(CkptVm *vm, const CkptView *view)
+/* virDomainCheckpoint: points from which a backup tool wants to know what changed. */
+static gboolean
+inspect_backups(CkptVm *vm, const CkptView *view, GError **error)
 {
-    int checkpoints = virDomainListAllCheckpoints(view->domain, NULL, 0);
+    int points = virDomainListAllCheckpoints(view->domain, NULL, 0);
 
-    if (checkpoints > 0)
-        ckpt_vm_add_obstacle(vm, CKPT_REASON_LIBVIRT_CHECKPOINT_PRESENT, NULL, NULL,
-                             "VM %s has %d libvirt checkpoints (dirty bitmaps of a backup tool): "
-                             "delete them with virsh checkpoint-delete",
-                             vm->name, checkpoints);
+    if (points < 0 && ckpt_libvirt_code() != VIR_ERR_NO_SUPPORT) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "list its libvirt checkpoints");
+        return FALSE;
+    }
+    vm->backup_points = points > 0 ? (guint)points : 0;
+    return TRUE;
 }
 
 /* FALSE when a job keeps even questions waiting: no more of them are asked. */
@@ -143,7 +145,8 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
     }
     inspect_devices(vm, view);
     ckpt_inspect_nvram(vm, view);
-    inspect_bitmaps(vm, view);
+    if (!inspect_backups(vm, view, error))
+        return NULL;
     ckpt_inspect_disks(vm, view);
     ckpt_inspect_files(vm, files);
     if (!ckpt_inspect_foreign(vm, view, error))

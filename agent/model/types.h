@@ -166,6 +166,7 @@ typedef struct {
     GPtrArray *snapshots;  /* CkptSnapshot, any order; of a native driver only */
     GPtrArray *foreign;    /* CkptSnapshot, any order: what others made, beside the agent's overlays; the
                               files that hold their contents are in `files`, and what lies below */
+    guint backup_points;   /* libvirt checkpoints (virDomainCheckpoint): bitmaps that a backup tool keeps */
     CkptAbility checkpoint, live, memory, application;
     guint64 memory_bytes;    /* RAM, by the definition in force */
     char *qemu_version;      /* "7.2.22"; NULL = not known, or none */

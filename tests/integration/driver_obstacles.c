@@ -74,7 +74,6 @@ image_headers_that_forbid_it(void **state)
         const char *make; /* of the image $f */
         CkptReason reason;
     } cases[] = {
-        {"qemu-img bitmap --add $f dirty", CKPT_REASON_BITMAPS_PRESENT},
         {"rm $f", CKPT_REASON_DISK_FILE_MISSING},
         {"truncate -s 0 $f; truncate -s 1M $f", CKPT_REASON_DISK_FORMAT_UNSUPPORTED},
         {"rm $f; mkdir $f", CKPT_REASON_DISK_TYPE_UNSUPPORTED},
@@ -134,9 +133,6 @@ jobs_that_forbid_it(void **state)
               "</domainbackup>' >$d/backup.xml; virsh backup-begin job $d/backup.xml; }"));
     assert_obstacle(guest, CKPT_REASON_BACKUP_JOB_ACTIVE, NULL);
     g_free(sh("virsh domjobabort job"));
-    g_free(sh("virsh checkpoint-create-as job c1"));
-    assert_obstacle(guest, CKPT_REASON_LIBVIRT_CHECKPOINT_PRESENT, NULL);
-    g_free(sh("virsh checkpoint-delete job c1"));
     assert_clean(guest);
     g_free(sh("virsh blockcopy job vda --dest $d/images/job-copy.qcow2 --format qcow2 --bandwidth 1 "
               "--transient-job >/dev/null"));

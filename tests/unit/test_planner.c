@@ -803,6 +803,98 @@ delete_whose_present_state_is_somebodys_base_is_refused(void **state)
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_BRANCH_POINT);
 }
 
+/* A snapshot that another tool made; external: of what is in `file`, with an overlay laid on it. */
+static CkptSnapshot *
+add_foreign(World *world, const char *name, const char *file, const char *overlay)
+{
+    CkptSnapshot *snapshot = ckpt_snapshot_new(name);
+
+    snapshot->internal = !overlay;
+    ckpt_snapshot_add_file(snapshot->disks, "vda", file, CKPT_FORMAT_QCOW2);
+    ckpt_snapshot_add_file(snapshot->named, "", file, CKPT_FORMAT_QCOW2);
+    if (overlay)
+        ckpt_snapshot_add_file(snapshot->named, "", overlay, CKPT_FORMAT_QCOW2);
+    g_ptr_array_add(world->vm->foreign, snapshot);
+    return snapshot;
+}
+
+static void
+assert_delete_refused(World *world, const char *id, CkptReason reason, const char *word)
+{
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_DELETE);
+    g_autoptr(CkptPlan) plan = NULL;
+    g_autoptr(GError) error = NULL;
+
+    ckpt_set_str(&request->checkpoint_id, id);
+    plan = ckpt_plan_make(&world->input, request, &error);
+    assert_null(plan);
+    assert_int_equal(ckpt_error_reason(error), reason);
+    assert_non_null(strstr(error->message, word));
+}
+
+static gboolean
+delete_is_planned(World *world, const char *id)
+{
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_DELETE);
+    g_autoptr(CkptPlan) plan = NULL;
+
+    ckpt_set_str(&request->checkpoint_id, id);
+    plan = ckpt_plan_make(&world->input, request, NULL);
+    return plan != NULL;
+}
+
+static void
+delete_is_refused_where_a_foreign_snapshot_consists_of_a_file(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    add_foreign(world, "nightly", "/img/web.ckpt-1.qcow2", "/img/web.nightly");
+    assert_delete_refused(world, "c1", CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, "'nightly'");
+    assert_delete_refused(world, "c2", CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, "'nightly'");
+}
+
+static void
+delete_merges_into_what_a_foreign_snapshot_only_names(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    /* Laid by it over what it is: the VM went on there, and what it writes belongs to no snapshot. */
+    add_foreign(world, "nightly", "/img/web.raw", "/img/web.ckpt-1.qcow2");
+    assert_true(delete_is_planned(world, "c2"));
+    assert_delete_refused(world, "c1", CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, "'nightly'");
+}
+
+static void
+delete_merges_into_a_file_with_internal_snapshots_and_not_below_it(void **state)
+{
+    g_autoptr(World) world = world_with_line(2);
+
+    add_foreign(world, "inner", "/img/web.ckpt-1.qcow2", NULL);
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->snapshots = TRUE;
+    assert_true(delete_is_planned(world, "c2"));
+    assert_delete_refused(world, "c1", CKPT_REASON_FOREIGN_SNAPSHOT_PRESENT, "'inner'");
+}
+
+static void
+create_of_a_vm_that_is_off_is_refused_beside_libvirt_checkpoints(void **state) /* hazard A23 */
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(CkptRequest) request = ckpt_request_new(CKPT_KIND_CREATE);
+    g_autoptr(CkptPlan) plan = NULL;
+    g_autoptr(GError) error = NULL;
+
+    world->vm->backup_points = 2;
+    request->asked = request->minimum = CKPT_CONSISTENCY_CRASH;
+    plan = ckpt_plan_make(&world->input, request, &error);
+    assert_non_null(plan);
+    assert_non_null(strstr(plan->warnings->pdata[0], "2 libvirt checkpoints"));
+    g_clear_pointer(&plan, ckpt_plan_free);
+    world->vm->power = CKPT_POWER_SHUT_OFF;
+    plan = ckpt_plan_make(&world->input, request, &error);
+    assert_null(plan);
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_LIBVIRT_CHECKPOINT_PRESENT);
+}
+
 static void
 delete_beside_another_vms_clone_is_refused(void **state) /* hazard A18 */
 {
@@ -1390,6 +1482,10 @@ main(void)
         cmocka_unit_test(delete_below_a_branch_that_is_in_use_is_refused_by_its_name),
         cmocka_unit_test(delete_below_a_branch_of_somebody_else_is_refused),
         cmocka_unit_test(delete_whose_present_state_is_somebodys_base_is_refused),
+        cmocka_unit_test(delete_is_refused_where_a_foreign_snapshot_consists_of_a_file),
+        cmocka_unit_test(delete_merges_into_what_a_foreign_snapshot_only_names),
+        cmocka_unit_test(delete_merges_into_a_file_with_internal_snapshots_and_not_below_it),
+        cmocka_unit_test(create_of_a_vm_that_is_off_is_refused_beside_libvirt_checkpoints),
         cmocka_unit_test(delete_beside_another_vms_clone_is_refused),
         cmocka_unit_test(delete_never_merges_what_the_agent_did_not_make),
         cmocka_unit_test(delete_of_a_shrunk_disk_is_refused),
