@@ -407,6 +407,7 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->watches = g_ptr_array_new_with_free_func(g_free);
     engine->deferred = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->finishing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    engine->looked_again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
     engine->lookers = g_thread_pool_new(ckpt_reconcile_work, engine, 1, FALSE, NULL);
     return engine;
@@ -475,6 +476,9 @@ ckpt_engine_stop(CkptEngine *engine, guint grace_ms)
     if (engine->deferred_timer)
         g_source_remove(engine->deferred_timer);
     engine->deferred_timer = 0;
+    if (engine->again_timer)
+        g_source_remove(engine->again_timer);
+    engine->again_timer = 0;
     g_hash_table_iter_init(&iter, engine->queues);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         VmQueue *queue = value;
@@ -504,6 +508,9 @@ ckpt_engine_free(CkptEngine *engine)
     g_hash_table_unref(engine->tickets);
     g_hash_table_unref(engine->deferred);
     g_hash_table_unref(engine->finishing);
+    g_hash_table_unref(engine->looked_again);
+    g_clear_pointer(&engine->again, g_hash_table_unref);
+    g_free(engine->host_id);
     g_ptr_array_unref(engine->watches);
     g_mutex_clear(&engine->lock);
     g_mutex_clear(&engine->watch_lock);

@@ -59,6 +59,10 @@ struct _CkptEngine {
     GHashTable *deferred; /* set: vm_id of VMs that have a delete that waits; lock */
     GHashTable *finishing; /* set: checkpoint_id whose delete the agent itself has submitted; lock */
     guint deferred_timer; /* source; 0 = none; lock */
+    GHashTable *again;    /* set: vm_id of VMs to be looked at when again_timer fires; NULL = none; lock */
+    GHashTable *looked_again; /* set: vm_id of those that were; lock */
+    guint again_timer;    /* source; 0 = none; lock */
+    char *host_id;        /* as manifests name this host; NULL = not known yet; lock, and once set it stays */
     GMutex watch_lock;
     GPtrArray *watches;   /* Watch; watch_lock */
     guint last_watch;     /* watch_lock */
@@ -125,6 +129,15 @@ gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, G
 /* The stored end of an operation as an error. */
 void ckpt_operation_error(const CkptOperation *op, GError **error);
 
+/* adopt.c: whose the VM's checkpoints are is looked at and recorded: taken over, MOVED, or orphans. The VM's
+ * turn is the caller's. */
+void ckpt_adopt_look(CkptEngine *engine, const char *vm_id);
+/* The manifests beside the files of the VM's rows are made to say what those say; what fails is logged. */
+void ckpt_manifests_refresh(CkptEngine *engine, const char *vm_id);
+/* As manifests name this host; NULL if the hypervisor is away, or keeps none. */
+const char *ckpt_engine_host_id(CkptEngine *engine);
+#define CKPT_NOT_DEFINED_REASON "its VM is not defined on this host"
+
 /* reconcile.c */
 void ckpt_reconcile_changed(const char *vm_id, gpointer engine); /* CkptVmChangedFunc */
 void ckpt_reconcile_work(gpointer vm_id, gpointer engine);
@@ -139,6 +152,7 @@ typedef struct {
     CkptPlanInput input;
     CkptVm *vm;
     GPtrArray *checkpoints, *made, *doomed;
+    GPtrArray *moved;  /* CkptCheckpoint of the VM that are another agent's: in none of the others */
     GPtrArray *others; /* CkptCheckpoint of every VM; NULL unless asked for */
     CkptVmRecord *record;
     char *new_id;
@@ -150,6 +164,9 @@ gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean oth
 /* CkptKnownFile: every file that the catalogue knows of the VM, borrowed; with `others` (may be NULL), those
  * that other VMs' checkpoints lie in, too. */
 GArray *ckpt_situation_files(GPtrArray *checkpoints, GPtrArray *made, GPtrArray *others);
+/* Of a VM that is not defined here: its files alone (CkptDriver.inspect_files). */
+gboolean ckpt_situation_read_orphans(CkptEngine *engine, const char *vm_id, Situation *situation,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_situation_clear(Situation *situation);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Situation, ckpt_situation_clear)
 /* Verifies every checkpoint of the VM and records where the answer has changed. */

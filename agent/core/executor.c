@@ -140,7 +140,7 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
     if (!x->driver->host_info(x->driver, &host, error))
         return FALSE;
     g_free(step->text);
-    step->text = ckpt_manifest_text(row, host, 1);
+    step->text = ckpt_manifest_text(row, host, row->epoch);
     return TRUE;
 }
 
@@ -229,6 +229,13 @@ static gboolean
 is_away(const GError *error)
 {
     return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
+}
+
+/* The files are another agent's by now: there is no way forward and none back, and nothing to mend here. */
+static gboolean
+is_moved(const GError *error)
+{
+    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_VM_MOVED);
 }
 
 /* What passes: the same step can be done when libvirt is back, or the store is free. */
@@ -407,6 +414,10 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
     *forward = FALSE;
     if (what)
         g_prefix_error(&cause, "%s: ", what);
+    if (is_moved(cause)) {
+        g_propagate_error(error, cause);
+        return CKPT_END_FAILED;
+    }
     if (store_is_gone(x) && op->step_begun >= (gint)plan->decisive) {
         g_propagate_error(error, cause); /* what is done is journalled; the next start finishes it */
         return CKPT_END_LATER;
@@ -454,7 +465,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
             apply_results(plan, i);
             continue;
         }
-        if (!is_passing(cause) && is_bearable(x, i)) {
+        if (!is_passing(cause) && !is_moved(cause) && is_bearable(x, i)) {
             bear(x, i, cause);
             g_error_free(cause);
             continue;
@@ -487,7 +498,7 @@ undo_step(CkptExecution *x, gint index, GError **error)
 static gboolean
 is_worth_another(guint attempt, const GError *why)
 {
-    if (attempt == UNDO_ATTEMPTS || is_away(why))
+    if (attempt == UNDO_ATTEMPTS || is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_MOVED)
         return FALSE;
     g_usleep(UNDO_PAUSE_US);
     return TRUE;
@@ -663,6 +674,11 @@ undo(CkptExecution *x, GError *cause, GError **error)
             ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
                            "the agent or libvirt was interrupted; the VM is as before");
         return store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
+    }
+    if (is_moved(why)) {
+        g_clear_error(&cause);
+        g_propagate_error(error, g_steal_pointer(&why));
+        return CKPT_END_FAILED;
     }
     if (is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
         g_clear_error(&cause);

@@ -188,7 +188,7 @@ known_files(const CkptImport *import, GPtrArray *overlays)
         }
         for (guint k = 0; k < manifest->row->extras->len; k++) {
             const CkptCheckpointFile *extra = g_ptr_array_index(manifest->row->extras, k);
-            const CkptKnownFile file = {extra->path, extra->format};
+            const CkptKnownFile file = {extra->path, CKPT_FORMAT_RAW}; /* no header of it is looked at */
 
             g_array_append_val(files, file);
         }

@@ -14,7 +14,8 @@ add_known(CkptStep *step, const char *file, CkptFormat format)
 gboolean
 ckpt_removal_prepare(CkptStore *store, const char *vm_id, CkptStep *step, GError **error)
 {
-    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
+    const CkptCheckpointQuery all = {
+        .enabled = -1, .include_deleting = TRUE, .include_moved = TRUE};
     g_autoptr(GPtrArray) rows = ckpt_store_list_checkpoints(store, &all, error);
     g_autoptr(GPtrArray) made = rows ? ckpt_store_vm_files(store, vm_id, error) : NULL;
     g_autoptr(GPtrArray) doomed = made ? ckpt_store_doomed_files(store, vm_id, error) : NULL;

@@ -66,7 +66,7 @@ add_merge_step(const CkptPlanInput *input, CkptPlan *plan, const CkptMerge *merg
     step->file = g_strdup(merge->overlay.layer->path);
     step->base = g_strdup(merge->disk->sealed_file);
     step->base_format = merge->disk->format;
-    step->leaf = !merge->above.layer && merge->overlay.owner;
+    step->leaf = !merge->above.layer && (merge->overlay.owner || !input->vm->definition);
     if (merge->above.layer) {
         step->above = g_strdup(merge->above.layer->path);
         step->above_format = CKPT_FORMAT_QCOW2;
@@ -115,6 +115,10 @@ add_merge(const CkptPlanInput *input, CkptPlan *plan, const CkptMerge *merge, Ck
     seal_again(plan, &merge->above, change);
     for (guint i = 0; i < merge->siblings->len; i++)
         add_rebase(plan, merge, &g_array_index(merge->siblings, CkptTreeFile, i), change);
+    if (!merge->overlay.owner && !input->vm->definition)
+        ckpt_plan_warn(plan, "the VM is not defined here: the newest state of disk %s is in %s from now on, "
+                             "define it on that",
+                       disk->target, disk->sealed_file);
     if (merge->overlay.owner) {
         ckpt_plan_add_seal(plan, disk->sealed_file, disk->mode_before);
         ckpt_plan_add_identify(plan, disk->sealed_file);

@@ -106,7 +106,7 @@ ckpt_plan_look(const CkptPlanInput *input, GError **error)
                        deleting->id);
         return FALSE;
     }
-    return !refuse_if(input->vm, is_passing, error) && !refuse_stale_live(input, error) &&
+    return !ckpt_plan_refuse_moved(input, error) && !refuse_if(input->vm, is_passing, error) && !refuse_stale_live(input, error) &&
            !refuse_if(input->vm, is_mismatch, error) && ckpt_plan_check_tops(input, error) &&
            !refuse_if(input->vm, is_any, error);
 }

@@ -57,6 +57,21 @@ refuse_user(const CkptPlanInput *input, const char *file, GError **error)
     return TRUE;
 }
 
+/* The newest state of an undefined VM's disk, under whatever name. */
+static gboolean
+has_newest(const CkptPlanInput *input, const char *file)
+{
+    for (guint i = 0; i < input->made->len; i++) {
+        const char *other = g_ptr_array_index(input->made, i);
+        const CkptLayer *layer = ckpt_vm_find_file(input->vm, other);
+
+        if (layer && layer->exists && !ckpt_graph_owner(input, other, NULL) &&
+            !g_str_equal(other, file) && ckpt_graph_same_disk(input, other, file))
+            return TRUE;
+    }
+    return FALSE;
+}
+
 static gboolean
 refuse_pinned(const CkptPlanInput *input, const CkptLayer *layer, CkptPin least, const char *what,
               GError **error)
@@ -115,6 +130,8 @@ refuse_foreign(const CkptPlanInput *input, const CkptMerge *merge, GError **erro
 static gboolean
 is_attached(const CkptPlanInput *input, const char *file)
 {
+    if (!input->vm->definition)
+        return has_newest(input, file);
     for (guint i = 0; i < input->vm->disks->len; i++) {
         const CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
 
@@ -132,7 +149,9 @@ refuse_detached(const CkptPlanInput *input, const CkptMerge *merge, GError **err
     const CkptLayer *overlay = merge->overlay.layer;
     const char *newest = overlay ? overlay->path : merge->disk->sealed_file;
 
-    if (overlay ? merge->overlay.owner || ckpt_graph_is_top(input, newest)
+    /* Of a VM that is defined nowhere it is merged only because somebody asks for just that: what it holds is
+     * in the file below then, which is said. */
+    if (overlay ? merge->overlay.owner || ckpt_graph_is_top(input, newest) || !input->vm->definition
                 : !merge->disk->agent_made || is_attached(input, newest))
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_DISK_DETACHED,

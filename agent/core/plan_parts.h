@@ -15,6 +15,8 @@ CkptPlan *ckpt_plan_native(const CkptPlanInput *input, const CkptRequest *reques
 gboolean ckpt_plan_verify_native(const CkptPlanInput *input, const CkptCheckpoint *checkpoint,
                                  GError **error);
 
+/* VM_MOVED: a manifest beside one of the VM's files says that its checkpoint is another agent's. */
+gboolean ckpt_plan_refuse_moved(const CkptPlanInput *input, GError **error);
 /* Whether what forbids operating on the VM refuses the request; *error is then set. */
 gboolean ckpt_plan_refuse_obstacle(const CkptVm *vm, const CkptRequest *request, GError **error);
 /* The row that a create asks for, and the one of the state that a restore of target replaces; IDs of

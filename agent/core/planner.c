@@ -246,10 +246,34 @@ ckpt_plan_check_tops(const CkptPlanInput *input, GError **error)
     return TRUE;
 }
 
+gboolean
+ckpt_plan_refuse_moved(const CkptPlanInput *input, GError **error)
+{
+    GHashTableIter iter;
+    gpointer value;
+
+    g_hash_table_iter_init(&iter, input->vm->files);
+    while (input->host_id && g_hash_table_iter_next(&iter, NULL, &value)) {
+        const CkptLayer *layer = value;
+
+        if (!layer->owner_agent || g_strcmp0(layer->owner_vm, input->vm->id) != 0 ||
+            g_str_equal(layer->owner_agent, input->host_id))
+            continue;
+        ckpt_error_set(error, CKPT_REASON_VM_MOVED,
+                       "%s belongs to the agent of host %s (%s), says the manifest beside it: the VM came "
+                       "from there, or went there; once it runs here, this agent takes its checkpoints over",
+                       layer->path, *layer->owner_host ? layer->owner_host : "?", layer->owner_agent);
+        ckpt_error_add(error, CKPT_META_FILE, layer->path);
+        return TRUE;
+    }
+    return FALSE;
+}
+
 static gboolean
 check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    return !ckpt_plan_refuse_obstacle(input->vm, request, error) &&
+    return !ckpt_plan_refuse_moved(input, error) &&
+           !ckpt_plan_refuse_obstacle(input->vm, request, error) &&
            !refuse_unfinished_delete(input, request, error) && ckpt_plan_check_tops(input, error);
 }
 

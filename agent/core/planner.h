@@ -13,6 +13,7 @@ typedef struct {
     const CkptLimits *limits;
     gint64 now_us;
     const char *new_id;        /* for the checkpoint that the plan makes */
+    const char *host_id;       /* as manifests name this host; NULL: whose the files are is not asked */
 } CkptPlanInput;
 
 /* The plan of a create, restore or delete. request->checkpoint_id is the checkpoint's own ID. */

@@ -84,6 +84,22 @@ ckpt_engine_look(CkptEngine *engine, const char *vm_id)
 
 /* ---- When ---- */
 
+/* One of them may have come while the agent was away. */
+static void
+mark_deployed(CkptEngine *engine)
+{
+    g_autoptr(GPtrArray) vms =
+        engine->driver->manifest_head ? engine->driver->list_vms(engine->driver, NULL) : NULL;
+
+    if (!vms)
+        return;
+    for (guint i = 0; i < vms->len; i++) {
+        CkptVmSummary *vm = g_ptr_array_index(vms, i);
+
+        ckpt_engine_mark(engine, vm->id);
+    }
+}
+
 /* The main loop must not wait for the store. */
 static void
 mark_all(CkptEngine *engine)
@@ -95,6 +111,7 @@ mark_all(CkptEngine *engine)
         g_warning("cannot tell which VMs have checkpoints: %s", error->message);
     for (guint i = 0; ids && i < ids->len; i++)
         ckpt_engine_mark(engine, g_ptr_array_index(ids, i));
+    mark_deployed(engine);
 }
 
 void
@@ -105,7 +122,9 @@ ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
     if (*(char *)vm_id == '\0')
         mark_all(engine);
     else if (ckpt_engine_take_turn(engine, vm_id)) {
+        ckpt_adopt_look(engine, vm_id);
         ckpt_engine_look(engine, vm_id);
+        ckpt_manifests_refresh(engine, vm_id);
         ckpt_leftovers_look(engine, vm_id);
         ckpt_deferred_look(engine, vm_id);
         ckpt_engine_end_turn(engine, vm_id);

@@ -154,6 +154,31 @@ ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **e
     return ckpt_store_quarantine_vm(engine->store, situation->vm->id, NULL, error);
 }
 
+static void
+refuse_moved(const CkptCheckpoint *row, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_VM_MOVED, "checkpoint %s (%s): %s", row->name, row->id,
+                   row->disabled_reason ? row->disabled_reason : "the VM moved");
+    ckpt_error_add(error, CKPT_META_CHECKPOINT, row->id);
+}
+
+/* An undefined VM's checkpoints can still be deleted, by their files alone. */
+static gboolean
+read_situation(CkptEngine *engine, const CkptOperation *op, Situation *situation, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (ckpt_situation_read(engine, op->vm_id, op->kind == CKPT_KIND_DELETE, situation, &why))
+        return TRUE;
+    if (op->kind == CKPT_KIND_DELETE && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND &&
+        engine->driver->inspect_files)
+        return ckpt_situation_read_orphans(engine, op->vm_id, situation, error);
+    if (op->kind == CKPT_KIND_RESTORE && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND)
+        g_prefix_error(&why, "define the VM again, with its UUID, then restore: ");
+    g_propagate_error(error, g_steal_pointer(&why));
+    return FALSE;
+}
+
 gboolean
 ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error)
 {
@@ -161,8 +186,19 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
     g_autoptr(GError) refusal = NULL;
     CkptCheckpoint *row;
 
-    if (!ckpt_situation_read(engine, op->vm_id, op->kind == CKPT_KIND_DELETE, &situation, error))
+    if (!read_situation(engine, op, &situation, error)) {
+        row = situation.moved ? ckpt_graph_find(situation.moved, op->checkpoint_id) : NULL;
+        if (row && error && ckpt_error_reason(*error) == CKPT_REASON_VM_NOT_FOUND) {
+            g_clear_error(error);
+            refuse_moved(row, error);
+        }
         return FALSE;
+    }
+    row = ckpt_graph_find(situation.moved, op->checkpoint_id);
+    if (row) {
+        refuse_moved(row, error);
+        return FALSE;
+    }
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
     if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING && !row->deferred)
         return plan_begun_delete(engine, &situation, row, op, error);
@@ -209,6 +245,8 @@ check_update(const CkptCheckpoint *row, const CkptRequest *request, GError **err
     if (row->state == CKPT_STATE_DELETING && !row->deferred)
         ckpt_error_set(error, CKPT_REASON_CHECKPOINT_DELETING, "checkpoint %s (%s) is gone: %s",
                        row->name, row->id, ckpt_plan_deleting_reason(row));
+    else if (row->state == CKPT_STATE_MOVED)
+        refuse_moved(row, error);
     else if (request->etag && request->etag != row->revision)
         ckpt_error_set(error, CKPT_REASON_ETAG_MISMATCH,
                        "checkpoint %s was changed since the caller read it", row->id);
@@ -238,8 +276,10 @@ try_update(CkptEngine *engine, CkptOperation *op, gboolean *again, GError **erro
     op->checkpoint = g_steal_pointer(&row);
     op->state = CKPT_OP_SUCCEEDED;
     op->ended_us = g_get_real_time();
-    if (ckpt_store_end_operation(engine->store, op, change, &why))
+    if (ckpt_store_end_operation(engine->store, op, change, &why)) {
+        ckpt_manifests_refresh(engine, op->vm_id);
         return TRUE;
+    }
     op->state = CKPT_OP_RUNNING;
     g_clear_pointer(&op->checkpoint, ckpt_checkpoint_free);
     *again = ckpt_error_reason(why) == CKPT_REASON_ETAG_MISMATCH;
@@ -440,6 +480,8 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
         end = execute(engine, live, &left, error);
     switch (end) {
     case CKPT_END_DONE:
+        if (op->kind != CKPT_KIND_UPDATE)
+            ckpt_manifests_refresh(engine, op->vm_id);
         g_message("%s of VM %s for %s done: checkpoint %s", ckpt_kind_name(op->kind), op->vm_id,
                   op->identity, op->checkpoint_id);
         break;

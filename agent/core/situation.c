@@ -11,6 +11,7 @@ ckpt_situation_clear(Situation *situation)
     g_clear_pointer(&situation->made, g_ptr_array_unref);
     g_clear_pointer(&situation->doomed, g_ptr_array_unref);
     g_clear_pointer(&situation->others, g_ptr_array_unref);
+    g_clear_pointer(&situation->moved, g_ptr_array_unref);
     g_clear_pointer(&situation->record, ckpt_vm_record_free);
     g_clear_pointer(&situation->new_id, g_free);
 }
@@ -53,11 +54,25 @@ ckpt_situation_files(GPtrArray *checkpoints, GPtrArray *made, GPtrArray *others)
     return files;
 }
 
+static void
+split_moved(Situation *situation)
+{
+    situation->moved = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
+    for (guint i = situation->checkpoints->len; i > 0; i--) {
+        const CkptCheckpoint *row = g_ptr_array_index(situation->checkpoints, i - 1);
+
+        if (row->state == CKPT_STATE_MOVED)
+            g_ptr_array_add(situation->moved,
+                            g_ptr_array_steal_index(situation->checkpoints, i - 1));
+    }
+}
+
 static gboolean
 read_catalogue(CkptEngine *engine, const char *vm_id, gboolean others, Situation *situation,
                GError **error)
 {
-    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
+    const CkptCheckpointQuery all = {
+        .enabled = -1, .include_deleting = TRUE, .include_moved = TRUE};
 
     situation->record = ckpt_store_get_vm(engine->store, vm_id, error);
     if (!situation->record)
@@ -65,6 +80,7 @@ read_catalogue(CkptEngine *engine, const char *vm_id, gboolean others, Situation
     situation->checkpoints = ckpt_store_vm_checkpoints(engine->store, vm_id, error);
     if (!situation->checkpoints)
         return FALSE;
+    split_moved(situation);
     situation->made = ckpt_store_vm_files(engine->store, vm_id, error);
     if (!situation->made)
         return FALSE;
@@ -74,6 +90,23 @@ read_catalogue(CkptEngine *engine, const char *vm_id, gboolean others, Situation
     if (others)
         situation->others = ckpt_store_list_checkpoints(engine->store, &all, error);
     return !others || situation->others;
+}
+
+static void
+set_input(CkptEngine *engine, Situation *situation)
+{
+    situation->new_id = ckpt_id_new();
+    situation->input = (CkptPlanInput){
+        .vm = situation->vm,
+        .checkpoints = situation->checkpoints,
+        .made = situation->made,
+        .doomed = situation->doomed,
+        .current_id = situation->record->current_id,
+        .limits = &engine->limits,
+        .now_us = g_get_real_time(),
+        .new_id = situation->new_id,
+        .host_id = ckpt_engine_host_id(engine),
+    };
 }
 
 gboolean
@@ -89,17 +122,24 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situ
                                             (const CkptKnownFile *)files->data, error);
     if (!situation->vm)
         return FALSE;
-    situation->new_id = ckpt_id_new();
-    situation->input = (CkptPlanInput){
-        .vm = situation->vm,
-        .checkpoints = situation->checkpoints,
-        .made = situation->made,
-        .doomed = situation->doomed,
-        .current_id = situation->record->current_id,
-        .limits = &engine->limits,
-        .now_us = g_get_real_time(),
-        .new_id = situation->new_id,
-    };
+    set_input(engine, situation);
+    return TRUE;
+}
+
+gboolean
+ckpt_situation_read_orphans(CkptEngine *engine, const char *vm_id, Situation *situation, GError **error)
+{
+    g_autoptr(GArray) files = NULL;
+
+    ckpt_situation_clear(situation);
+    if (!read_catalogue(engine, vm_id, TRUE, situation, error))
+        return FALSE;
+    files = ckpt_situation_files(situation->checkpoints, situation->made, situation->others);
+    situation->vm = engine->driver->inspect_files(engine->driver, vm_id,
+                                                  (const CkptKnownFile *)files->data, error);
+    if (!situation->vm)
+        return FALSE;
+    set_input(engine, situation);
     return TRUE;
 }
 

@@ -23,7 +23,7 @@ typedef struct {
     CkptFormat format;
 } CkptKnownFile;
 
-/* Told that a VM was defined, started or stopped, by anybody; NULL: any of them may have been. */
+/* Told that a VM was defined, undefined, started, resumed or stopped, by anybody; NULL: any of them may have been. */
 typedef void (*CkptVmChangedFunc)(const char *vm_id, gpointer data);
 
 /* What lies in image folders of what agents leave there. */
@@ -76,7 +76,9 @@ struct _CkptDriver {
      * work on the VM; VM_BUSY if there still is one. A block job of a merge of ours is not waited for. */
     gboolean (*settle)(CkptDriver *driver, const char *vm_id, GError **error);
 
-    /* Steps of all kinds but CKPT_STEP_CATALOGUE. `plan` gives vm_id and names. */
+    /* Steps of all kinds but CKPT_STEP_CATALOGUE. `plan` gives vm_id and names. VM_MOVED, with nothing
+     * touched, if a manifest beside one of the step's files, or of those below, says that the VM's checkpoint
+     * is another agent's; so for an undo. */
     gboolean (*step_do)(CkptDriver *driver, const CkptPlan *plan, CkptStep *step,
                         CkptProgressFunc progress, gpointer data, GCancellable *cancellable,
                         GError **error);
@@ -124,6 +126,10 @@ struct _CkptDriver {
     gboolean (*guest_look)(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error);
     /* Thaws what the agent froze, resumes what it paused; nothing that somebody else did. */
     gboolean (*guest_release)(CkptDriver *driver, const char *vm_id, GError **error);
+    /* Puts this text in the place of the manifest beside the file, synced, if that is still of this agent and
+     * epoch, and no step of another agent is at work on the file: VM_BUSY, VM_MOVED otherwise. */
+    gboolean (*take_over)(CkptDriver *driver, const char *file, const char *text, const char *agent,
+                          guint64 epoch, GError **error);
 };
 
 static inline CkptFoundFiles *

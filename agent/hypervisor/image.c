@@ -437,6 +437,18 @@ has_manifest(const char *path)
     return manifest && g_file_test(manifest, G_FILE_TEST_EXISTS);
 }
 
+static void
+fill_owner(CkptLayer *layer)
+{
+    g_autoptr(CkptManifest) head = ckpt_manifest_head_beside(layer->path);
+
+    if (!head)
+        return;
+    layer->owner_agent = g_steal_pointer(&head->agent);
+    layer->owner_host = g_steal_pointer(&head->host_name);
+    layer->owner_vm = g_steal_pointer(&head->domain);
+}
+
 /* The outermost folder on the way to `path` that is closed to us; NULL if none is. */
 static char *
 closed_folder(const char *path)
@@ -494,6 +506,8 @@ ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header, GError 
     clean = fill_open(layer, fd, header, fault);
     close(fd);
     layer->manifest = has_manifest(path);
+    if (layer->manifest)
+        fill_owner(layer);
     if (!clean) {
         g_prefix_error(fault, "file %s: ", path);
         ckpt_error_add(fault, CKPT_META_FILE, path);

@@ -2,7 +2,7 @@
  * (hazard A28), and every number in it distrusted. */
 #pragma once
 
-#include "agent/model/types.h"
+#include "agent/model/manifest.h"
 
 typedef struct {
     guint version;          /* 2 or 3 */
@@ -44,6 +44,9 @@ CkptLayer *ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **head
 /* What QEMU would open for a backing name in the header of `path`: absolute as it is, relative ones
  * below the folder of `path`. NULL for names with a protocol ("json:{…}", "nbd://…"). */
 char *ckpt_image_resolve(const char *path, const char *backing);
+
+/* manifests.c: CkptDriver.manifest_head. */
+CkptManifest *ckpt_manifest_head_beside(const char *file);
 
 /* Whether both paths name one file, by name or by device and inode. */
 gboolean ckpt_image_same(const char *a, const char *b);

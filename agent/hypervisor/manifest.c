@@ -36,8 +36,8 @@ write_all(int fd, const char *text, const char *path, GError **error)
 }
 
 /* 0600 from its first byte: it holds the definition, and that holds passwords. */
-static gboolean
-write_file(const char *path, const char *text, GError **error)
+gboolean
+ckpt_manifest_write(const char *path, const char *text, GError **error)
 {
     g_autofree char *temporary = g_strconcat(path, NEW, NULL);
     gboolean done;
@@ -65,7 +65,7 @@ ckpt_step_write_manifest(CkptRun *run, GError **error)
     for (guint i = 0; step->disks && i < step->disks->len; i++) {
         g_autofree char *path = path_of(g_ptr_array_index(step->disks, i));
 
-        if (!write_file(path, step->text ? step->text : "", error)) {
+        if (!ckpt_manifest_write(path, step->text ? step->text : "", error)) {
             g_prefix_error(error, "manifest: ");
             return FALSE;
         }

@@ -1,6 +1,6 @@
 /* Manifests read back, from folders in which others may write too. */
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
-#include "agent/model/manifest.h"
 
 #include <dirent.h>
 #include <errno.h>

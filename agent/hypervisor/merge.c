@@ -363,15 +363,46 @@ merge_leaf(CkptRun *run, GError **error)
     return commit_files(run, error);
 }
 
+/* Of a VM that is not defined here (any more): nobody has it as a disk. What is its newest state is left under
+ * its name, unless it was planned so (leaf). */
+static gboolean
+merge_undefined(CkptRun *run, GError **error)
+{
+    const CkptStep *step = run->step;
+
+    if (!step->above)
+        return refuse_detached(step, error) == NEXT_DONE;
+    switch (next_above(step, error)) {
+    case NEXT_DONE:
+        return TRUE;
+    case NEXT_COMMIT:
+        return commit_files(run, error) &&
+               ckpt_rebase_header(run, step->above, step->base, step->base_format, error);
+    case NEXT_FAILED:
+    case NEXT_LIVE_TOP:
+    case NEXT_LIVE_MIDDLE:
+    case NEXT_DEFINE:
+        break;
+    }
+    return FALSE;
+}
+
 static gboolean
 merge(CkptRun *run, GError **error)
 {
     if (run->step->leaf)
         return merge_leaf(run, error);
     for (guint round = 0; round < ROUNDS; round++) {
-        g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+        g_autoptr(GError) why = NULL;
+        g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, &why);
         Next next = view ? look(view, run->step, error) : NEXT_FAILED;
 
+        if (!view && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND)
+            return merge_undefined(run, error);
+        if (!view) {
+            g_propagate_error(error, g_steal_pointer(&why));
+            return FALSE;
+        }
         /* Who died behind the pivot has not seen it saved. */
         if (next == NEXT_DONE && round == 0 && view->active && !run->step->above)
             ckpt_merge_save(run);
@@ -415,7 +446,7 @@ ckpt_step_merge_check(CkptRun *run, GError **error)
         return CKPT_OUTCOME_NOT_DONE;
     view = ckpt_view_load(run->connection, run->plan->vm_id, error);
     if (!view)
-        return CKPT_OUTCOME_UNCLEAR;
+        return CKPT_OUTCOME_UNCLEAR; /* MERGE is never the decisive step */
     switch (look(view, run->step, error)) {
     case NEXT_DONE:
         return CKPT_OUTCOME_DONE;

@@ -130,7 +130,21 @@ CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
 /* ---- manifests.c ---- */
 CkptFoundFiles *ckpt_manifests_find(const char *const *folders, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
-CkptManifest *ckpt_manifest_head_beside(const char *file);
+/* Puts it in place, synced; 0600. */
+gboolean ckpt_manifest_write(const char *path, const char *text, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- owner.c ---- */
+typedef struct _CkptOwnership CkptOwnership;
+/* No other agent takes over the step's files, or what lies below them, until this is freed. VM_MOVED if one
+ * has: `host_id` is ours. */
+CkptOwnership *ckpt_ownership_hold(const char *host_id, const CkptPlan *plan, const CkptStep *step,
+                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void ckpt_ownership_free(CkptOwnership *ownership);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptOwnership, ckpt_ownership_free)
+/* CkptDriver.take_over. */
+gboolean ckpt_manifest_take_over(const char *file, const char *text, const char *agent, guint64 epoch,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- watch.c ---- */
 typedef struct _CkptWatcher CkptWatcher;

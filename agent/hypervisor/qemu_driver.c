@@ -3,6 +3,7 @@
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
 #include "agent/hypervisor/memory.h"
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 #include "agent/hypervisor/stored.h"
 
@@ -14,6 +15,8 @@ typedef struct {
     CkptWatcher *watcher; /* NULL = nobody watches; touched by who starts and stops the engine */
     guint merge_mib;      /* a second; 0 = no limit */
     CkptQemuOptions options; /* its strings are the driver's */
+    GMutex lock;          /* guards host_id, which once known stays */
+    char *host_id;        /* NULL = not known yet */
 } QemuDriver;
 
 typedef struct {
@@ -141,14 +144,45 @@ is_known(const CkptStep *step, GError **error)
     return FALSE;
 }
 
+/* Ours, as manifests name it. NULL: libvirt is away. */
+static const char *
+host_id_of(CkptDriver *driver, GError **error)
+{
+    QemuDriver *qemu = (QemuDriver *)driver;
+    g_autoptr(CkptHostInfo) info = NULL;
+    const char *host_id;
+
+    g_mutex_lock(&qemu->lock);
+    host_id = qemu->host_id;
+    g_mutex_unlock(&qemu->lock);
+    if (host_id || !host_info(driver, &info, error))
+        return host_id;
+    g_mutex_lock(&qemu->lock);
+    if (!qemu->host_id)
+        qemu->host_id = g_strdup(info->host_id);
+    host_id = qemu->host_id;
+    g_mutex_unlock(&qemu->lock);
+    return host_id;
+}
+
+/* NULL: they are another agent's, or it cannot be told. */
+static CkptOwnership *
+hold(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GError **error)
+{
+    const char *host_id = host_id_of(driver, error);
+
+    return host_id ? ckpt_ownership_hold(host_id, plan, step, error) : NULL;
+}
+
 static gboolean
 step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFunc progress,
         gpointer data, GCancellable *cancellable, GError **error)
 {
     CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable,
                    ((QemuDriver *)driver)->merge_mib, options_of(driver)};
+    g_autoptr(CkptOwnership) held = is_known(step, error) ? hold(driver, plan, step, error) : NULL;
 
-    return is_known(step, error) && step_table[step->kind].run(&run, error);
+    return held && step_table[step->kind].run(&run, error);
 }
 
 static void
@@ -179,9 +213,14 @@ step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **err
                    .plan = plan,
                    .step = step,
                    .options = options_of(driver)};
+    g_autoptr(CkptOwnership) held = NULL;
 
-    return is_known(step, error) &&
-           (!step_table[step->kind].undo || step_table[step->kind].undo(&run, error));
+    if (!is_known(step, error))
+        return FALSE;
+    if (!step_table[step->kind].undo)
+        return TRUE;
+    held = hold(driver, plan, step, error);
+    return held && step_table[step->kind].undo(&run, error);
 }
 
 static CkptOutcome
@@ -239,6 +278,13 @@ guest_release(CkptDriver *driver, const char *vm_id, GError **error)
     return ckpt_guest_release(connection_of(driver), options_of(driver), vm_id, error);
 }
 
+static gboolean
+take_over(CkptDriver *driver, const char *file, const char *text, const char *agent, guint64 epoch,
+          GError **error)
+{
+    return ckpt_manifest_take_over(file, text, agent, epoch, error);
+}
+
 static void
 driver_free(CkptDriver *driver)
 {
@@ -246,6 +292,8 @@ driver_free(CkptDriver *driver)
 
     g_clear_pointer(&((QemuDriver *)driver)->watcher, ckpt_watcher_stop);
     ckpt_connection_free(connection_of(driver));
+    g_mutex_clear(&((QemuDriver *)driver)->lock);
+    g_free(((QemuDriver *)driver)->host_id);
     g_free((char *)options->uri);
     g_free((char *)options->guard_program);
     g_free((char *)options->guard_folder);
@@ -278,6 +326,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .foreign = foreign,
         .guest_look = guest_look,
         .guest_release = guest_release,
+        .take_over = take_over,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),
@@ -285,6 +334,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guard_program = g_strdup(options->guard_program),
         .guard_folder = g_strdup(options->guard_folder),
     };
+    g_mutex_init(&driver->lock);
     driver->connection = ckpt_connection_new(options->uri);
     if (options->guard_program)
         ckpt_guard_take_up(options->guard_program, options->uri, options->guard_folder);

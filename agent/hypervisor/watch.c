@@ -64,7 +64,8 @@ on_event(virConnectPtr conn, virDomainPtr domain, int event, int detail, void *d
     g_autofree char *id = NULL;
 
     if (event != VIR_DOMAIN_EVENT_DEFINED && event != VIR_DOMAIN_EVENT_STARTED &&
-        event != VIR_DOMAIN_EVENT_STOPPED)
+        event != VIR_DOMAIN_EVENT_STOPPED && event != VIR_DOMAIN_EVENT_UNDEFINED &&
+        event != VIR_DOMAIN_EVENT_RESUMED) /* so a migration ends */
         return 0;
     if (virDomainGetUUIDString(domain, uuid) < 0)
         return 0;

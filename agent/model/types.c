@@ -54,6 +54,9 @@ ckpt_layer_free(CkptLayer *layer)
         return;
     g_free(layer->path);
     g_free(layer->backing);
+    g_free(layer->owner_agent);
+    g_free(layer->owner_host);
+    g_free(layer->owner_vm);
     g_free(layer);
 }
 

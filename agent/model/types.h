@@ -79,6 +79,8 @@ typedef struct {
     char *backing;          /* absolute path that its own qcow2 header names; NULL = none (raw) */
     CkptFormat backing_format; /* as that header says; 0 = it does not */
     gboolean manifest;      /* a checkpoint's manifest lies beside it: somebody has sealed it */
+    char *owner_agent, *owner_host, *owner_vm; /* as that says: the agent's host, its name, the VM; NULL if it
+                                                  cannot be read */
     gboolean bitmaps;       /* has persistent dirty bitmaps */
     gboolean snapshots;     /* has internal snapshots */
     gboolean commit_denied; /* the running VM's confinement denies writing to it (hazard A14) */

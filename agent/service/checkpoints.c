@@ -78,6 +78,7 @@ take_filter(const PB(CheckpointFilter) * filter, Query *out, GError **error)
         query->enabled = filter->enabled;
     query->most_recent = filter->most_recent;
     query->include_deleting = filter->include_deleting;
+    query->include_moved = filter->include_moved;
     if (filter->n_labels) {
         query->labels = ckpt_take_labels("filter.labels", filter->labels, filter->n_labels, error);
         if (!query->labels)

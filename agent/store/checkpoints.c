@@ -430,9 +430,8 @@ list_sql(const CkptCheckpointQuery *query)
     g_string_append(sql, query->enabled >= 0 ? " AND enabled = :enabled" : "");
     g_string_append(sql, query->added_after_us ? " AND added_us >= :added_after" : "");
     g_string_append(sql, query->added_before_us ? " AND added_us < :added_before" : "");
-    g_string_append(sql, query->only_deleting      ? " AND state = 2"
-                         : query->include_deleting ? ""
-                                                   : " AND state = 1");
+    g_string_append_printf(sql, " AND state IN (%s%s%s)", query->only_deleting ? "2" : "1",
+                           query->include_deleting ? ", 2" : "", query->include_moved ? ", 3" : "");
     for (guint i = 0; i < labels; i++)
         g_string_append_printf(sql,
                                " AND EXISTS (SELECT 1 FROM labels WHERE checkpoint_id = c.id"
@@ -445,7 +444,7 @@ list_sql(const CkptCheckpointQuery *query)
                          " ORDER BY +added_us, id");
     return g_string_free(sql, FALSE);
 }
-G_STATIC_ASSERT(CKPT_STATE_READY == 1 && CKPT_STATE_DELETING == 2);
+G_STATIC_ASSERT(CKPT_STATE_READY == 1 && CKPT_STATE_DELETING == 2 && CKPT_STATE_MOVED == 3);
 
 static void
 bind_text(sqlite3_stmt *statement, const char *name, const char *value)

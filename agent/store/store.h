@@ -71,6 +71,7 @@ typedef struct {
     gboolean most_recent;    /* only the newest of each VM among those that match */
     gboolean include_deleting;
     gboolean only_deleting;
+    gboolean include_moved;
     /* Page: those after this one in the order (added_us, id); after_added_us 0 = from the start. */
     gint64 after_added_us;
     const char *after_id;

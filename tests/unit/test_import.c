@@ -1,6 +1,7 @@
 /* Manifests read back: what is believed, what is refused, and what becomes of a tree with holes. The files are
  * real, the hypervisor knows no VM. */
 #include "agent/core/import.h"
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 #include "agent/model/json.h"
 #include "cmocka_all.h"
