@@ -2,6 +2,8 @@
 
 #include "agent/core/graph.h"
 
+#define ROUNDS 16 /* of folders that manifests of the folders before name */
+
 void
 ckpt_import_free(CkptImport *import)
 {
@@ -452,6 +454,68 @@ list_vms(GPtrArray *manifests, const char *vm_id)
     return ids;
 }
 
+static void
+add_folder(GHashTable *seen, GPtrArray *folders, const char *file)
+{
+    char *folder = g_path_get_dirname(file);
+
+    if (*folder == '/' && g_hash_table_add(seen, g_strdup(folder)))
+        g_ptr_array_add(folders, folder);
+    else
+        g_free(folder);
+}
+
+/* Where else the checkpoints have files, of a disk that was detached since, for one. */
+static char **
+further_folders(const CkptFoundFiles *found, const char *vm_id, GHashTable *seen)
+{
+    GPtrArray *folders = g_ptr_array_new();
+
+    for (guint i = 0; i < found->manifests->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(found->manifests, i);
+
+        for (guint k = 0; k < manifest->row->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(manifest->row->disks, k);
+
+            if (!vm_id || g_str_equal(vm_id, manifest->domain))
+                add_folder(seen, folders, disk->sealed_file);
+        }
+    }
+    g_ptr_array_add(folders, NULL);
+    return (char **)g_ptr_array_free(folders, FALSE);
+}
+
+static void
+move_all(GPtrArray *to, GPtrArray *from)
+{
+    while (from->len > 0)
+        g_ptr_array_add(to, g_ptr_array_steal_index(from, from->len - 1));
+}
+
+static CkptFoundFiles *
+find_everywhere(CkptDriver *driver, const char *const *folders, const char *vm_id, GError **error)
+{
+    g_autoptr(CkptFoundFiles) found = driver->find_manifests(driver, folders, error);
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+
+    for (guint i = 0; folders[i]; i++)
+        g_hash_table_add(seen, g_strdup(folders[i]));
+    for (guint round = 0; found && round < ROUNDS; round++) {
+        g_auto(GStrv) further = further_folders(found, vm_id, seen);
+        g_autoptr(CkptFoundFiles) more = NULL;
+
+        if (!*further)
+            return g_steal_pointer(&found);
+        more = driver->find_manifests(driver, (const char *const *)further, error);
+        if (!more)
+            return NULL;
+        move_all(found->manifests, more->manifests);
+        move_all(found->overlays, more->overlays);
+        move_all(found->notes, more->notes);
+    }
+    return g_steal_pointer(&found);
+}
+
 GPtrArray *
 ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_id, GPtrArray *notes,
                  GError **error)
@@ -463,7 +527,7 @@ ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_
 
     if (!driver->find_manifests || !driver->inspect_files)
         return g_steal_pointer(&imports);
-    found = driver->find_manifests(driver, folders, error);
+    found = find_everywhere(driver, folders, vm_id, error);
     if (!found)
         return NULL;
     ids = list_vms(found->manifests, vm_id);
@@ -479,24 +543,11 @@ ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_
     return g_steal_pointer(&imports);
 }
 
-static void
-add_folder(GHashTable *seen, GStrvBuilder *folders, const char *file)
-{
-    char *folder = g_path_get_dirname(file);
-
-    if (*folder == '/' && !g_hash_table_contains(seen, folder)) {
-        g_strv_builder_add(folders, folder);
-        g_hash_table_add(seen, folder);
-    } else {
-        g_free(folder);
-    }
-}
-
 char **
 ckpt_import_folders(const CkptVm *vm)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    g_autoptr(GStrvBuilder) folders = g_strv_builder_new();
+    GPtrArray *folders = g_ptr_array_new();
 
     for (guint i = 0; i < vm->disks->len; i++) {
         const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
@@ -504,7 +555,8 @@ ckpt_import_folders(const CkptVm *vm)
         for (guint k = 0; k < disk->chain->len; k++)
             add_folder(seen, folders, ((CkptLayer *)g_ptr_array_index(disk->chain, k))->path);
     }
-    return g_strv_builder_end(folders);
+    g_ptr_array_add(folders, NULL);
+    return (char **)g_ptr_array_free(folders, FALSE);
 }
 
 CkptChange *

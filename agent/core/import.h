@@ -28,7 +28,8 @@ typedef struct {
 void ckpt_import_free(CkptImport *import);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptImport, ckpt_import_free)
 
-/* CkptImport of each VM that has manifests in these folders (absolute, NULL-terminated), of `vm_id` alone
+/* CkptImport of each VM that has manifests in these folders (absolute, NULL-terminated), and in those that
+ * they name, of `vm_id` alone
  * unless NULL. `notes`: what is wrong with manifests of nobody knows which VM. */
 GPtrArray *ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_id,
                             GPtrArray *notes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
