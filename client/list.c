@@ -8,12 +8,13 @@
 #include <string.h>
 
 static char *run_id, *checkpoint_name;
-static gboolean most_recent;
+static gboolean most_recent, moved;
 
 static const GOptionEntry options[] = {
     {"run", 0, 0, G_OPTION_ARG_FILENAME, &run_id, "only those of this run", "ID"},
     {"name", 0, 0, G_OPTION_ARG_FILENAME, &checkpoint_name, "only those of this name", "NAME"},
     {"most-recent", 0, 0, G_OPTION_ARG_NONE, &most_recent, "only the newest of each VM", NULL},
+    {"moved", 0, 0, G_OPTION_ARG_NONE, &moved, "also those that another host's agent has by now", NULL},
     {NULL}};
 
 typedef struct {
@@ -40,6 +41,7 @@ add_matching(Listing *listing, const char *vm_id, const char *vm_name)
     filter.most_recent = most_recent;
     /* The newest is asked for to do something with it. */
     filter.include_deleting = !most_recent;
+    filter.include_moved = moved;
     answers = ckpt_query_checkpoints(listing->client, listing->client->inventory->hosts, &filter);
     if (listing->client->settings->format == CKPT_FORMAT_TABLE)
         names = ckpt_names_ask(listing->client, answers);

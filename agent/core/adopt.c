@@ -198,11 +198,21 @@ refuse_running(const CkptVm *vm)
 }
 
 static gboolean
+is_read_here(const CkptVm *vm, const char *file)
+{
+    for (guint i = 0; i < vm->users->len; i++)
+        if (g_str_equal(((CkptFileUser *)g_ptr_array_index(vm->users, i))->file, file))
+            return TRUE;
+    return FALSE;
+}
+
+/* Another VM's clone that runs here may read a sealed file. */
+static gboolean
 is_open(const CkptVm *vm, const char *file)
 {
     const CkptLayer *layer = ckpt_vm_find_file(vm, file);
 
-    return layer && (layer->read_locked || layer->write_locked);
+    return layer && (layer->write_locked || (layer->read_locked && !is_read_here(vm, file)));
 }
 
 /* Off here, and off wherever else it may be defined: nobody has any of its files open. A host that has given
@@ -375,6 +385,47 @@ take_over(const Adoption *adoption, const CkptVm *vm, GError **error)
     return FALSE;
 }
 
+/* ---- What was deleted over there ---- */
+
+/* The VM was away and is here again, and none of the row's files is that checkpoint's any more. */
+static gboolean
+is_deleted_elsewhere(const Adoption *adoption, const CkptCheckpoint *row)
+{
+    CkptDriver *driver = adoption->engine->driver;
+
+    if (row->state != CKPT_STATE_MOVED || !row->departed)
+        return FALSE;
+    for (guint i = 0; i < row->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
+        g_autoptr(CkptManifest) head = driver->manifest_head(driver, disk->sealed_file);
+
+        if (head && g_str_equal(head->checkpoint_id, row->id))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+drop_deleted(const Adoption *adoption, GError **error)
+{
+    g_autoptr(CkptChange) change = ckpt_change_new();
+    g_autoptr(CkptVmRecord) record =
+        ckpt_store_get_vm(adoption->engine->store, adoption->vm_id, error);
+
+    for (guint i = 0; record && i < adoption->rows->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(adoption->rows, i);
+
+        if (!is_deleted_elsewhere(adoption, row))
+            continue;
+        g_ptr_array_add(change->removes, g_strdup(row->id));
+        change->set_current = change->set_current || g_strcmp0(record->current_id, row->id) == 0;
+    }
+    if (!record)
+        return FALSE;
+    return change->removes->len == 0 ||
+           ckpt_store_apply(adoption->engine->store, change, adoption->vm_id, error);
+}
+
 /* ---- When ---- */
 
 static gboolean
@@ -403,8 +454,13 @@ look(Adoption *adoption)
     }
     if (!here) /* who has it by now may not have said so yet */
         return adoption->rows->len > 0;
-    if (!read_rows(adoption, &error) || !has_come(adoption, vm))
+    if (!read_rows(adoption, &error))
         return FALSE;
+    if (!has_come(adoption, vm)) {
+        if (!drop_deleted(adoption, &error))
+            g_warning("VM %s: %s", adoption->vm_id, error->message);
+        return FALSE;
+    }
     if (take_over(adoption, vm, &error))
         return FALSE;
     g_message("VM %s: its checkpoints belong to another agent still: %s", adoption->vm_id,

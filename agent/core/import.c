@@ -396,6 +396,7 @@ static void
 find_current(CkptImport *import, const CkptPlanInput *input)
 {
     guint depth = 0;
+    gboolean by_disks;
 
     for (guint i = 0; i < import->vm->disks->len; i++) {
         const CkptDisk *disk = g_ptr_array_index(import->vm->disks, i);
@@ -407,7 +408,9 @@ find_current(CkptImport *import, const CkptPlanInput *input)
         if (owner)
             consider_current(import, owner, &depth);
     }
-    for (guint i = 0; !import->deployed && i < import->made->len; i++) {
+    /* Not defined here, or its disks are detached. */
+    by_disks = import->current_id != NULL;
+    for (guint i = 0; !by_disks && i < import->made->len; i++) {
         const char *file = g_ptr_array_index(import->made, i);
         const CkptLayer *layer = ckpt_vm_find_file(import->vm, file);
 

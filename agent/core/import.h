@@ -19,7 +19,7 @@ typedef struct {
     GPtrArray *checkpoints; /* CkptCheckpoint, parents first */
     GPtrArray *manifests;   /* CkptManifest of each of these, in the same order: owner and epoch */
     GPtrArray *made;        /* char *, sorted */
-    char *current_id;       /* by the VM's chains, or, where it is not defined here, by the newest overlays;
+    char *current_id;       /* by the VM's chains, or, where these tell nothing, by the newest overlays;
                                NULL = none */
     GPtrArray *notes;       /* char *: what was left out, or taken with a reservation, and why */
     gboolean deployed;      /* the VM is defined here */

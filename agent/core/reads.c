@@ -90,6 +90,9 @@ make_info(CkptEngine *engine, GHashTable *families, const CkptCheckpoint *checkp
 
     if (!family)
         return NULL;
+    /* Another host's agent may have taken it over since, which nobody else tells of. */
+    if (checkpoint->departed && checkpoint->state == CKPT_STATE_READY)
+        ckpt_engine_mark(engine, checkpoint->vm_id);
     info = g_new0(CkptCheckpointInfo, 1);
     info->checkpoint = ckpt_checkpoint_copy(checkpoint);
     info->depth = ckpt_plan_depth(family->checkpoints, checkpoint);

@@ -105,6 +105,7 @@ typedef enum {
     ACT_HOST,
     ACT_DEFER,                     /* a delete that may wait */
     ACT_FOREIGN,                   /* another tool makes a snapshot, or ends one */
+    ACT_MIGRATE,                   /* all VMs to the other host */
     ACT_KINDS
 } ActionKind;
 
@@ -148,7 +149,9 @@ typedef struct {
     CkptStore *store;
     CkptEngine *engine;
     CkptLimits limits;
-    char *dir;
+    char *dir;                 /* of the agent that has the VMs */
+    char *other_dir;           /* of the other host's; NULL: there is one host only */
+    guint migrations;
 
     ModelVm vms[MODEL_VMS];
     GPtrArray *expected;       /* Expected */
@@ -200,6 +203,9 @@ gboolean model_is_odd(Model *model); /* somebody did what owners should not, and
 void model_forget_expected(Model *model, const char *id);
 void model_guest_write(Model *model, guint vm, guint32 chance);
 void model_act(Model *model, const Action *action); /* what is no mutation */
+/* migrate.c: there are two hosts from now on; and all VMs go to the other one. */
+void model_share(Model *model);
+void model_migrate(Model *model, const Action *action);
 
 /* foreign.c: other tools */
 void model_act_foreign(Model *model, const Action *action);

@@ -22,6 +22,7 @@ static const struct {
     KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
     KIND(ACT_DEFER, 7),    KIND(ACT_FOREIGN, 4),
+    KIND(ACT_MIGRATE, 3),
 #undef KIND
 };
 static const char *const fault_names[FAULT_KINDS] = {
@@ -67,7 +68,8 @@ script_draw(guint64 seed, Action *actions, guint count)
         action->b = (guint32)script_next(&state);
         action->c = (guint32)script_next(&state);
         action->d = (guint32)script_next(&state);
-        if (((action->kind < ACT_CREATE || action->kind > ACT_DELETE) && action->kind != ACT_DEFER) ||
+        if (((action->kind < ACT_CREATE || action->kind > ACT_DELETE) && action->kind != ACT_DEFER &&
+             action->kind != ACT_MIGRATE) ||
             script_next(&state) % 2)
             continue;
         draw_fault(&state, 50, &action->faults[0]);
@@ -103,6 +105,7 @@ add_totals(Model *totals, const Model *model)
     totals->failed += model->failed;
     totals->recovered += model->recovered;
     totals->fired_count += model->fired_count;
+    totals->migrations += model->migrations;
     for (guint i = 0; i < G_N_ELEMENTS(totals->reasons); i++)
         totals->reasons[i] += model->reasons[i];
 }
@@ -123,6 +126,9 @@ script_run(guint64 seed, const Action *actions, guint count, const char *dir, gb
 
     model->verbose = verbose;
     model->fault = MODEL_FAULTS;
+    for (guint i = 0; i < count && !model->other_dir; i++)
+        if (actions[i].kind == ACT_MIGRATE)
+            model_share(model);
     model_agent_start(model);
     for (guint i = 0; i < count && !model->violation; i++) {
         if (verbose) {

@@ -231,6 +231,10 @@ model_free(Model *model)
 {
     model_agent_stop(model);
     empty_dir(model->dir);
+    if (model->other_dir)
+        empty_dir(model->other_dir);
+    if (model->other_dir) /* the one of the two that lies in the other */
+        g_rmdir(strlen(model->other_dir) > strlen(model->dir) ? model->other_dir : model->dir);
     for (guint i = 0; i < MODEL_VMS; i++) {
         ckpt_sim_definition_free(model->vms[i].redefined);
         g_clear_pointer(&model->vms[i].vanished_file, ckpt_sim_file_unref);
@@ -247,6 +251,7 @@ model_free(Model *model)
     g_cond_clear(&model->changed);
     g_free(model->violation);
     g_free(model->dir);
+    g_free(model->other_dir);
     g_free(model);
     model_present = NULL;
 }
@@ -597,6 +602,9 @@ model_act(Model *model, const Action *action)
         break;
     case ACT_FOREIGN:
         model_act_foreign(model, action);
+        break;
+    case ACT_MIGRATE:
+        model_migrate(model, action);
         break;
     case ACT_REPEAT:
         model_repeat(model, action);

@@ -429,6 +429,89 @@ head_tells_owner_and_epoch(void **state)
     assert_null(head->row);
 }
 
+/* ---- Whose the files are ---- */
+
+static CkptStep *
+touching(const char *file)
+{
+    CkptStep *step = ckpt_step_new(CKPT_STEP_UNSEAL);
+
+    ckpt_set_str(&step->file, file);
+    return step;
+}
+
+static CkptReason
+touch(const char *file, const char *host, const char *vm)
+{
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    CkptStep *step = touching(file);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptOwnership) held = NULL;
+
+    ckpt_set_str(&plan->vm_id, vm);
+    held = ckpt_ownership_hold(host, plan, step, &error);
+    ckpt_step_free(step);
+    assert_true((held == NULL) == (error != NULL));
+    return error ? ckpt_error_reason(error) : (CkptReason)0;
+}
+
+static void
+another_agents_files_are_not_touched(void **state)
+{
+    Fixture *fixture = *state;
+    g_autoptr(CkptCheckpoint) one = row_new(ONE, NULL, 1000);
+    g_autofree char *file = path_of(fixture, "web.img");
+    g_autofree char *overlay = path_of(fixture, "web.ckpt-0b0b0b0b.qcow2");
+    g_autofree char *clone = path_of(fixture, "clone.qcow2");
+    g_autofree char *command =
+        g_strdup_printf("for i in '%s' '%s'; do qemu-img create -q -f qcow2 -F raw -b '%s' \"$i\"; done",
+                        overlay, clone, file);
+
+    add_disk(fixture, one, "vda", "web.img");
+    assert_int_equal(system(command), 0);
+    assert_int_equal(touch(file, HOST_A, VM), 0);
+    write_all(one, HOST_A, 1);
+    assert_int_equal(touch(file, HOST_A, VM), 0);
+    assert_int_equal(touch(overlay, HOST_A, VM), 0);
+    assert_int_equal(touch(file, HOST_B, VM), CKPT_REASON_VM_MOVED);
+    /* What lies on it neither, as far as agents made it; a clone of another VM's is none of theirs. */
+    assert_int_equal(touch(overlay, HOST_B, VM), CKPT_REASON_VM_MOVED);
+    assert_int_equal(touch(clone, HOST_B, VM), 0);
+    assert_int_equal(touch(file, HOST_B, TWO), 0);
+}
+
+static void
+nobody_takes_over_in_the_middle_of_a_step(void **state)
+{
+    Fixture *fixture = *state;
+    g_autoptr(CkptCheckpoint) one = row_new(ONE, NULL, 1000);
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    g_autofree char *file = path_of(fixture, "web.img");
+    CkptHostInfo owner = {.host_id = (char *)HOST_B, .host_name = (char *)"b"};
+    g_autofree char *text = NULL;
+    g_autoptr(GError) error = NULL;
+    CkptStep *step = touching(file);
+    CkptOwnership *held;
+
+    ckpt_set_str(&plan->vm_id, VM);
+    add_disk(fixture, one, "vda", "web.img");
+    write_all(one, HOST_A, 1);
+    text = ckpt_manifest_text(one, &owner, 2);
+    held = ckpt_ownership_hold(HOST_A, plan, step, &error);
+    assert_non_null(held);
+    assert_false(ckpt_manifest_take_over(file, text, HOST_A, 1, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_BUSY);
+    g_clear_error(&error);
+    ckpt_ownership_free(held);
+    assert_true(ckpt_manifest_take_over(file, text, HOST_A, 1, &error));
+    assert_int_equal(touch(file, HOST_A, VM), CKPT_REASON_VM_MOVED);
+    assert_int_equal(touch(file, HOST_B, VM), 0);
+    /* Whoever comes second has read what is no longer so. */
+    assert_false(ckpt_manifest_take_over(file, text, HOST_A, 1, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_MOVED);
+    ckpt_step_free(step);
+}
+
 int
 main(void)
 {
@@ -441,6 +524,8 @@ main(void)
         cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(no_damage_crashes_the_reader, setup, teardown),
         cmocka_unit_test_setup_teardown(head_tells_owner_and_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(another_agents_files_are_not_touched, setup, teardown),
+        cmocka_unit_test_setup_teardown(nobody_takes_over_in_the_middle_of_a_step, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -533,7 +533,8 @@ run_step(CkptDriver *driver, const CkptPlan *plan, CkptStep *step,
     if (!func)
         return TRUE;
     g_rec_mutex_lock(&sim->lock);
-    done = call_hook(sim, CKPT_SIM_BEGUN, plan, step, error) && func(&run, error);
+    done = call_hook(sim, CKPT_SIM_BEGUN, plan, step, error) && ckpt_sim_may_touch(&run, error) &&
+           func(&run, error);
     g_rec_mutex_unlock(&sim->lock);
     return done;
 }
@@ -567,8 +568,8 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
     return outcome;
 }
 
-static gboolean
-ask(CkptSim *sim, GError **error)
+gboolean
+ckpt_sim_ask(CkptSim *sim, GError **error)
 {
     gboolean there;
 
@@ -581,10 +582,10 @@ ask(CkptSim *sim, GError **error)
 static gboolean
 host_info(CkptDriver *driver, CkptHostInfo **info, GError **error)
 {
-    if (!ask(sim_of(driver), error))
+    if (!ckpt_sim_ask(sim_of(driver), error))
         return FALSE;
     *info = g_new0(CkptHostInfo, 1);
-    (*info)->host_id = g_strdup("22222222-2222-4222-8222-222222222222");
+    (*info)->host_id = g_strdup(sim_of(driver)->host_id);
     (*info)->host_name = g_strdup("sim");
     return TRUE;
 }
@@ -595,11 +596,11 @@ list_vms(CkptDriver *driver, GError **error)
     CkptSim *sim = sim_of(driver);
     GPtrArray *list;
 
-    if (!ask(sim, error))
+    if (!ckpt_sim_ask(sim, error))
         return NULL;
     list = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_vm_summary_free);
     g_rec_mutex_lock(&sim->lock);
-    for (guint i = 0; i < sim->vms->len; i++) {
+    for (guint i = 0; !sim->elsewhere && i < sim->vms->len; i++) {
         CkptSimVm *vm = g_ptr_array_index(sim->vms, i);
         CkptVmSummary *summary = g_new0(CkptVmSummary, 1);
 
@@ -620,7 +621,7 @@ inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GErro
     CkptVm *vm = NULL;
 
     g_rec_mutex_lock(&sim->lock);
-    from = ckpt_sim_find_vm(sim, vm_id);
+    from = sim->elsewhere ? NULL : ckpt_sim_find_vm(sim, vm_id);
     if (!call_hook(sim, CKPT_SIM_ASKED, NULL, NULL, error))
         ;
     else if (!from)
@@ -634,7 +635,7 @@ inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GErro
 static gboolean
 settle(CkptDriver *driver, const char *vm_id, GError **error)
 {
-    return ask(sim_of(driver), error);
+    return ckpt_sim_ask(sim_of(driver), error);
 }
 
 static void
@@ -702,6 +703,7 @@ ckpt_sim_new(void)
     sim->crimes = g_ptr_array_new_with_free_func(g_free);
     sim->snapshots = g_ptr_array_new_with_free_func(ckpt_sim_snapshot_free);
     sim->free_bytes = 1ull << 40;
+    sim->host_id = "22222222-2222-4222-8222-222222222222";
     return sim;
 }
 

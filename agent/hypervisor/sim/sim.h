@@ -109,6 +109,8 @@ struct _CkptSim {
     GHashTable *manifests;         /* path of the sealed file → ID of the checkpoint */
     GHashTable *manifest_texts;    /* the same → what it says */
     GPtrArray *vms;                /* CkptSimVm */
+    const char *host_id;           /* of the host that asks; a constant */
+    gboolean elsewhere;            /* the VMs are not on that host */
     gint64 clock;                  /* ns; grows with every write */
     guint64 last_inode;
     guint64 free_bytes;            /* of the one file system */
@@ -121,6 +123,8 @@ struct _CkptSim {
 };
 
 CkptSim *ckpt_sim_new(void);
+/* From now on there may be more hosts than one: manifests are read back, and tell whose the files are. */
+void ckpt_sim_share(CkptSim *sim);
 /* Tells whoever watches that the VM (NULL: any) was changed by somebody. */
 void ckpt_sim_tell(CkptSim *sim, const char *vm_id);
 CkptDriver *ckpt_sim_driver(CkptSim *sim); /* borrowed; its free() frees the sim */
@@ -190,6 +194,8 @@ typedef struct {
     CkptStep *step;
 } CkptSimRun;
 CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
+gboolean ckpt_sim_may_touch(CkptSimRun *run, GError **error); /* VM_MOVED: the files are another host's */
+gboolean ckpt_sim_ask(CkptSim *sim, GError **error);          /* asks the hook at CKPT_SIM_ASKED */
 gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_begin(CkptSimRun *run, GError **error); /* asks the hook at CKPT_SIM_BEGUN */
 /* Runs `act` with the guest frozen around it, as the step asks for (freeze.c). */

@@ -1,0 +1,157 @@
+/* Whose the files are, as manifests tell: of worlds with more than one host. */
+#include "agent/hypervisor/sim/sim.h"
+
+#include "agent/model/json.h"
+
+static CkptSim *
+sim_of(CkptDriver *driver)
+{
+    return (CkptSim *)driver;
+}
+
+static gboolean
+lies_in(const char *path, const char *const *folders)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    return g_strv_contains(folders, folder);
+}
+
+static CkptFoundFiles *
+find_manifests(CkptDriver *driver, const char *const *folders, GError **error)
+{
+    CkptSim *sim = sim_of(driver);
+    CkptFoundFiles *found = ckpt_found_files_new();
+    GHashTableIter iter;
+    gpointer path, text;
+
+    g_rec_mutex_lock(&sim->lock);
+    g_hash_table_iter_init(&iter, sim->manifest_texts);
+    while (g_hash_table_iter_next(&iter, &path, &text)) {
+        g_autoptr(GError) why = NULL;
+        CkptManifest *manifest =
+            lies_in(path, folders) ? ckpt_manifest_parse(text, path, &why) : NULL;
+
+        if (manifest)
+            g_ptr_array_add(found->manifests, manifest);
+        else if (why)
+            ckpt_sim_crime(sim, "the manifest beside %s cannot be read: %s", (char *)path, why->message);
+    }
+    g_hash_table_iter_init(&iter, sim->files);
+    while (g_hash_table_iter_next(&iter, &path, NULL))
+        if (lies_in(path, folders) && ckpt_manifest_is_overlay_name(path))
+            g_ptr_array_add(found->overlays, g_strdup(path));
+    g_rec_mutex_unlock(&sim->lock);
+    return found;
+}
+
+static CkptManifest *
+head_of(CkptSim *sim, const char *file)
+{
+    const char *text = g_hash_table_lookup(sim->manifest_texts, file);
+
+    return text ? ckpt_manifest_parse_head(text, file) : NULL;
+}
+
+static CkptManifest *
+manifest_head(CkptDriver *driver, const char *file)
+{
+    CkptSim *sim = sim_of(driver);
+    CkptManifest *head;
+
+    g_rec_mutex_lock(&sim->lock);
+    head = head_of(sim, file);
+    g_rec_mutex_unlock(&sim->lock);
+    return head;
+}
+
+static gboolean
+replace(CkptSim *sim, const char *file, const char *text, const char *agent, guint64 epoch,
+        GError **error)
+{
+    g_autoptr(CkptManifest) head = head_of(sim, file);
+
+    if (!ckpt_sim_ask(sim, error))
+        return FALSE;
+    if (!head || !g_str_equal(head->agent, agent) || head->epoch != epoch) {
+        ckpt_error_set(error, CKPT_REASON_VM_MOVED, "%s is another agent's by now", file);
+        return FALSE;
+    }
+    g_hash_table_replace(sim->manifest_texts, g_strdup(file), g_strdup(text));
+    return ckpt_sim_ask(sim, error);
+}
+
+static gboolean
+take_over(CkptDriver *driver, const char *file, const char *text, const char *agent, guint64 epoch,
+          GError **error)
+{
+    CkptSim *sim = sim_of(driver);
+    gboolean done;
+
+    g_rec_mutex_lock(&sim->lock);
+    done = replace(sim, file, text, agent, epoch, error);
+    g_rec_mutex_unlock(&sim->lock);
+    return done;
+}
+
+static CkptVm *
+inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
+{
+    CkptSim *sim = sim_of(driver);
+    CkptSimVm nobody = {.id = (char *)vm_id, .name = (char *)"", .power = CKPT_POWER_SHUT_OFF};
+    CkptVm *vm = NULL;
+
+    g_rec_mutex_lock(&sim->lock);
+    nobody.definition = ckpt_sim_definition_new();
+    if (ckpt_sim_ask(sim, error))
+        vm = ckpt_sim_inspect(sim, &nobody, files);
+    ckpt_sim_definition_free(nobody.definition);
+    g_rec_mutex_unlock(&sim->lock);
+    if (vm)
+        g_clear_pointer(&vm->definition, g_free);
+    return vm;
+}
+
+/* ---- Whether a step may touch them ---- */
+
+static gboolean
+is_ours(CkptSimRun *run, const char *path, GError **error)
+{
+    for (guint i = 0; path && i < 100; i++) {
+        const CkptSimFile *file = ckpt_sim_find(run->sim, path);
+        g_autoptr(CkptManifest) head = head_of(run->sim, path);
+
+        if (head && g_str_equal(head->domain, run->plan->vm_id) &&
+            !g_str_equal(head->agent, run->sim->host_id)) {
+            ckpt_error_set(error, CKPT_REASON_VM_MOVED, "%s belongs to %s by now", path, head->agent);
+            return FALSE;
+        }
+        path = file ? file->backing : NULL;
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_sim_may_touch(CkptSimRun *run, GError **error)
+{
+    const CkptStep *step = run->step;
+
+    if (!run->sim->base.manifest_head)
+        return TRUE;
+    if (!is_ours(run, step->file, error) || !is_ours(run, step->base, error) ||
+        !is_ours(run, step->above, error))
+        return FALSE;
+    for (guint i = 0; step->kind != CKPT_STEP_REMOVE_FILE && step->disks && i < step->disks->len; i++)
+        if (!is_ours(run, ((CkptDiskFile *)g_ptr_array_index(step->disks, i))->file, error))
+            return FALSE;
+    return TRUE;
+}
+
+void
+ckpt_sim_share(CkptSim *sim)
+{
+    sim->base.find_manifests = find_manifests;
+    sim->base.manifest_head = manifest_head;
+    sim->base.take_over = take_over;
+    sim->base.inspect_files = inspect_files;
+}
