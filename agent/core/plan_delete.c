@@ -255,7 +255,8 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
             g_ptr_array_add(change->gone, g_strdup(merge->disk->sealed_file));
     }
     ckpt_plan_give_up_extras(target, change);
-    ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, after);
+    if (input->vm->definition)
+        ckpt_plan_add_on_disks(plan, CKPT_STEP_CHECK_CHAIN, after);
     move_children_up(input, target, change);
     for (guint i = 0; i < change->upserts->len; i++)
         ckpt_plan_add_manifest(plan, g_ptr_array_index(change->upserts, i));
