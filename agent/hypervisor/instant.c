@@ -39,6 +39,12 @@ try_with_memory(CkptRun *run, const CkptView *view, char **why, GError **cause)
     g_autofree char *xml = snapshot_xml(run, view, run->step->file);
     g_autoptr(GError) failed = NULL;
 
+    /* libvirt would truncate it, whosever it is. */
+    if (g_file_test(run->step->file, G_FILE_TEST_EXISTS)) {
+        ckpt_error_set(cause, CKPT_REASON_FILE_FAILED, "%s exists already", run->step->file);
+        ckpt_error_add(cause, CKPT_META_FILE, run->step->file);
+        return TRUE;
+    }
     run->step->untried = FALSE;
     if (ckpt_memory_snapshot(run, view, xml, &failed))
         return TRUE;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define FIRST_DOWNTIME_MS 10
+#define QEMU_DOWNTIME_MS 300 /* its own, where libvirt does not say what it is */
 #define SYNC_EVERY_US (20 * 1000)
 #define LOOK_EVERY_US (100 * 1000)
 /* The first passes are long, and each is shorter than the one before where the guest is slower than the
@@ -222,6 +223,8 @@ begin(Capture *capture, CkptRun *run, const CkptView *view)
     if (virDomainMigrateGetMaxDowntime(view->domain, &before, 0) < 0)
         virResetLastError();
     capture->downtime_before_ms = before ? (guint)before : run->step->downtime_ms;
+    if (!capture->downtime_before_ms)
+        capture->downtime_before_ms = QEMU_DOWNTIME_MS;
     set_downtime(view->domain, FIRST_DOWNTIME_MS);
 }
 
@@ -243,12 +246,13 @@ clear(Capture *capture)
     g_free(capture->folder);
 }
 
-/* libvirt refuses what cannot be migrated, with its reasons. */
+/* libvirt refuses what cannot be migrated, with its reasons; and what is not running. */
 static gboolean
-is_impossible(const GError *stop, int code)
+is_impossible(const CkptView *view, const GError *stop, int code)
 {
-    return stop ? ckpt_error_reason(stop) == CKPT_REASON_CONSISTENCY_UNAVAILABLE
-                : code == VIR_ERR_OPERATION_INVALID;
+    if (stop)
+        return ckpt_error_reason(stop) == CKPT_REASON_CONSISTENCY_UNAVAILABLE;
+    return code == VIR_ERR_OPERATION_INVALID && virDomainIsActive(view->domain) == 1;
 }
 
 gboolean
@@ -274,12 +278,14 @@ ckpt_memory_snapshot(CkptRun *run, const CkptView *view, const char *xml, GError
     end(&capture);
     g_thread_join(syncing);
     g_thread_join(looking);
-    set_downtime(view->domain, capture.downtime_before_ms);
+    if (virDomainMigrateSetMaxDowntime(view->domain, capture.downtime_before_ms, 0) < 0)
+        g_warning("VM %s: its downtime limit is left at %u ms, it was %u (virsh migrate-setmaxdowntime)",
+                  run->plan->vm_id, capture.downtime_ms, capture.downtime_before_ms);
     if (capture.downtime_ms > FIRST_DOWNTIME_MS && snapshot)
         run->step->note = g_strdup_printf(
             "the guest changed its memory faster than it could be written: its pause was allowed to be %u ms",
             capture.downtime_ms);
-    if (why && is_impossible(capture.stop, code))
+    if (why && is_impossible(view, capture.stop, code))
         why->code = CKPT_REASON_CONSISTENCY_UNAVAILABLE;
     if (why && capture.stop && ckpt_error_reason(why) != CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
         g_clear_error(&why);

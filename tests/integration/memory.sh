@@ -14,10 +14,10 @@ new_guest() { # NAME [OPTIONS]
 	guest wait-line "$dir" "$vm" --within 180 '^resume ' >/dev/null
 }
 
-# capture [TEXT]: sets $point and the ticks just before and after it.
+# capture: sets $point and the ticks just before and after it.
 capture() {
 	before=$(guest wait-tick "$dir" "$vm")
-	point=$(create "$dir" "$id" "$MEMORY ${1-}")
+	point=$(create "$dir" "$id" "$MEMORY")
 	after=$(guest wait-tick "$dir" "$vm")
 }
 file_of() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got '.checkpoint.files[] | select(.kind == "FILE_KIND_MEMORY") | .path'; }

@@ -252,6 +252,7 @@ apply(ToyDriver *toy, CkptStep *step)
     case CKPT_STEP_SAVE_NVRAM:
     case CKPT_STEP_COMPARE_NVRAM:
     case CKPT_STEP_PUT_NVRAM:
+    case CKPT_STEP_CHECK_MEMORY:
     case CKPT_STEP_END_:
         break;
     }

@@ -1,9 +1,8 @@
-# shellcheck shell=bash disable=SC2154  # variables of "hazards"
+# shellcheck shell=bash disable=SC2154,SC2034  # variables of "hazards"
 # A memory image that cannot be loaded is found out when the VM has been stopped
 
 # refused_memory NAME WORD: and the VM runs on.
 refused_memory() {
-	local tick
 	refused "A34_$1" MEMORY_UNLOADABLE "$2" ask RestoreCheckpoint "checkpoint_id:'$point'"
 	check "A34_$1_vm_untouched" guest wait-tick "$dir" "$vm" "$after"
 	check "A34_$1_not_booted" not booted_since "$start"
