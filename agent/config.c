@@ -207,6 +207,7 @@ static const Setting settings[] = {
     {"limits", "max_calls", take_number, AT(max_calls), RANGE(1, 65536)},
     {"limits", "max_connections", take_number, AT(max_connections), RANGE(2, 65536)},
     {"limits", "guest_agent_seconds", take_number, AT(guest_agent_seconds), RANGE(1, 60)},
+    {"checkpoints", "block_overlay_folder", take_folder, AT(block_overlay_folder)},
     {"limits", "max_watches", take_number, AT(max_watches), RANGE(1, 4096)},
 };
 
@@ -257,7 +258,7 @@ check_group(const char *group, GError **error)
     if (g_str_has_prefix(group, LIBRARY_PREFIX))
         return group[strlen(LIBRARY_PREFIX)] || bad(error, "a library's group is [library NAME]");
     return bad(error,
-               "unknown group [%s]: there are [agent], [tls], [access], [limits] and "
+               "unknown group [%s]: there are [agent], [tls], [access], [limits], [checkpoints] and "
                "[library NAME]",
                group);
 }
@@ -417,6 +418,7 @@ ckpt_config_free(CkptConfig *config)
     g_free(config->ca_file);
     g_free(config->cert_file);
     g_free(config->key_file);
+    g_free(config->block_overlay_folder);
     ckpt_access_free(config->access);
     g_ptr_array_unref(config->libraries);
     g_free(config);

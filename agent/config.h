@@ -18,6 +18,7 @@ typedef struct {
     guint merge_mib; /* a second; 0 = no limit */
     guint handler_threads, max_calls, max_connections, max_watches; /* 0 = the default */
     guint guest_agent_seconds; /* likewise */
+    char *block_overlay_folder; /* NULL: disks on block devices are refused */
 } CkptConfig;
 
 /* INVALID_ARGUMENT "FILE:LINE: what", or FILE_FAILED. */

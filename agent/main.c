@@ -144,6 +144,7 @@ open_qemu(const CkptConfig *config, GError **error)
         /* Ourselves, also after an upgrade has replaced the file. */
         .guard_program = "/proc/self/exe",
         .guard_folder = guards,
+        .block_overlay_folder = config->block_overlay_folder,
     };
     CkptDriver *driver = ckpt_qemu_driver_new(&options, error);
     g_autoptr(GPtrArray) folders = g_ptr_array_new();

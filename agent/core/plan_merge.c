@@ -164,10 +164,18 @@ refuse_detached(const CkptPlanInput *input, const CkptMerge *merge, GError **err
 }
 
 static gboolean
-refuse_shrunk(const CkptMerge *merge, GError **error)
+refuse_resized(const CkptMerge *merge, GError **error)
 {
     const CkptLayer *overlay = merge->overlay.layer;
 
+    if (merge->sealed->block && overlay->virtual_size > merge->sealed->virtual_size) {
+        ckpt_error_set(error, CKPT_REASON_DISK_RESIZED,
+                       "disk %s has grown to %" G_GUINT64_FORMAT " bytes, and the block device %s has "
+                       "%" G_GUINT64_FORMAT ": make that as large first",
+                       merge->disk->target, overlay->virtual_size, merge->disk->sealed_file,
+                       merge->sealed->virtual_size);
+        return TRUE;
+    }
     if (overlay->virtual_size >= merge->sealed->virtual_size)
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_DISK_RESIZED,
@@ -271,7 +279,7 @@ check_overlay(const CkptPlanInput *input, CkptMerge *merge, GError **error)
                        merge->disk->sealed_file);
         return FALSE;
     }
-    if (refuse_shrunk(merge, error))
+    if (refuse_resized(merge, error))
         return FALSE;
     choose_direction(input, merge);
     return !refuse_confined(input, merge, error);

@@ -182,11 +182,26 @@ plan_makes(CkptPlan *plan, const char *path)
     return FALSE;
 }
 
-char *
-ckpt_plan_overlay_path(CkptPlan *plan, const char *base, const char *target, const char *id)
+/* "/dev/vg0/web" → "/overlays/dev-vg0-web"; a file as it is. */
+static char *
+place_of(const CkptPlanInput *input, const char *base)
 {
-    g_autofree char *folder = g_path_get_dirname(base);
-    g_autofree char *stem = disk_stem(base);
+    const CkptLayer *layer = ckpt_vm_find_file(input->vm, base);
+    g_autofree char *name = NULL;
+
+    if (!layer || !layer->overlay_folder)
+        return g_strdup(base);
+    name = g_strdelimit(g_strdup(base + 1), "/", '-');
+    return g_build_filename(layer->overlay_folder, name, NULL);
+}
+
+char *
+ckpt_plan_overlay_path(const CkptPlanInput *input, CkptPlan *plan, const char *base, const char *target,
+                       const char *id)
+{
+    g_autofree char *place = place_of(input, base);
+    g_autofree char *folder = g_path_get_dirname(place);
+    g_autofree char *stem = disk_stem(place);
     g_autofree char *path = g_strdup_printf("%s/%s.ckpt-%.8s.qcow2", folder, stem, id);
 
     if (!plan_makes(plan, path))
@@ -214,7 +229,7 @@ ckpt_plan_lay_overlays(const CkptPlanInput *input, CkptPlan *plan, const CkptChe
     for (guint i = 0; i < on->disks->len; i++) {
         CkptCheckpointDisk *disk = g_ptr_array_index(on->disks, i);
         g_autofree char *overlay =
-            ckpt_plan_overlay_path(plan, disk->sealed_file, disk->target, input->new_id);
+            ckpt_plan_overlay_path(input, plan, disk->sealed_file, disk->target, input->new_id);
         g_auto(GStrv) chain = chain_under(input, overlay, disk->sealed_file);
         CkptStep *step = ckpt_plan_add_make_overlay(plan, overlay, disk->sealed_file, disk->format,
                                                     disk->target);
@@ -331,7 +346,8 @@ ckpt_plan_take_space(const CkptPlanInput *input, GArray *space, const CkptLayer 
                      guint64 bytes, GError **error)
 {
     guint64 reserve = ckpt_plan_reserve_of(input->limits, layer);
-    guint64 needed = add_space(space, layer->id.device, bytes) + reserve;
+    guint64 device = layer->overlay_folder ? layer->overlay_device : layer->id.device;
+    guint64 needed = add_space(space, device, bytes) + reserve;
 
     if (layer->fs_available >= needed)
         return TRUE;

@@ -47,9 +47,10 @@ void ckpt_plan_add_catalogue(CkptPlan *plan, CkptChange *change); /* change: tra
 void ckpt_plan_set_checkpoint(CkptPlan *plan, CkptCheckpoint *checkpoint);
 void ckpt_plan_warn(CkptPlan *plan, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* The overlay to be laid over the disk's files: DISK.ckpt-SHORTID.qcow2, in the folder of `base`.
- * Several disks with one name in one folder are told apart by their targets. */
-char *ckpt_plan_overlay_path(CkptPlan *plan, const char *base, const char *target, const char *id);
+/* The overlay to be laid over the disk's files: DISK.ckpt-SHORTID.qcow2, in the folder of `base`, or in that
+ * for overlays of block devices. Several disks with one name in one folder are told apart by their targets. */
+char *ckpt_plan_overlay_path(const CkptPlanInput *input, CkptPlan *plan, const char *base, const char *target,
+                             const char *id);
 
 /* Steps that lay an overlay of input->new_id over each disk of `on`; sized: with the size that the disk
  * had when it was captured (hazard A29). Returns the new tops, CkptDiskFile with their chains, and adds

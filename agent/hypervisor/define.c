@@ -180,6 +180,39 @@ ckpt_define_save(CkptRun *run, GError **error)
 
 /* ---- The step ---- */
 
+static gboolean
+will_start(const CkptPlan *plan)
+{
+    for (guint i = 0; i < plan->steps->len; i++)
+        if (((CkptStep *)g_ptr_array_index(plan->steps, i))->kind == CKPT_STEP_START)
+            return TRUE;
+    return FALSE;
+}
+
+/* Found here, the VM still runs; found at its start, it would have been stopped for nothing. */
+static gboolean
+host_has_devices(CkptRun *run, GError **error)
+{
+    g_autoptr(CkptXmlDomain) domain = NULL;
+
+    if (!will_start(run->plan))
+        return TRUE;
+    domain = ckpt_xml_domain_parse(run->step->definition, error);
+    for (guint i = 0; domain && i < domain->needs->len; i++) {
+        const char *path = g_ptr_array_index(domain->needs, i);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            continue;
+        ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED,
+                       "the definition has a device that needs %s, which this host does not have: restore "
+                       "with the VM to be shut off, and change its definition then",
+                       path);
+        ckpt_error_add(error, CKPT_META_FILE, path);
+        return FALSE;
+    }
+    return domain != NULL;
+}
+
 gboolean
 ckpt_step_define(CkptRun *run, GError **error)
 {
@@ -188,6 +221,8 @@ ckpt_step_define(CkptRun *run, GError **error)
 
     if (!step->definition)
         return ckpt_define_disks(run, step->disks, error);
+    if (!host_has_devices(run, error))
+        return FALSE;
     domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
     return domain && define_as(run, domain, step->definition, step->disks, error) &&
            set_autostart(domain, step->autostart, error) &&

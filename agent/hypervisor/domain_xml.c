@@ -2,6 +2,8 @@
 
 #include "agent/hypervisor/xml_tree.h"
 
+#include <sys/stat.h>
+
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlChar, xmlFree)
 
 /* As libvirt's own limit; a chain told in XML is not followed further. */
@@ -59,6 +61,7 @@ ckpt_xml_domain_free(CkptXmlDomain *domain)
     g_free(domain->uuid);
     g_free(domain->nvram_file);
     g_ptr_array_unref(domain->not_captured);
+    g_ptr_array_unref(domain->needs);
     g_free(domain->immovable);
     g_ptr_array_unref(domain->disks);
     g_free(domain);
@@ -187,6 +190,35 @@ read_channel(CkptXmlDomain *domain, xmlNodePtr node)
     domain->guest_agent_connected = attribute_is(target, "state", "connected");
 }
 
+static guint64
+number(xmlNodePtr node, const char *name)
+{
+    g_autofree char *text = attribute(node, name);
+
+    return text ? g_ascii_strtoull(text, NULL, 0) : 0;
+}
+
+static void
+read_needs(CkptXmlDomain *domain, xmlNodePtr node)
+{
+    xmlNodePtr source = child(node, "source"), address = child(source, "address");
+    g_autofree char *uuid = attribute(address, "uuid");
+
+    if (g_str_equal((const char *)node->name, "filesystem")) {
+        char *folder = attribute(source, "dir");
+
+        if (folder)
+            g_ptr_array_add(domain->needs, folder);
+    } else if (g_str_equal((const char *)node->name, "hostdev") && attribute_is(node, "type", "pci")) {
+        g_ptr_array_add(domain->needs,
+                        g_strdup_printf("/sys/bus/pci/devices/%04x:%02x:%02x.%x",
+                                        (guint)number(address, "domain"), (guint)number(address, "bus"),
+                                        (guint)number(address, "slot"), (guint)number(address, "function")));
+    } else if (g_str_equal((const char *)node->name, "hostdev") && uuid) {
+        g_ptr_array_add(domain->needs, g_strconcat("/sys/bus/mdev/devices/", uuid, NULL));
+    }
+}
+
 /* What keeps a state of its own, or shows what others write to. */
 static void
 read_stateful(CkptXmlDomain *domain, xmlNodePtr node)
@@ -259,6 +291,8 @@ read_device(CkptXmlDomain *domain, xmlNodePtr node)
     }
     if (!domain->immovable)
         domain->immovable = immovable_kind(node);
+    read_stateful(domain, node);
+    read_needs(domain, node);
 }
 
 CkptXmlDomain *
@@ -277,6 +311,7 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
     domain->uuid = content(child(root, "uuid"));
     read_nvram(domain, child(root, "os"));
     domain->not_captured = g_ptr_array_new_with_free_func(g_free);
+    domain->needs = g_ptr_array_new_with_free_func(g_free);
     read_memory(domain, root);
     domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
     for (xmlNodePtr node = devices ? devices->children : NULL; node; node = node->next) {
@@ -286,7 +321,6 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
             g_ptr_array_add(domain->disks, read_disk(node));
         else if (g_str_equal((const char *)node->name, "channel"))
             read_channel(domain, node);
-        read_stateful(domain, node);
         read_device(domain, node);
     }
     return domain;
@@ -332,15 +366,25 @@ child_or_new(xmlNodePtr parent, const char *name)
     return node ? node : xmlNewChild(parent, NULL, (const xmlChar *)name, NULL);
 }
 
+static gboolean
+is_block(const char *path)
+{
+    struct stat found;
+
+    return stat(path, &found) == 0 && S_ISBLK(found.st_mode);
+}
+
 /* A source of another type (block, network) has attributes and children that say nothing of a file. */
 static void
 rewrite_disk(xmlNodePtr node, const CkptDiskFile *disk)
 {
-    if (!attribute_is(node, "type", "file"))
+    const char *type = is_block(disk->file) ? "block" : "file";
+
+    if (!attribute_is(node, "type", type))
         remove_children(node, "source");
-    set_attribute(node, "type", "file");
+    set_attribute(node, "type", type);
     set_attribute(child_or_new(node, "driver"), "type", ckpt_format_name(disk->format));
-    set_attribute(child_or_new(node, "source"), "file", disk->file);
+    set_attribute(child_or_new(node, "source"), g_str_equal(type, "block") ? "dev" : "file", disk->file);
     xmlUnsetProp(child(node, "source"), (const xmlChar *)"index");
     remove_children(node, "backingStore");
     remove_children(node, "mirror");

@@ -26,6 +26,8 @@ typedef struct {
     char *nvram_file;  /* where they are; NULL = it does not say: libvirt's convention, or no file */
     const char *nvram_fault; /* why they are in no file that could be copied; NULL = they may be */
     gboolean nvram_qcow2;    /* the file has QEMU's format: only QEMU can read it while it runs */
+    GPtrArray *needs; /* char *, files and folders of the host that a device needs to start: host devices' in
+                         /sys, shared folders. Drives' media are not among them */
     GPtrArray *not_captured; /* char *, devices with a state of their own that no disk holds, for people */
     gboolean guest_agent;           /* has its channel, org.qemu.guest_agent.0 */
     gboolean guest_agent_connected; /* live XML: the guest has it open */

@@ -161,6 +161,8 @@ typedef struct {
     /* The program that is a thaw guard when its first argument says so, and an own folder for them.
      * NULL: no guest is ever frozen. */
     const char *guard_program, *guard_folder;
+    /* Where overlays over block devices, and their manifests, go; NULL: such disks are refused. */
+    const char *block_overlay_folder;
 } CkptQemuOptions;
 
 /* Copies options. Connects lazily and reconnects. Needs GLib's default main context to be iterated

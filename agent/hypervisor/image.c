@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -395,6 +397,16 @@ fill_birth(CkptLayer *layer, int fd)
             (gint64)found.stx_btime.tv_sec * G_USEC_PER_SEC + found.stx_btime.tv_nsec / 1000;
 }
 
+static void
+fill_block(CkptLayer *layer, int fd, const struct stat *found)
+{
+    off_t size = lseek(fd, 0, SEEK_END);
+
+    layer->block = TRUE;
+    layer->allocated = (guint64)MAX(size, 0);
+    ckpt_block_identify(layer->path, found, layer->allocated, &layer->id);
+}
+
 static gboolean
 fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
 {
@@ -406,12 +418,15 @@ fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
         return FALSE;
     }
     fill_stat(layer, &found);
-    if (!S_ISREG(found.st_mode)) {
-        ckpt_error_set(fault, CKPT_REASON_DISK_TYPE_UNSUPPORTED, "it is not a regular file");
+    if (!S_ISREG(found.st_mode) && !S_ISBLK(found.st_mode)) {
+        ckpt_error_set(fault, CKPT_REASON_DISK_TYPE_UNSUPPORTED,
+                       "it is neither a regular file nor a block device");
         return FALSE;
     }
-    fill_birth(layer, fd);
-    if (fstatvfs(fd, &space) == 0) {
+    if (S_ISBLK(found.st_mode)) {
+        fill_block(layer, fd, &found);
+    } else if (fstatvfs(fd, &space) == 0) {
+        fill_birth(layer, fd);
         layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
         layer->fs_size = (guint64)space.f_blocks * space.f_frsize;
     }
@@ -421,10 +436,57 @@ fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
     case CKPT_FORMAT_QCOW2:
         return fill_header(layer, fd, header, fault);
     case CKPT_FORMAT_RAW:
-        layer->virtual_size = layer->id.size;
+        layer->virtual_size = layer->id.size; /* of a block device, too */
         return TRUE;
     }
     return TRUE;
+}
+
+/* ---- Block devices ---- */
+
+gboolean
+ckpt_is_block(const char *path)
+{
+    struct stat found;
+
+    return path && stat(path, &found) == 0 && S_ISBLK(found.st_mode);
+}
+
+static char *
+own_name(const char *path, const struct stat *node)
+{
+    static const char *const names[] = {"dm/uuid", "wwid", "device/wwid", "loop/backing_file"};
+    char *text = NULL, *real;
+
+    for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *file = g_strdup_printf("/sys/dev/block/%u:%u/%s", major(node->st_rdev),
+                                                minor(node->st_rdev), names[i]);
+
+        if (g_file_get_contents(file, &text, NULL, NULL) && *text)
+            return text;
+        g_clear_pointer(&text, g_free);
+    }
+    real = realpath(path, NULL);
+    text = g_strdup(real ? real : path);
+    free(real);
+    return text;
+}
+
+void
+ckpt_block_identify(const char *path, const struct stat *node, guint64 size, CkptFileId *id)
+{
+    g_autofree char *name = own_name(path, node);
+    guint64 hash = 14695981039346656037u; /* FNV-1a */
+
+    for (const char *at = name; *at; at++)
+        hash = (hash ^ (guint8)*at) * 1099511628211u;
+    *id = (CkptFileId){.device = G_MAXUINT64, .inode = hash | 1, .size = size, .mtime_ns = 0};
+}
+
+char *
+ckpt_block_stem(const char *path)
+{
+    return g_strdelimit(g_strdup(*path == '/' ? path + 1 : path), "/", '-');
 }
 
 static gboolean

@@ -4,6 +4,8 @@
 
 #include "agent/model/manifest.h"
 
+#include <sys/stat.h>
+
 typedef struct {
     guint version;          /* 2 or 3 */
     guint64 virtual_size;   /* bytes */
@@ -40,6 +42,13 @@ CkptFormat ckpt_format_from_name(const char *name);
  * obstacle. `header`, which may be NULL, gets the qcow2 header if format is QCOW2 and it is one. */
 CkptLayer *ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **header,
                            GError **fault);
+
+/* A block device's identity: the name that device-mapper, the disk or a loop device's file gives it, which
+ * the next boot does not change, and its size. Its node's inode and times say nothing of its contents. */
+void ckpt_block_identify(const char *path, const struct stat *node, guint64 size, CkptFileId *id);
+gboolean ckpt_is_block(const char *path);
+/* As what its overlays and its manifest are called: "/dev/vg0/web" → "dev-vg0-web". */
+char *ckpt_block_stem(const char *path);
 
 /* What QEMU would open for a backing name in the header of `path`: absolute as it is, relative ones
  * below the folder of `path`. NULL for names with a protocol ("json:{…}", "nbd://…"). */

@@ -132,8 +132,8 @@ set_abilities(CkptVm *vm, const CkptView *view)
 }
 
 static CkptVm *
-inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id,
-             const CkptKnownFile *files, GError **error)
+inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const CkptView *view,
+             const char *vm_id, const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = ckpt_vm_new();
 
@@ -149,6 +149,7 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
         return NULL;
     ckpt_inspect_disks(vm, view);
     ckpt_inspect_files(vm, files);
+    ckpt_inspect_block(vm, options, files);
     if (!ckpt_inspect_foreign(vm, view, error))
         return NULL;
     ckpt_inspect_confinement(vm, view);
@@ -159,8 +160,8 @@ inspect_view(CkptConnection *connection, const CkptView *view, const char *vm_id
 }
 
 CkptVm *
-ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
-             GError **error)
+ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
+             const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = NULL;
 
@@ -169,7 +170,7 @@ ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile 
         g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
 
         g_clear_pointer(&vm, ckpt_vm_free);
-        vm = view ? inspect_view(connection, view, vm_id, files, error) : NULL;
+        vm = view ? inspect_view(connection, options, view, vm_id, files, error) : NULL;
         if (!vm) {
             g_prefix_error(error, "inspect VM %s: ", vm_id);
             return NULL;

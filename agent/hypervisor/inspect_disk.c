@@ -26,10 +26,11 @@ inspect_kind(CkptVm *vm, const CkptXmlDisk *disk)
 {
     const char *target = disk->target;
 
-    if (!g_str_equal(disk->device, "disk") || !g_str_equal(disk->type, "file") || !disk->source) {
+    if (!g_str_equal(disk->device, "disk") || !disk->source ||
+        !(g_str_equal(disk->type, "file") || g_str_equal(disk->type, "block"))) {
         ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_TYPE_UNSUPPORTED, target, disk->source,
-                             "disk %s is a %s of type '%s': only writable disks of type 'file' can be "
-                             "captured",
+                             "disk %s is a %s of type '%s': only writable disks of type 'file' or 'block' can "
+                             "be captured",
                              target, disk->device, disk->type);
         return FALSE;
     }

@@ -12,9 +12,9 @@
 #define NEW ".new"
 
 static char *
-path_of(const CkptDiskFile *disk)
+path_of(const CkptRun *run, const CkptDiskFile *disk)
 {
-    return g_strconcat(disk->file, CKPT_MANIFEST_ENDING, NULL);
+    return ckpt_block_beside(run->options, disk->file, CKPT_MANIFEST_ENDING);
 }
 
 static gboolean
@@ -63,7 +63,7 @@ ckpt_step_write_manifest(CkptRun *run, GError **error)
     const CkptStep *step = run->step;
 
     for (guint i = 0; step->disks && i < step->disks->len; i++) {
-        g_autofree char *path = path_of(g_ptr_array_index(step->disks, i));
+        g_autofree char *path = path_of(run, g_ptr_array_index(step->disks, i));
 
         if (!ckpt_manifest_write(path, step->text ? step->text : "", error)) {
             g_prefix_error(error, "manifest: ");
@@ -110,7 +110,7 @@ ckpt_step_remove_manifest(CkptRun *run, GError **error)
     const CkptStep *step = run->step;
 
     for (guint i = 0; step->disks && i < step->disks->len; i++) {
-        g_autofree char *path = path_of(g_ptr_array_index(step->disks, i));
+        g_autofree char *path = path_of(run, g_ptr_array_index(step->disks, i));
 
         if (!is_ours(path, step))
             continue;
@@ -123,10 +123,12 @@ ckpt_step_remove_manifest(CkptRun *run, GError **error)
 }
 
 static CkptOutcome
-check(const CkptStep *step, gboolean wanted)
+check(const CkptRun *run, gboolean wanted)
 {
+    const CkptStep *step = run->step;
+
     for (guint i = 0; step->disks && i < step->disks->len; i++) {
-        g_autofree char *path = path_of(g_ptr_array_index(step->disks, i));
+        g_autofree char *path = path_of(run, g_ptr_array_index(step->disks, i));
 
         if (is_ours(path, step) != wanted)
             return CKPT_OUTCOME_NOT_DONE;
@@ -137,11 +139,11 @@ check(const CkptStep *step, gboolean wanted)
 CkptOutcome
 ckpt_step_write_manifest_check(CkptRun *run, GError **error)
 {
-    return check(run->step, TRUE);
+    return check(run, TRUE);
 }
 
 CkptOutcome
 ckpt_step_remove_manifest_check(CkptRun *run, GError **error)
 {
-    return check(run->step, FALSE);
+    return check(run, FALSE);
 }

@@ -18,9 +18,9 @@
  * that the guest was not paused by its owner. */
 
 static char *
-mark_path(const CkptStep *step)
+mark_path(const CkptRun *run)
 {
-    return g_strconcat(step->base, CKPT_PAUSED_ENDING, NULL);
+    return ckpt_block_beside(run->options, run->step->base, CKPT_PAUSED_ENDING);
 }
 
 static gboolean
@@ -56,7 +56,7 @@ resume(CkptRun *run, GError **error)
 gboolean
 ckpt_merge_resume(CkptRun *run, GError **error)
 {
-    g_autofree char *path = mark_path(run->step);
+    g_autofree char *path = mark_path(run);
 
     if (!g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
@@ -78,7 +78,7 @@ ckpt_merge_let_go(CkptRun *run, const char *base)
 static gboolean
 suspend(CkptRun *run, virDomainPtr domain, GError **error)
 {
-    g_autofree char *mark = mark_path(run->step);
+    g_autofree char *mark = mark_path(run);
 
     if (is_paused(domain))
         return TRUE; /* by its owner, or by us before a crash: the mark tells which */

@@ -54,13 +54,20 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
     G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- inspect.c, inspect_disk.c ---- */
-CkptVm *ckpt_inspect(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
-                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CkptVm *ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
+                     const CkptKnownFile *files, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 CkptVm *ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Adds the disks, their chains and what stands in their way. */
 void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
 void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);
+/* ---- block.c ---- */
+/* Fills in where overlays of block devices go; refuses a VM that has such a disk, or a checkpoint of one,
+ * where that is not configured. */
+void ckpt_inspect_block(CkptVm *vm, const CkptQemuOptions *options, const CkptKnownFile *files);
+/* FILE and ENDING: what lies beside a file, and of a block device in the folder for its overlays.
+ * (transfer full) */
+char *ckpt_block_beside(const CkptQemuOptions *options, const char *file, const char *ending);
 
 /* ---- qemu_img.c ---- */
 /* Runs qemu-img with these arguments (NULL-terminated, without its name) in a clean environment.

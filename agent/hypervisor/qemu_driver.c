@@ -2,6 +2,7 @@
 #include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/memory.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
@@ -75,7 +76,7 @@ add_image_files(GPtrArray *files, virDomainPtr domain)
     for (guint i = 0; parsed && i < parsed->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(parsed->disks, i);
 
-        if (ckpt_xml_disk_is_captured(disk) && disk->source)
+        if (ckpt_xml_disk_is_captured(disk) && disk->source && !ckpt_is_block(disk->source))
             g_ptr_array_add(files, g_strdup(disk->source));
     }
 }
@@ -114,7 +115,7 @@ list_vms(CkptDriver *driver, GError **error)
 static CkptVm *
 inspect(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
-    return ckpt_inspect(connection_of(driver), vm_id, files, error);
+    return ckpt_inspect(connection_of(driver), options_of(driver), vm_id, files, error);
 }
 
 static GPtrArray *
@@ -189,7 +190,8 @@ static void
 let_go(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step)
 {
     /* A snapshot's is that of the merges of its undo. */
-    CkptRun run = {.connection = connection_of(driver), .plan = plan};
+    CkptRun run = {
+        .connection = connection_of(driver), .plan = plan, .options = options_of(driver)};
 
     if (step->kind == CKPT_STEP_MERGE)
         ckpt_merge_let_go(&run, step->base);
@@ -297,6 +299,7 @@ driver_free(CkptDriver *driver)
     g_free((char *)options->uri);
     g_free((char *)options->guard_program);
     g_free((char *)options->guard_folder);
+    g_free((char *)options->block_overlay_folder);
     g_free(driver);
 }
 
@@ -333,6 +336,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guest_agent_seconds = seconds ? seconds : GUEST_AGENT_SECONDS,
         .guard_program = g_strdup(options->guard_program),
         .guard_folder = g_strdup(options->guard_folder),
+        .block_overlay_folder = g_strdup(options->block_overlay_folder),
     };
     g_mutex_init(&driver->lock);
     driver->connection = ckpt_connection_new(options->uri);

@@ -284,6 +284,10 @@ ckpt_step_reserve(CkptRun *run, GError **error)
 
     if (target.fd < 0)
         return ckpt_file_error(error, "open", step->base);
+    if (ckpt_is_block(step->base)) { /* has all its space */
+        close(target.fd);
+        return TRUE;
+    }
     if (fstat(target.fd, &found) < 0) {
         ckpt_file_error(error, "look at", step->base);
     } else if (!is_sealed_target(step)) {
@@ -348,6 +352,8 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
     gboolean done = TRUE;
     int fd;
 
+    if (ckpt_is_block(step->base))
+        return TRUE;
     if (!is_sealed_target(step)) {
         ckpt_reserve_release(step->base);
         return TRUE;
@@ -375,7 +381,7 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
 void
 ckpt_reserve_release(const char *path)
 {
-    int fd = open_target(path);
+    int fd = ckpt_is_block(path) ? -1 : open_target(path);
     struct stat found;
 
     if (fd < 0)

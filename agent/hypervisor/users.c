@@ -49,7 +49,14 @@ wanted_file(const Scan *scan, const char *path)
         return path;
     if (stat(path, &found) != 0)
         return NULL;
-    key = identity(found.st_dev, found.st_ino);
+    if (S_ISBLK(found.st_mode)) {
+        CkptFileId id;
+
+        ckpt_block_identify(path, &found, 0, &id);
+        key = identity(id.device, id.inode);
+    } else {
+        key = identity(found.st_dev, found.st_ino);
+    }
     return g_hash_table_lookup(scan->identities, key);
 }
 

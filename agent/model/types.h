@@ -78,6 +78,10 @@ typedef struct {
     guint uid, gid;
     char *backing;          /* absolute path that its own qcow2 header names; NULL = none (raw) */
     CkptFormat backing_format; /* as that header says; 0 = it does not */
+    gboolean block;         /* it is a block device, which has neither a mode that would protect it nor times:
+                               `id` is made from its own name and its size */
+    char *overlay_folder;   /* where overlays and manifests of it go; NULL = beside it. Of a block device */
+    guint64 overlay_device; /* of that folder's file system, of which fs_available then is */
     gboolean manifest;      /* a checkpoint's manifest lies beside it: somebody has sealed it */
     char *owner_agent, *owner_host, *owner_vm; /* as that says: the agent's host, its name, the VM; NULL if it
                                                   cannot be read */

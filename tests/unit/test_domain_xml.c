@@ -119,7 +119,9 @@ parse_finds_what_cannot_be_captured(void **state)
 {
     g_autoptr(CkptXmlDomain) domain =
         parse("<domain><devices><tpm model='tpm-crb'><backend type='emulator'/></tpm>"
-              "<hostdev type='pci'/><filesystem><target dir='pub'/></filesystem><interface/>"
+              "<hostdev type='pci'><source><address domain='0x0000' bus='0x0a' slot='0x1f' function='7'/>"
+              "</source></hostdev>"
+              "<filesystem><source dir='/srv/pub'/><target dir='pub'/></filesystem><interface/>"
               "<memory model='nvdimm'/><memory model='dimm'/></devices></domain>");
     static const char *const wanted[] = {"TPM's state (emulator)", "host device (pci)", "host (pub)",
                                          "non-volatile"};
@@ -127,6 +129,9 @@ parse_finds_what_cannot_be_captured(void **state)
     assert_int_equal(domain->not_captured->len, G_N_ELEMENTS(wanted));
     for (guint i = 0; i < domain->not_captured->len; i++)
         assert_non_null(strstr(domain->not_captured->pdata[i], wanted[i]));
+    assert_int_equal(domain->needs->len, 2);
+    assert_string_equal(domain->needs->pdata[0], "/sys/bus/pci/devices/0000:0a:1f.7");
+    assert_string_equal(domain->needs->pdata[1], "/srv/pub");
 }
 
 /* The VM's own file: a checkpoint may have been made under another one. */

@@ -309,6 +309,39 @@ create_saves_uefi_variables_just_before_the_snapshot(void **state)
 }
 
 static void
+overlays_of_a_block_device_go_into_their_folder(void **state)
+{
+    g_autoptr(World) world = world_new();
+    g_autoptr(CkptPlan) made = NULL;
+    CkptLayer *device = add_file(world, "/dev/vg0/web", NULL);
+
+    device->block = TRUE;
+    device->overlay_folder = g_strdup("/overlays");
+    device->overlay_device = 7;
+    add_disk(world, "vda", "/dev/vg0/web");
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->file,
+                        "/overlays/dev-vg0-web.ckpt-abcdef01.qcow2");
+    assert_string_equal(find_step(made, CKPT_STEP_MAKE_OVERLAY, 0)->base, "/dev/vg0/web");
+    device->fs_available = MIB; /* of the folder's file system */
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_SPACE_LOW);
+}
+
+static void
+disk_that_outgrew_its_block_device_is_not_merged(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    const CkptCheckpoint *only = g_ptr_array_index(world->checkpoints, 0);
+    const char *sealed = ((CkptCheckpointDisk *)only->disks->pdata[0])->sealed_file;
+    CkptDisk *disk = g_ptr_array_index(world->vm->disks, 0);
+
+    ((CkptLayer *)disk->chain->pdata[0])->virtual_size += MIB;
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, only->id));
+    ckpt_vm_find_file(world->vm, sealed)->block = TRUE;
+    assert_refused(world, CKPT_KIND_DELETE, only->id, CKPT_REASON_DISK_RESIZED);
+}
+
+static void
 create_on_a_line_has_the_current_one_as_parent(void **state)
 {
     g_autoptr(World) world = world_with_line(2);
@@ -1454,6 +1487,8 @@ main(void)
         cmocka_unit_test(create_seals_before_the_snapshot_and_checks_what_it_catalogued),
         cmocka_unit_test(an_overlay_lets_the_group_in_only_where_it_could_write),
         cmocka_unit_test(create_saves_uefi_variables_just_before_the_snapshot),
+        cmocka_unit_test(overlays_of_a_block_device_go_into_their_folder),
+        cmocka_unit_test(disk_that_outgrew_its_block_device_is_not_merged),
         cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
         cmocka_unit_test(create_names_disks_of_one_name_apart),
         cmocka_unit_test(create_is_refused_beyond_the_depth_limit),

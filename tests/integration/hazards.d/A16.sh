@@ -48,8 +48,8 @@ A16() {
 	printf x | dd of="$copy" bs=1 seek=100000 conv=notrunc status=none
 	refused A16_changed_copy_is_refused SEALED_FILE_CHANGED "nvram" ask RestoreCheckpoint "checkpoint_id:'$one'"
 	equal A16_changed_copy_disables "$(enabled "$one")" false
-	remove "$dir" "$one" >/dev/null
 	remove "$dir" "$safety" >/dev/null
+	remove "$dir" "$one" >/dev/null
 	check A16_nothing_is_left [ -z "$(find "$dir/images" -name 'a16-01*.nvram*')" ]
 	on "$dir" undefine "$vm" --keep-nvram >/dev/null
 	rm -f "$dir"/images/a16-01*

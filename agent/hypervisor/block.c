@@ -1,0 +1,82 @@
+/* Disks on block devices: their overlays are files, which need a folder that the administrator names. */
+#include "agent/hypervisor/image.h"
+#include "agent/hypervisor/qemu.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+char *
+ckpt_block_beside(const CkptQemuOptions *options, const char *file, const char *ending)
+{
+    const char *folder = options ? options->block_overlay_folder : NULL;
+    g_autofree char *stem = NULL;
+
+    if (!folder || !ckpt_is_block(file))
+        return g_strconcat(file, ending, NULL);
+    stem = ckpt_block_stem(file);
+    return g_strconcat(folder, "/", stem, ending, NULL);
+}
+
+static void
+refuse(CkptVm *vm, const char *target, const char *file)
+{
+    ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_TYPE_UNSUPPORTED, target, file,
+                         "%s%s%s is a block device, beside which no overlay can lie: name a folder for them as "
+                         "block_overlay_folder in [checkpoints] of the agent's configuration",
+                         target ? "disk " : "", target ? target : "", target ? "" : file);
+}
+
+static void
+fill(CkptLayer *layer, const CkptQemuOptions *options)
+{
+    g_autofree char *manifest = ckpt_block_beside(options, layer->path, CKPT_MANIFEST_ENDING);
+    const char *folder = options->block_overlay_folder;
+    struct statvfs space;
+    struct stat found;
+
+    layer->overlay_folder = g_strdup(folder);
+    layer->manifest = g_file_test(manifest, G_FILE_TEST_EXISTS);
+    if (statvfs(folder, &space) == 0 && stat(folder, &found) == 0) {
+        layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
+        layer->fs_size = (guint64)space.f_blocks * space.f_frsize;
+        layer->overlay_device = found.st_dev;
+    }
+}
+
+/* qcow2 on a device grows beyond its end; and QEMU knows of an overlay's merge only that it failed. */
+static void
+inspect_top(CkptVm *vm, const CkptDisk *disk, const CkptLayer *top, const char *folder)
+{
+    if (!folder)
+        refuse(vm, disk->target, top->path);
+    else if (top->format != CKPT_FORMAT_RAW)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_FORMAT_UNSUPPORTED, disk->target, top->path,
+                             "disk %s is a %s image on the block device %s: only raw ones can be captured",
+                             disk->target, ckpt_format_name(top->format), top->path);
+}
+
+void
+ckpt_inspect_block(CkptVm *vm, const CkptQemuOptions *options, const CkptKnownFile *files)
+{
+    const char *folder = options->block_overlay_folder;
+    GHashTableIter iter;
+    gpointer value;
+
+    for (guint i = 0; i < vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
+        const CkptLayer *top = disk->chain->len ? g_ptr_array_index(disk->chain, 0) : NULL;
+
+        if (top && top->block)
+            inspect_top(vm, disk, top, folder);
+    }
+    for (; !folder && files && files->path; files++) {
+        const CkptLayer *layer = ckpt_vm_find_file(vm, files->path);
+
+        if (layer && layer->block)
+            refuse(vm, NULL, layer->path);
+    }
+    g_hash_table_iter_init(&iter, vm->files);
+    while (folder && g_hash_table_iter_next(&iter, NULL, &value))
+        if (((CkptLayer *)value)->block)
+            fill(value, options);
+}
