@@ -65,6 +65,15 @@ check_disk(Model *model, guint vm, guint index)
                    defined->source);
 }
 
+/* Written with the definition, and captured and restored with it. */
+static gboolean
+is_nvram(Model *model, const char *path, guint wanted)
+{
+    CkptSimFile *file = path ? ckpt_sim_find(model->sim, path) : NULL;
+
+    return file && file->data[0] == wanted;
+}
+
 static void
 check_vm(Model *model, guint vm)
 {
@@ -81,6 +90,8 @@ check_vm(Model *model, guint vm)
     else if (found->definition->memory != expected->present.memory ||
              (found->live && found->live->memory != expected->present.memory))
         model_fail(model, "vm-%u has another definition than it should have", vm);
+    else if (found->nvram && !is_nvram(model, found->nvram, expected->present.memory))
+        model_fail(model, "vm-%u has other UEFI variables than it should have", vm);
     for (guint i = 0; i < MODEL_TARGETS && (!expected->redefined || found->live); i++)
         check_disk(model, vm, i);
 }
@@ -139,6 +150,16 @@ check_files(Model *model, const CkptCheckpoint *row, const Expected *expected)
 }
 
 static void
+check_nvram(Model *model, const CkptCheckpoint *row, const Expected *expected)
+{
+    const CkptCheckpointFile *file = ckpt_checkpoint_find_extra(row, CKPT_FILE_NVRAM);
+
+    if (model_sim_vm(model, expected->vm)->nvram &&
+        !is_nvram(model, file ? file->path : NULL, expected->state.memory))
+        model_fail(model, "checkpoint %s has not the UEFI variables that were captured", row->id);
+}
+
+static void
 check_row(Model *model, const CkptCheckpoint *row)
 {
     Expected *expected = model_find_expected(model, row->id);
@@ -161,6 +182,7 @@ check_row(Model *model, const CkptCheckpoint *row)
     if (definition->memory != expected->state.memory)
         model_fail(model, "checkpoint %s has another definition than was captured", row->id);
     ckpt_sim_definition_free(definition);
+    check_nvram(model, row, expected);
     check_files(model, row, expected);
 }
 

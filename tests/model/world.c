@@ -160,7 +160,7 @@ add_clone_of_template(Model *model, guint vm, guint index)
 }
 
 static void
-populate(Model *model, guint64 *random)
+populate(Model *model, guint64 seed, guint64 *random)
 {
     CkptSimFile *template =
         ckpt_sim_add_file(model->sim, "/img0/template.raw", CKPT_FORMAT_RAW, 3, NULL, 0444);
@@ -176,6 +176,12 @@ populate(Model *model, guint64 *random)
         vm->agent = (CkptSimAgent)((model->ids / 7 + i) % (CKPT_SIM_AGENT_DEAF + 1));
         vm->captures_memory = TRUE;
         model->vms[i].present.memory = vm->definition->memory = 1 + i;
+        if (seed % 7 == 0 && i > 0) { /* of no world that once failed: it stays what it was */
+            vm->nvram = g_strdup_printf("/nvram/vm-%u", i);
+            ckpt_sim_write_cell(model->sim,
+                                ckpt_sim_add_file(model->sim, vm->nvram, CKPT_FORMAT_RAW, 1, NULL, 0600), 0,
+                                1 + i);
+        }
         add_disk(model, i, 0, random);
         if (script_next(random) % 3 == 0)
             add_clone_of_template(model, i, 1);
@@ -209,7 +215,7 @@ model_new(guint64 seed, const char *dir)
     model->excused = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     ckpt_limits_init(&model->limits);
     model->limits.max_depth = 3 + (guint)(script_next(&random) % 6);
-    populate(model, &random);
+    populate(model, seed, &random);
     return model;
 }
 
@@ -430,6 +436,8 @@ act_configure(Model *model, const Action *action)
     if (sim_vm->live || model_is_odd(model))
         return;
     sim_vm->definition->memory = model->vms[vm].present.memory = 1 + action->b % 100;
+    if (sim_vm->nvram) /* its UEFI variables always tell the same as its definition */
+        ckpt_sim_write_cell(model->sim, ckpt_sim_find(model->sim, sim_vm->nvram), 0, 1 + action->b % 100);
 }
 
 /* ---- What owners should not do, and do ---- */
