@@ -34,6 +34,12 @@ inspect_kind(CkptVm *vm, const CkptXmlDisk *disk)
                              target, disk->device, disk->type);
         return FALSE;
     }
+    if (g_str_equal(disk->type, "block") && !ckpt_is_block(disk->source)) {
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_TYPE_UNSUPPORTED, target, disk->source,
+                             "disk %s is defined as a block device, and %s is none on this host", target,
+                             disk->source);
+        return FALSE;
+    }
     if (disk->encrypted)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_ENCRYPTED, target, disk->source,
                              "disk %s is encrypted", target);
