@@ -89,8 +89,8 @@ static void
 a_healthy_host_has_no_findings(void **state)
 {
     EngineFixture *fixture = *state;
-    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
 
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
     must_be_well(fixture);
 }
 
@@ -120,10 +120,10 @@ static void
 a_missing_manifest_is_written_again(void **state)
 {
     EngineFixture *fixture = *state;
-    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
     g_autoptr(CkptFinding) finding = NULL;
     g_auto(Outcome) outcome = {0};
 
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
     g_hash_table_remove_all(fixture->sim->manifests);
     finding = must_find(fixture, CKPT_FINDING_MANIFEST_MISSING);
     repair(fixture, finding->id, &outcome);
@@ -186,7 +186,6 @@ what_cannot_be_repaired_is_left_and_untouched(void **state)
 {
     EngineFixture *fixture = *state;
     g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
-    g_autoptr(CkptFinding) finding = NULL;
     g_auto(Outcome) outcome = {0};
     CkptSimFile *file = sealed_file(fixture, id);
     gint64 mtime;
