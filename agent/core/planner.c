@@ -79,6 +79,15 @@ ckpt_plan_refuse_obstacle(const CkptVm *vm, const CkptRequest *request, GError *
     return TRUE;
 }
 
+/* Left by a delete of ours that could not remove it: nothing that the catalogue knows is in the file, and it was
+ * unsealed. The next checkpoint's manifest takes its place. */
+static gboolean
+is_stale_manifest(const CkptPlanInput *input, const CkptLayer *top)
+{
+    return g_strcmp0(top->owner_vm, input->vm->id) == 0 && (top->mode & 0200) &&
+           (!input->host_id || g_strcmp0(top->owner_agent, input->host_id) == 0);
+}
+
 /* Hazard A22: somebody defined the VM again with a path that a checkpoint has sealed. */
 static gboolean
 refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **error)
@@ -86,7 +95,7 @@ refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **err
     const CkptLayer *top = g_ptr_array_index(disk->chain, 0);
     CkptCheckpoint *owner = ckpt_graph_owner(input, top->path, NULL);
 
-    if (!owner && !top->manifest)
+    if (!owner && (!top->manifest || is_stale_manifest(input, top)))
         return FALSE;
     if (!owner) {
         ckpt_error_set(error, CKPT_REASON_VM_QUARANTINED,

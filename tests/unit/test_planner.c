@@ -418,6 +418,24 @@ a_definition_on_a_sealed_file_quarantines(void **state) /* hazard A22 */
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_VM_QUARANTINED);
 }
 
+/* A delete that could not remove it leaves one of the VM's own, beside a file that is no longer sealed. */
+static void
+manifest_that_a_delete_left_is_no_obstacle(void **state)
+{
+    g_autoptr(World) world = world_with_line(0);
+    CkptLayer *top = ckpt_vm_find_file(world->vm, "/img/web.raw");
+    g_autoptr(CkptPlan) made = NULL;
+
+    top->manifest = TRUE;
+    ckpt_set_str(&top->owner_vm, world->vm->id);
+    ckpt_set_str(&top->owner_agent, "aaaaaaaa-0000-4000-8000-000000000001");
+    top->mode = 0440;
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_QUARANTINED);
+    top->mode = 0600;
+    made = plan_ok(world, CKPT_KIND_CREATE, NULL);
+    assert_non_null(made);
+}
+
 static void
 a_file_that_another_vms_checkpoint_sealed_is_refused(void **state)
 {
@@ -1496,6 +1514,7 @@ main(void)
         cmocka_unit_test(create_is_refused_below_the_reserve),
         cmocka_unit_test(an_obstacle_refuses_everything_by_its_name),
         cmocka_unit_test(a_definition_on_a_sealed_file_quarantines),
+        cmocka_unit_test(manifest_that_a_delete_left_is_no_obstacle),
         cmocka_unit_test(a_file_that_another_vms_checkpoint_sealed_is_refused),
         cmocka_unit_test(a_sealed_file_by_another_name_quarantines_too),
         cmocka_unit_test(a_chain_that_somebody_moved_is_refused),

@@ -1,6 +1,19 @@
 /* One VM as the driver sees it, with what forbids operating on it. */
 #include "agent/hypervisor/sim/sim.h"
 
+static void
+fill_owner(CkptSim *sim, CkptLayer *layer)
+{
+    const char *text = g_hash_table_lookup(sim->manifest_texts, layer->path);
+    g_autoptr(CkptManifest) head = text ? ckpt_manifest_parse_head(text, layer->path) : NULL;
+
+    if (!head)
+        return;
+    layer->owner_agent = g_steal_pointer(&head->agent);
+    layer->owner_host = g_steal_pointer(&head->host_name);
+    layer->owner_vm = g_steal_pointer(&head->domain);
+}
+
 static CkptLayer *
 look(CkptSim *sim, const char *path, CkptFormat format)
 {
@@ -21,6 +34,7 @@ look(CkptSim *sim, const char *path, CkptFormat format)
     layer->fs_available = sim->free_bytes;
     layer->mode = file->mode;
     layer->manifest = g_hash_table_contains(sim->manifests, path);
+    fill_owner(sim, layer);
     if (format == CKPT_FORMAT_QCOW2) {
         layer->backing = g_strdup(file->backing);
         layer->backing_format = file->backing_format;
