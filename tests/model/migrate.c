@@ -24,7 +24,7 @@ static gboolean
 can_migrate(Model *model)
 {
     if (!model->other_dir || model_is_odd(model) || model->manifests_open || model->detached->len > 0 ||
-        g_hash_table_size(model->excused) > 0)
+        g_hash_table_size(model->excused) > 0 || /* as libvirt */ model->foreign->len > 0)
         return FALSE;
     for (guint i = 0; i < model->expected->len; i++)
         if (((Expected *)g_ptr_array_index(model->expected, i))->deleting)
