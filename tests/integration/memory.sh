@@ -21,7 +21,7 @@ capture() {
 	after=$(guest wait-tick "$dir" "$vm")
 }
 file_of() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got '.checkpoint.files[] | select(.kind == "FILE_KIND_MEMORY") | .path'; }
-memory_files() { find "$dir/images" -name '*.memory' | wc -l; }
+memory_files() { find "$dir/images" -name "$vm-*.memory" | wc -l; }
 
 # went_back OFFSET: the first tick after OFFSET of the console that is not the one after its predecessor.
 went_back() {

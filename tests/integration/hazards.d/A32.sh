@@ -2,7 +2,7 @@
 # firmware='efi': 9.0's inactive definition names no <nvram>. The file is found all the same, or it is refused
 A32() {
 	local one store copy
-	uefi a32-01 "s|<os>|<os firmware='efi'>|;s|<type arch.*|&<loader secure='no'/>|"
+	uefi a32-01 "s|<os>|<os firmware='efi'>|;s|<type arch.*|&<firmware><feature enabled='no' name='secure-boot'/></firmware>|"
 	beside "inactive definition: $(on "$dir" dumpxml --inactive "$vm" | grep -c '<nvram') <nvram>"
 	if [ "$(on "$dir" dumpxml --inactive "$vm" | grep -c '<nvram')" = 0 ]; then
 		refused A32_unknown_store_is_refused NVRAM_UNSUPPORTED "start the VM once" ask CreateCheckpoint "vm_id:'$id'"
