@@ -136,8 +136,8 @@ scan_snapshots(Scan *scan, virDomainPtr domain, GError **error)
     return snapshots != NULL;
 }
 
-/* As libvirt would find them, were the VM deployed where it was, and beside its definition, where a library
- * has them. */
+/* Its disks lie beside its definition, though that names where they lay when the VM was deployed; what does not
+ * is looked for there. Nobody writes to them while it is stored. */
 static void
 scan_stored(Scan *scan, const CkptStoredDomain *stored)
 {
@@ -146,15 +146,18 @@ scan_stored(Scan *scan, const CkptStoredDomain *stored)
     for (guint i = 0; i < stored->domain->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(stored->domain->disks, i);
         g_autofree char *name = disk->source ? g_path_get_basename(disk->source) : NULL;
-        CkptXmlDisk beside = *disk;
+        g_autofree char *beside = name ? g_build_filename(folder, name, NULL) : NULL;
+        CkptXmlDisk found = *disk;
         char *no_chain[] = {NULL};
 
-        scan_disk(scan, "stored VM", stored->domain, disk);
-        beside.source = name ? g_build_filename(folder, name, NULL) : NULL;
-        beside.chain = no_chain;
-        if (name)
-            scan_disk(scan, "stored VM", stored->domain, &beside);
-        g_free(beside.source);
+        if (!name)
+            continue;
+        if (g_file_test(beside, G_FILE_TEST_EXISTS)) {
+            found.source = beside;
+            found.chain = no_chain;
+        }
+        found.readonly = TRUE;
+        scan_disk(scan, "stored VM", stored->domain, &found);
     }
 }
 
