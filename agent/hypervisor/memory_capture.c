@@ -18,7 +18,8 @@
 #define FIRST_DOWNTIME_MS 10
 #define QEMU_DOWNTIME_MS 300 /* its own, where libvirt does not say what it is */
 #define SYNC_EVERY_US (20 * 1000)
-#define LOOK_EVERY_US (100 * 1000)
+#define LOOK_EVERY_US (50 * 1000)
+#define ABORT_EVERY_US (10 * 1000)
 /* The first passes are long, and each is shorter than the one before where the guest is slower than the
  * file. */
 #define PASSES_BEFORE_RAISE 3
@@ -88,6 +89,22 @@ is_to_stop(Capture *capture)
 
 /* ---- Syncing ---- */
 
+/* Here, since what was written since the last look is no more than what was synced in between. */
+static void
+check_space(Capture *capture)
+{
+    struct statvfs found;
+    guint64 reserve = capture->run->step->size;
+
+    if (statvfs(capture->folder, &found) < 0 ||
+        (guint64)found.f_bavail * found.f_frsize >= reserve)
+        return;
+    ask_to_stop(capture, CKPT_REASON_SPACE_LOW,
+                "the file system of %s has less than the %" G_GUINT64_FORMAT
+                " MiB left that stay in reserve: the memory image was given up",
+                capture->run->step->file, reserve >> 20);
+}
+
 /* An error of the disk is told once, to whoever syncs first: that is here. */
 static gpointer
 keep_synced(gpointer data)
@@ -97,6 +114,7 @@ keep_synced(gpointer data)
     int fd = -1;
 
     while (!is_done_within(capture, SYNC_EVERY_US)) {
+        check_space(capture);
         if (fd < 0) {
             fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
             if (fd >= 0)
@@ -130,21 +148,6 @@ read_stats(virDomainPtr domain, Stats *stats)
     virTypedParamsFree(params, count);
     *stats = (Stats){done, left, pass};
     return known && type != VIR_DOMAIN_JOB_NONE;
-}
-
-static void
-check_space(Capture *capture)
-{
-    struct statvfs found;
-    guint64 reserve = capture->run->step->size;
-
-    if (statvfs(capture->folder, &found) < 0 ||
-        (guint64)found.f_bavail * found.f_frsize >= reserve)
-        return;
-    ask_to_stop(capture, CKPT_REASON_SPACE_LOW,
-                "the file system of %s has less than the %" G_GUINT64_FORMAT
-                " MiB left that stay in reserve: the memory image was given up",
-                capture->run->step->file, reserve >> 20);
 }
 
 static void
@@ -183,7 +186,6 @@ look(Capture *capture, virDomainPtr domain)
 
     if (g_cancellable_is_cancelled(run->cancellable))
         ask_to_stop(capture, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it took effect");
-    check_space(capture);
     if (read_stats(domain, &stats)) {
         if (run->progress)
             run->progress(stats.done, stats.done + stats.left, run->data);
@@ -200,7 +202,7 @@ keep_looking(gpointer data)
     Capture *capture = data;
     g_autoptr(virDomain) domain = NULL;
 
-    while (!is_done_within(capture, LOOK_EVERY_US)) {
+    while (!is_done_within(capture, is_to_stop(capture) ? ABORT_EVERY_US : LOOK_EVERY_US)) {
         if (!domain)
             domain = ckpt_connection_lookup(capture->run->connection, capture->run->plan->vm_id, NULL);
         if (domain)

@@ -63,7 +63,7 @@ begin_create() { # sets $request; returns when it is being written
 	local name
 	name=$(basename "$dir")
 	agent kill "$dir" "$name"
-	agent start "$dir" "$name" --env VMCKPT_PAUSE_AT=capturing
+	agent start "$dir" "$name" --env "VMCKPT_PAUSE_AT=${1:-capturing}"
 	"$support/agent" call "$dir" CreateCheckpoint "options{request_id:'$request'} vm_id:'$id' $MEMORY" >/dev/null 2>&1 &
 	eventually 20 agent_stands
 }
