@@ -20,7 +20,7 @@ A33() {
 	fill $((84 * 1024))
 	go_on
 	eventually 30 ended || true
-	equal A33_space_is_watched "$(operation '.operation | [.state, .error.reason] | join(" ")')" "OPERATION_STATE_FAILED SPACE_LOW"
+	equal A33_space_is_watched "$(operation '.operation | [.state, .error.reason] | join(" ")')" "OPERATION_STATE_FAILED ERROR_REASON_SPACE_LOW"
 	rm -f "$small/hog"
 	equal A33_no_file "$(find "$small" -name '*.memory' | wc -l)" 0
 	as_before A33
