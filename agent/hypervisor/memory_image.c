@@ -140,6 +140,34 @@ stands_for_capture(const CkptView *view)
             view->reason == VIR_DOMAIN_PAUSED_SAVE || view->reason == VIR_DOMAIN_PAUSED_UNKNOWN);
 }
 
+/* QEMU gave its images up when the memory was written, and opens them anew to go on: for writing, those that are
+ * still its tops. One that was switched to its overlays has gone on before it comes to that. */
+static gboolean
+resume_unsealed(CkptRun *run, virDomainPtr domain)
+{
+    for (guint i = 0; i < run->plan->steps->len; i++) {
+        const CkptStep *seal = g_ptr_array_index(run->plan->steps, i);
+        g_autoptr(GError) error = NULL;
+
+        if (seal->kind == CKPT_STEP_SEAL && !ckpt_file_chmod(seal->file, seal->mode, &error))
+            g_warning("VM %s: %s", run->plan->vm_id, error->message);
+    }
+    return virDomainResume(domain) == 0;
+}
+
+static void
+resume(CkptRun *run, virDomainPtr domain)
+{
+    if (virDomainResume(domain) == 0 || resume_unsealed(run, domain)) {
+        g_message("VM %s stood still after a capture of its memory was interrupted: it goes on",
+                  run->plan->vm_id);
+        return;
+    }
+    g_warning("VM %s stands still after a capture of its memory was interrupted, and cannot be resumed: %s",
+              run->plan->vm_id, virGetLastErrorMessage());
+    virResetLastError();
+}
+
 void
 ckpt_memory_recover(CkptRun *run)
 {
@@ -151,14 +179,8 @@ ckpt_memory_recover(CkptRun *run)
     view = ckpt_view_load(run->connection, run->plan->vm_id, NULL);
     if (!view || !view->active)
         return;
-    if (step->power == CKPT_POWER_RUNNING && stands_for_capture(view)) {
-        if (virDomainResume(view->domain) < 0)
-            g_warning("VM %s stands still after a capture of its memory was interrupted, and cannot be resumed",
-                      run->plan->vm_id);
-        else
-            g_message("VM %s stood still after a capture of its memory was interrupted: it goes on",
-                      run->plan->vm_id);
-    }
+    if (step->power == CKPT_POWER_RUNNING && stands_for_capture(view))
+        resume(run, view->domain);
     if (step->downtime_ms && virDomainMigrateSetMaxDowntime(view->domain, step->downtime_ms, 0) < 0)
         virResetLastError();
 }
