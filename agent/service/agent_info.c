@@ -8,7 +8,7 @@
 static const char *const features[] = {
     "create", "get",           "list",   "update", "restore",           "delete",  "watch",
     "cancel", "validate-only", "labels", "runs",   "consistency-crash", "library",
-    "consistency-application", "consistency-memory", "foreign-snapshots", "migration",
+    "consistency-application", "consistency-memory", "foreign-snapshots", "migration", "diagnose", "repair",
 };
 
 /* Who the host is can be told without its hypervisor, once that has answered; versions are of the
