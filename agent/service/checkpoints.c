@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LIST_REACH_MS 2000
+
 ProtobufCMessage *
 ckpt_get_checkpoint(const CkptCaller *caller, const ProtobufCMessage *base, GError **error)
 {
@@ -134,6 +136,7 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     g_autofree char *position = NULL;
     g_autoptr(GPtrArray) infos = NULL, warnings = g_ptr_array_new_with_free_func(g_free);
     PB(ListCheckpointsResponse) * reply;
+    gboolean up;
     guint size, n;
 
     if (!ckpt_take_page_size(request->page_size, &size, error) ||
@@ -145,11 +148,17 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
         return NULL;
     take_position(position, &query);
     query.query.limit = size + 1; /* one more tells whether there is a next page */
+    /* Only the look for other tools' snapshots needs it, and no list waits for one that hangs. */
+    up = (!query.query.vm_id && !query.query.vm_name) ||
+         ckpt_reach_is_up(caller->service->reach, LIST_REACH_MS);
     infos = ckpt_engine_list_checkpoints(
         caller->service->engine, &query.query,
-        view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL, warnings, error);
+        view == VMCHECKPOINT__V1__CHECKPOINT_VIEW__CHECKPOINT_VIEW_FULL, up ? warnings : NULL, error);
     if (!infos)
         return NULL;
+    if (!up)
+        g_ptr_array_add(warnings, g_strdup("snapshots that other tools made are not listed: the hypervisor does "
+                                           "not answer"));
     reply = ckpt_message_new(&vmcheckpoint__v1__list_checkpoints_response__descriptor);
     n = add_page(reply, infos, size, view);
     reply->warnings = ckpt_give_strings(warnings, &reply->n_warnings);
