@@ -511,6 +511,7 @@ ckpt_engine_free(CkptEngine *engine)
     g_hash_table_unref(engine->looked_again);
     g_clear_pointer(&engine->again, g_hash_table_unref);
     g_free(engine->host_id);
+    g_free(engine->host_name);
     g_ptr_array_unref(engine->watches);
     g_mutex_clear(&engine->lock);
     g_mutex_clear(&engine->watch_lock);

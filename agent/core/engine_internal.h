@@ -63,6 +63,7 @@ struct _CkptEngine {
     GHashTable *looked_again; /* set: vm_id of those that were; lock */
     guint again_timer;    /* source; 0 = none; lock */
     char *host_id;        /* as manifests name this host; NULL = not known yet; lock, and once set it stays */
+    char *host_name; /* likewise, set before it */
     GMutex watch_lock;
     GPtrArray *watches;   /* Watch; watch_lock */
     guint last_watch;     /* watch_lock */
