@@ -5,8 +5,8 @@
 #include "agent/core/leftovers.h"
 #include "agent/model/manifest.h"
 
-#define UNDO_ATTEMPTS 3
-#define UNDO_PAUSE_US (100 * 1000)
+#define ATTEMPTS 3
+#define ATTEMPT_PAUSE_US (100 * 1000)
 
 static CkptStep *
 step_at(const CkptPlan *plan, gint index)
@@ -348,6 +348,32 @@ is_good_enough(CkptStep *step, GError **cause)
     return FALSE;
 }
 
+/* What can be neither undone nor told to be done leaves the VM neither as before nor as asked, so that it is
+ * tried again while it might yet come right: a file in use for a moment, a libvirt that is busy. */
+static gboolean
+is_worth_another(guint attempt, const GError *why)
+{
+    if (attempt == ATTEMPTS || is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_MOVED)
+        return FALSE;
+    g_usleep(ATTEMPT_PAUSE_US);
+    return TRUE;
+}
+
+static CkptOutcome
+check_stubbornly(CkptExecution *x, const CkptStep *step, GError **error)
+{
+    for (guint attempt = 1;; attempt++) {
+        g_autoptr(GError) why = NULL;
+        CkptOutcome outcome = x->driver->step_check(x->driver, x->operation->plan, step, &why);
+
+        if (outcome == CKPT_OUTCOME_UNCLEAR && is_worth_another(attempt, why))
+            continue;
+        if (outcome == CKPT_OUTCOME_UNCLEAR)
+            g_propagate_error(error, g_steal_pointer(&why));
+        return outcome;
+    }
+}
+
 /* The decisive step was begun and it is not known whether it was done: asked of the world. */
 static CkptEnd
 decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
@@ -366,7 +392,7 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
             ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue is still read-only");
         return CKPT_END_LATER;
     }
-    switch (x->driver->step_check(x->driver, op->plan, step, &why)) {
+    switch (check_stubbornly(x, step, &why)) {
     case CKPT_OUTCOME_DONE:
         if (!is_good_enough(step, &cause))
             return undo(x, cause, error);
@@ -491,17 +517,6 @@ undo_step(CkptExecution *x, gint index, GError **error)
         step->kind == CKPT_STEP_IDENTIFY)
         return TRUE;
     return x->driver->step_undo(x->driver, x->operation->plan, step, error);
-}
-
-/* A step that cannot be undone leaves the VM neither as before nor as asked, so that it is tried again
- * while it might yet come right: a file in use for a moment, a libvirt that is busy. */
-static gboolean
-is_worth_another(guint attempt, const GError *why)
-{
-    if (attempt == UNDO_ATTEMPTS || is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_MOVED)
-        return FALSE;
-    g_usleep(UNDO_PAUSE_US);
-    return TRUE;
 }
 
 static gboolean
@@ -719,7 +734,8 @@ take_up(CkptExecution *x, GError **error)
     return forward_from(x, op->step_ended + 1, error);
 }
 
-/* Whatever it has come to, no guest stands still for it. */
+/* Whatever it has come to, no guest stands still for it. One that will be taken up again may be in the
+ * midst of a pivot, and lets the guest go then. */
 static void
 let_go(CkptExecution *x)
 {
@@ -735,7 +751,7 @@ ckpt_execute(CkptExecution *x, GError **error)
 {
     CkptEnd end = take_up(x, error);
 
-    if (end == CKPT_END_STUCK)
+    if (end == CKPT_END_STUCK || end == CKPT_END_FAILED)
         let_go(x);
     return end;
 }

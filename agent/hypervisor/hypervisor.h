@@ -90,8 +90,8 @@ struct _CkptDriver {
     CkptOutcome (*step_check)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step,
                               GError **error);
     void (*free)(CkptDriver *driver);
-    /* The operation ends neither done nor as before: a guest that was suspended for this step, before a
-     * crash too, goes on. What fails is logged. NULL in a driver that suspends none. */
+    /* The operation has failed, be it neither done nor as before: a guest that was suspended for this step,
+     * before a crash too, goes on. What fails is logged. NULL in a driver that suspends none. */
     void (*let_go)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step);
 
     /* After a crash, before anything is looked at: ends what a step that it cut short has left at work in the

@@ -216,6 +216,9 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
         return TRUE;
     if (reason == CKPT_REASON_CHAIN_MISMATCH && vm->reattached)
         return TRUE;
+    /* The agent has finished by itself what was to wait, between two attempts. */
+    if (attempt->checkpoint_id && !expected)
+        return reason == CKPT_REASON_CHECKPOINT_NOT_FOUND;
     switch (attempt->kind) {
     case CKPT_KIND_CREATE:
         return reason == CKPT_REASON_DEPTH_LIMIT || reason == CKPT_REASON_DISK_SHAREABLE;
@@ -320,9 +323,9 @@ settle(Model *model, Attempt *attempt, Answer *answer, char *const *tops)
 
     if (op && op->state == CKPT_OP_SUCCEEDED)
         succeeded(model, attempt, op, tops);
-    else if (op)
+    else if (op && (model->fired || !answer->error))
         failed(model, attempt, op, op->reason, op->message);
-    else
+    else /* the store may have what became of the same id before: a refusal does not use it up */
         failed(model, attempt, NULL, ckpt_error_reason(answer->error ? answer->error : error),
                answer->error ? answer->error->message : error->message);
     adopt_power(model, attempt);

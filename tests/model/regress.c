@@ -107,6 +107,26 @@ static const Regression scripts[] = {
      {{ACT_CREATE, 1394920282u, 842890036u, 2501900200u, 152124121u, {{0}, {0}}},
       {ACT_RESTORE, 1992593042u, 1615564099u, 2283288473u, 3041203666u,
        {{FAULT_ERROR, 30, 2673500029u}, {FAULT_OWNER_START, 3, 787915458u}}}}},
+    {"a guest was left suspended by a delete that was taken up at its pivot, and failed there for good",
+     2000007360,
+     2,
+     {{ACT_CREATE, 1596578280u, 3789469232u, 1179555964u, 120106741u, {{0}, {0}}},
+      {ACT_DEFER, 1438875869u, 2254633520u, 1926690587u, 3369011055u,
+       {{FAULT_AWAY, 17, 2111328235u}, {FAULT_ERROR, 4, 3114528126u}}}}},
+    {"a question after a crash failed once, and the create was given up for it",
+     2000009324,
+     1,
+     {{ACT_CREATE, 2767890849u, 3671673527u, 3346780942u, 1433232540u,
+       {{FAULT_CRASH, 25, 301636114u}, {FAULT_ERROR, 3, 2134260124u}}}}},
+    {"(the checker's) the answer of a restore refused while its checkpoint's delete waited was asked for again "
+     "after the delete",
+     2000011473,
+     5,
+     {{ACT_CREATE, 2143841001u, 3845736288u, 9757348u, 2802125535u, {{0}, {0}}},
+      {ACT_RESTORE, 565388296u, 2353776710u, 3323482599u, 1024990813u, {{0}, {0}}},
+      {ACT_DEFER, 555940734u, 2539727236u, 1764199115u, 380453904u, {{0}, {0}}},
+      {ACT_VANISH, 332515245u, 4101611267u, 3341944146u, 3599403751u, {{0}, {0}}},
+      {ACT_RESTORE, 2820036294u, 4283867974u, 2106627687u, 580693639u, {{FAULT_CRASH, 31, 754288314u}, {0}}}}},
 };
 /* clang-format on */
 
