@@ -11,7 +11,6 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define SEALED_MODE 0440
 #define LABEL "security.selinux"
 #define NEW ".new"
 
@@ -321,7 +320,7 @@ ckpt_step_make_overlay_undo(CkptRun *run, GError **error)
 gboolean
 ckpt_step_seal(CkptRun *run, GError **error)
 {
-    return ckpt_file_chmod(run->step->file, SEALED_MODE, error);
+    return ckpt_file_chmod(run->step->file, CKPT_SEALED_MODE, error);
 }
 
 gboolean
@@ -345,7 +344,7 @@ check_mode(const char *path, guint mode, GError **error)
 CkptOutcome
 ckpt_step_seal_check(CkptRun *run, GError **error)
 {
-    return check_mode(run->step->file, SEALED_MODE, error);
+    return check_mode(run->step->file, CKPT_SEALED_MODE, error);
 }
 
 CkptOutcome

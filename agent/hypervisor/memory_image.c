@@ -140,19 +140,30 @@ stands_for_capture(const CkptView *view)
             view->reason == VIR_DOMAIN_PAUSED_SAVE || view->reason == VIR_DOMAIN_PAUSED_UNKNOWN);
 }
 
-/* QEMU gave its images up when the memory was written, and opens them anew to go on: for writing, those that are
- * still its tops. One that was switched to its overlays has gone on before it comes to that. */
-static gboolean
-resume_unsealed(CkptRun *run, virDomainPtr domain)
+/* The files that the plan has sealed: sealed again, or as they were before. */
+static void
+set_seals(CkptRun *run, gboolean sealed)
 {
     for (guint i = 0; i < run->plan->steps->len; i++) {
         const CkptStep *seal = g_ptr_array_index(run->plan->steps, i);
         g_autoptr(GError) error = NULL;
 
-        if (seal->kind == CKPT_STEP_SEAL && !ckpt_file_chmod(seal->file, seal->mode, &error))
+        if (seal->kind == CKPT_STEP_SEAL &&
+            !ckpt_file_chmod(seal->file, sealed ? CKPT_SEALED_MODE : seal->mode, &error))
             g_warning("VM %s: %s", run->plan->vm_id, error->message);
     }
-    return virDomainResume(domain) == 0;
+}
+
+/* QEMU gave its images up when the memory was written, and opens them anew to go on: for writing, those that are
+ * still its tops. One that was switched to its overlays has gone on before it comes to that. */
+static gboolean
+resume_unsealed(CkptRun *run, virDomainPtr domain)
+{
+    set_seals(run, FALSE);
+    if (virDomainResume(domain) == 0)
+        return TRUE;
+    set_seals(run, TRUE);
+    return FALSE;
 }
 
 static void
@@ -194,6 +205,7 @@ ckpt_memory_note_reached(CkptRun *run)
 
     if (step->asked != CKPT_CONSISTENCY_MEMORY || step->reached)
         return;
+    set_seals(run, TRUE); /* the recovery may have given the guest its files back to go on with */
     if (step->file)
         (void)ckpt_memory_is_image(step->file, run->plan->vm_id, &whole);
     if (!whole)

@@ -95,6 +95,7 @@ gboolean ckpt_step_reserve_undo(CkptRun *run, GError **error);
 void ckpt_reserve_release(const char *path);
 
 /* ---- files.c ---- */
+#define CKPT_SEALED_MODE 0440
 gboolean ckpt_file_sync(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_sync_folder(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_file_chmod(const char *path, guint mode, GError **error) G_GNUC_WARN_UNUSED_RESULT;
