@@ -1,17 +1,41 @@
-#include "agent/core/executor.h"
+#include "agent/core/executor_internal.h"
 
 #include "common/fault.h"
 #include "agent/core/graph.h"
 #include "agent/core/leftovers.h"
 #include "agent/model/manifest.h"
 
-#define ATTEMPTS 3
-#define ATTEMPT_PAUSE_US (100 * 1000)
-
-static CkptStep *
-step_at(const CkptPlan *plan, gint index)
+CkptStep *
+ckpt_executor_step(const CkptPlan *plan, gint index)
 {
     return g_ptr_array_index(plan->steps, index);
+}
+
+gboolean
+ckpt_executor_is_away(const GError *error)
+{
+    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
+}
+
+gboolean
+ckpt_executor_is_moved(const GError *error)
+{
+    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_VM_MOVED);
+}
+
+gboolean
+ckpt_executor_store_is_gone(CkptExecution *x)
+{
+    g_autofree char *reason = ckpt_store_read_only_reason(x->store);
+
+    return reason != NULL;
+}
+
+void
+ckpt_executor_leave(CkptChange *change, const CkptStep *step)
+{
+    g_ptr_array_add(change->made, g_strdup(step->file));
+    g_ptr_array_add(change->gone, g_strdup(step->file));
 }
 
 /* Whether what the steps have done is to stay: the catalogue knows of it. */
@@ -19,7 +43,7 @@ static gboolean
 is_committed(const CkptPlan *plan, gint index)
 {
     for (gint i = index - 1; i > (gint)plan->decisive; i--)
-        if (step_at(plan, i)->kind == CKPT_STEP_CATALOGUE)
+        if (ckpt_executor_step(plan, i)->kind == CKPT_STEP_CATALOGUE)
             return TRUE;
     return FALSE;
 }
@@ -78,7 +102,7 @@ apply_consistency(CkptPlan *plan, const CkptStep *found)
 {
     set_consistency(plan->checkpoint, found);
     for (guint k = 0; k < plan->steps->len; k++) {
-        CkptStep *step = step_at(plan, k);
+        CkptStep *step = ckpt_executor_step(plan, k);
 
         for (guint c = 0; step->change && c < step->change->upserts->len; c++)
             set_consistency(g_ptr_array_index(step->change->upserts, c), found);
@@ -92,7 +116,7 @@ static void
 apply_results(CkptPlan *plan, gint ended)
 {
     for (gint i = 0; i <= ended; i++) {
-        CkptStep *found = step_at(plan, i);
+        CkptStep *found = ckpt_executor_step(plan, i);
 
         if (found->kind == CKPT_STEP_SNAPSHOT && found->reached)
             apply_consistency(plan, found);
@@ -101,7 +125,7 @@ apply_results(CkptPlan *plan, gint ended)
         set_identity(plan->checkpoint, found->file, found);
         set_identity(plan->safety, found->file, found);
         for (guint k = 0; k < plan->steps->len; k++) {
-            CkptStep *step = step_at(plan, k);
+            CkptStep *step = ckpt_executor_step(plan, k);
 
             for (guint c = 0; step->change && c < step->change->upserts->len; c++)
                 set_identity(g_ptr_array_index(step->change->upserts, c), found->file, found);
@@ -114,7 +138,7 @@ static CkptCheckpoint *
 final_row(CkptPlan *plan, const char *id)
 {
     for (gint i = (gint)plan->steps->len - 1; i >= 0; i--) {
-        CkptStep *step = step_at(plan, i);
+        CkptStep *step = ckpt_executor_step(plan, i);
         CkptCheckpoint *row =
             step->change ? ckpt_graph_find(step->change->upserts, id) : NULL;
 
@@ -178,7 +202,7 @@ journal_begin(CkptExecution *x, gint index, GError **error)
 static gboolean
 do_step(CkptExecution *x, gint index, GError **error)
 {
-    CkptStep *step = step_at(x->operation->plan, index);
+    CkptStep *step = ckpt_executor_step(x->operation->plan, index);
     GCancellable *cancellable = x->cancellable;
 
     if (step->kind == CKPT_STEP_CATALOGUE)
@@ -198,7 +222,7 @@ static gboolean
 is_bearable(CkptExecution *x, gint index)
 {
     CkptPlan *plan = x->operation->plan;
-    CkptStepKind kind = step_at(plan, index)->kind;
+    CkptStepKind kind = ckpt_executor_step(plan, index)->kind;
 
     /* It only tells something. */
     if (kind == CKPT_STEP_COMPARE_NVRAM)
@@ -218,46 +242,18 @@ is_bearable(CkptExecution *x, gint index)
 static void
 bear(CkptExecution *x, gint index, const GError *error)
 {
-    g_autofree char *what = ckpt_step_describe(step_at(x->operation->plan, index));
+    g_autofree char *what = ckpt_step_describe(ckpt_executor_step(x->operation->plan, index));
 
     if (ckpt_error_reason(error) == CKPT_REASON_CHAIN_MISMATCH)
         ckpt_set_str(&x->alarm, error->message);
     g_ptr_array_add(x->operation->warnings, g_strdup_printf("%s: %s", what, error->message));
 }
 
-static gboolean
-is_away(const GError *error)
-{
-    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_HYPERVISOR_UNAVAILABLE);
-}
-
-/* The files are another agent's by now: there is no way forward and none back, and nothing to mend here. */
-static gboolean
-is_moved(const GError *error)
-{
-    return g_error_matches(error, CKPT_ERROR, CKPT_REASON_VM_MOVED);
-}
-
 /* What passes: the same step can be done when libvirt is back, or the store is free. */
 static gboolean
 is_passing(const GError *error)
 {
-    return is_away(error) || ckpt_error_reason(error) == CKPT_REASON_STORE_FAILED;
-}
-
-static gboolean
-store_is_gone(CkptExecution *x)
-{
-    g_autofree char *reason = ckpt_store_read_only_reason(x->store);
-
-    return reason != NULL;
-}
-
-static void
-add_left(CkptChange *change, const CkptStep *step)
-{
-    g_ptr_array_add(change->made, g_strdup(step->file));
-    g_ptr_array_add(change->gone, g_strdup(step->file));
+    return ckpt_executor_is_away(error) || ckpt_error_reason(error) == CKPT_REASON_STORE_FAILED;
 }
 
 /* Files whose removal failed, or cannot be told to have been done, stay doomed: it is tried again. */
@@ -268,14 +264,14 @@ files_left(CkptExecution *x)
     CkptChange *change = ckpt_change_new();
 
     for (guint i = 0; i < plan->steps->len; i++) {
-        CkptStep *step = step_at(plan, i);
+        CkptStep *step = ckpt_executor_step(plan, i);
 
         if (step->kind != CKPT_STEP_REMOVE_FILE)
             continue;
         if (x->driver->step_check(x->driver, plan, step, NULL) == CKPT_OUTCOME_DONE)
             g_ptr_array_add(change->unlinked, g_strdup(step->file));
         else
-            add_left(change, step);
+            ckpt_executor_leave(change, step);
     }
     return change;
 }
@@ -303,8 +299,8 @@ set_result(CkptExecution *x)
     for (guint i = 0; i < plan->warnings->len; i++)
         g_ptr_array_insert(op->warnings, (gint)i, g_strdup(g_ptr_array_index(plan->warnings, i)));
     for (guint i = 0; i < plan->steps->len; i++)
-        if (step_at(plan, (gint)i)->note)
-            g_ptr_array_add(op->warnings, g_strdup(step_at(plan, (gint)i)->note));
+        if (ckpt_executor_step(plan, (gint)i)->note)
+            g_ptr_array_add(op->warnings, g_strdup(ckpt_executor_step(plan, (gint)i)->note));
 }
 
 static CkptEnd
@@ -326,8 +322,6 @@ finish(CkptExecution *x, GError **error)
     return CKPT_END_DONE;
 }
 
-static CkptEnd undo(CkptExecution *x, GError *cause, GError **error);
-
 /* A snapshot that was made is to be kept only if it is as consistent as the caller must have it. Of one
  * that was cut short it is not known whether the guest was frozen all the while. */
 static gboolean
@@ -348,17 +342,6 @@ is_good_enough(CkptStep *step, GError **cause)
     return FALSE;
 }
 
-/* What can be neither undone nor told to be done leaves the VM neither as before nor as asked, so that it is
- * tried again while it might yet come right: a file in use for a moment, a libvirt that is busy. */
-static gboolean
-is_worth_another(guint attempt, const GError *why)
-{
-    if (attempt == ATTEMPTS || is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_MOVED)
-        return FALSE;
-    g_usleep(ATTEMPT_PAUSE_US);
-    return TRUE;
-}
-
 static CkptOutcome
 check_stubbornly(CkptExecution *x, const CkptStep *step, GError **error)
 {
@@ -366,7 +349,7 @@ check_stubbornly(CkptExecution *x, const CkptStep *step, GError **error)
         g_autoptr(GError) why = NULL;
         CkptOutcome outcome = x->driver->step_check(x->driver, x->operation->plan, step, &why);
 
-        if (outcome == CKPT_OUTCOME_UNCLEAR && is_worth_another(attempt, why))
+        if (outcome == CKPT_OUTCOME_UNCLEAR && ckpt_executor_again(attempt, why))
             continue;
         if (outcome == CKPT_OUTCOME_UNCLEAR)
             g_propagate_error(error, g_steal_pointer(&why));
@@ -379,13 +362,13 @@ static CkptEnd
 decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
 {
     CkptOperation *op = x->operation;
-    CkptStep *step = step_at(op->plan, op->step_begun);
+    CkptStep *step = ckpt_executor_step(op->plan, op->step_begun);
     g_autoptr(GError) why = NULL;
 
     *forward = FALSE;
     if (step->kind == CKPT_STEP_CATALOGUE) { /* its commit was not made, or it would be ended */
-        if (!store_is_gone(x))
-            return undo(x, cause, error);
+        if (!ckpt_executor_store_is_gone(x))
+            return ckpt_executor_undo(x, cause, error);
         if (cause)
             g_propagate_error(error, cause);
         else
@@ -395,16 +378,16 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
     switch (check_stubbornly(x, step, &why)) {
     case CKPT_OUTCOME_DONE:
         if (!is_good_enough(step, &cause))
-            return undo(x, cause, error);
+            return ckpt_executor_undo(x, cause, error);
         *forward = TRUE;
         g_clear_error(&cause);
         return CKPT_END_DONE;
     case CKPT_OUTCOME_NOT_DONE:
-        return undo(x, cause, error);
+        return ckpt_executor_undo(x, cause, error);
     case CKPT_OUTCOME_UNCLEAR:
         break;
     }
-    if (is_away(why)) {
+    if (ckpt_executor_is_away(why)) {
         g_clear_error(&cause);
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_LATER;
@@ -435,16 +418,16 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
     CkptOperation *op = x->operation;
     CkptPlan *plan = op->plan;
     g_autofree char *what =
-        op->step_begun < 0 ? NULL : ckpt_step_describe(step_at(plan, op->step_begun));
+        op->step_begun < 0 ? NULL : ckpt_step_describe(ckpt_executor_step(plan, op->step_begun));
 
     *forward = FALSE;
     if (what)
         g_prefix_error(&cause, "%s: ", what);
-    if (is_moved(cause)) {
+    if (ckpt_executor_is_moved(cause)) {
         g_propagate_error(error, cause);
         return CKPT_END_FAILED;
     }
-    if (store_is_gone(x) && op->step_begun >= (gint)plan->decisive) {
+    if (ckpt_executor_store_is_gone(x) && op->step_begun >= (gint)plan->decisive) {
         g_propagate_error(error, cause); /* what is done is journalled; the next start finishes it */
         return CKPT_END_LATER;
     }
@@ -458,7 +441,7 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
         if (plan->no_return || is_committed(plan, op->step_begun))
             return fail_forward(x, cause, error);
     }
-    return undo(x, cause, error);
+    return ckpt_executor_undo(x, cause, error);
 }
 
 static gboolean
@@ -491,7 +474,7 @@ forward_from(CkptExecution *x, gint from, GError **error)
             apply_results(plan, i);
             continue;
         }
-        if (!is_passing(cause) && !is_moved(cause) && is_bearable(x, i)) {
+        if (!is_passing(cause) && !ckpt_executor_is_moved(cause) && is_bearable(x, i)) {
             bear(x, i, cause);
             g_error_free(cause);
             continue;
@@ -506,206 +489,6 @@ forward_from(CkptExecution *x, gint from, GError **error)
     return finish(x, error);
 }
 
-/* ---- Back ---- */
-
-static gboolean
-undo_step(CkptExecution *x, gint index, GError **error)
-{
-    CkptStep *step = step_at(x->operation->plan, index);
-
-    if (step->kind == CKPT_STEP_CATALOGUE || step->kind == CKPT_STEP_CHECK_CHAIN ||
-        step->kind == CKPT_STEP_IDENTIFY)
-        return TRUE;
-    return x->driver->step_undo(x->driver, x->operation->plan, step, error);
-}
-
-static gboolean
-undo_step_stubbornly(CkptExecution *x, gint index, GError **error)
-{
-    for (guint attempt = 1;; attempt++) {
-        g_autoptr(GError) why = NULL;
-        g_autofree char *what = NULL;
-
-        if (undo_step(x, index, &why))
-            return TRUE;
-        if (is_worth_another(attempt, why))
-            continue;
-        what = ckpt_step_describe(step_at(x->operation->plan, index));
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "undo of %s: ", what);
-        return FALSE;
-    }
-}
-
-/* A file that a failed restore cannot take away again must not keep the VM from running as before. */
-static gboolean
-is_left_behind(const CkptPlan *plan, gint index)
-{
-    CkptStepKind kind = step_at(plan, index)->kind;
-
-    return plan->kind == CKPT_KIND_RESTORE &&
-           (kind == CKPT_STEP_MAKE_OVERLAY || kind == CKPT_STEP_SAVE_NVRAM ||
-            kind == CKPT_STEP_WRITE_MANIFEST);
-}
-
-/* QEMU may have opened an overlay and never switched to it, and keeps it open until it ends: there is
- * nothing in it, and the VM is as before. */
-static gboolean
-is_opened_only(CkptExecution *x, gint index)
-{
-    CkptPlan *plan = x->operation->plan;
-    CkptStep *step = step_at(plan, index);
-
-    return plan->kind == CKPT_KIND_CREATE && step->kind == CKPT_STEP_MAKE_OVERLAY &&
-           x->driver->step_check(x->driver, plan, step, NULL) == CKPT_OUTCOME_DONE;
-}
-
-/* It is removed when that is possible; what may be another's is not. */
-static void
-leave_behind(CkptExecution *x, gint index)
-{
-    CkptOperation *op = x->operation;
-    CkptStep *step = step_at(op->plan, index);
-
-    if ((step->kind != CKPT_STEP_MAKE_OVERLAY && step->kind != CKPT_STEP_SAVE_NVRAM) ||
-        (index > op->step_ended &&
-         x->driver->step_check(x->driver, op->plan, step, NULL) != CKPT_OUTCOME_DONE))
-        return;
-    if (!x->left)
-        x->left = ckpt_change_new();
-    add_left(x->left, step);
-}
-
-/* Whether the VM may run on what a restore brought. Where it was defined, its owner may have started it on
- * that; where the hypervisor went back to a snapshot, that has. */
-static gboolean
-may_run_restored(const CkptOperation *op, GPtrArray **tops)
-{
-    *tops = NULL;
-    if (op->plan->kind != CKPT_KIND_RESTORE)
-        return FALSE;
-    for (gint i = 0; i <= op->step_begun; i++) {
-        if (step_at(op->plan, i)->kind == CKPT_STEP_DEFINE) {
-            *tops = step_at(op->plan, i)->disks;
-            return TRUE;
-        }
-    }
-    if (op->step_ended < (gint)op->plan->decisive)
-        return FALSE;
-    for (gint i = op->step_ended + 1; i < (gint)op->plan->steps->len; i++)
-        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP)
-            return FALSE;
-    return TRUE;
-}
-
-/* Between the restored definition and its undo somebody else may have started the VM: it then runs on the
- * files that are about to go. One on its old files goes on. */
-static gboolean
-stop_restored(CkptExecution *x, GError **error)
-{
-    CkptOperation *op = x->operation;
-    GPtrArray *tops;
-    CkptStep *stop;
-    gboolean done = FALSE;
-
-    if (!may_run_restored(op, &tops))
-        return TRUE;
-    stop = ckpt_step_new(CKPT_STEP_STOP);
-    stop->power = CKPT_POWER_SHUT_OFF;
-    stop->disks = tops ? g_ptr_array_ref(tops) : NULL;
-    for (guint attempt = 1; !done; attempt++) {
-        g_autoptr(GError) why = NULL;
-
-        done = x->driver->step_do(x->driver, op->plan, stop, NULL, NULL, NULL, &why);
-        if (done || is_worth_another(attempt, why))
-            continue;
-        g_propagate_prefixed_error(error, g_steal_pointer(&why), "stop the VM: ");
-        break;
-    }
-    ckpt_step_free(stop);
-    return done;
-}
-
-/* Once the definition is the old one again nobody can start it on the restored files any more, but it may
- * just have been. */
-static gboolean
-undo_one(CkptExecution *x, gint index, GError **error)
-{
-    return undo_step_stubbornly(x, index, error) &&
-           (step_at(x->operation->plan, index)->kind != CKPT_STEP_DEFINE || stop_restored(x, error));
-}
-
-/* All but STOP, from the last begun downwards; the VM is started again when everything else is as it
- * was. Each undo is idempotent, so that a crash in between does them all again. */
-static gboolean
-undo_steps(CkptExecution *x, GError **error)
-{
-    CkptOperation *op = x->operation;
-    g_autoptr(GError) why = NULL;
-    gint stop = -1;
-
-    if (!stop_restored(x, error))
-        return FALSE;
-    for (gint i = op->step_begun; i >= 0; i--) {
-        if (step_at(op->plan, i)->kind == CKPT_STEP_STOP) {
-            stop = i;
-            continue;
-        }
-        ckpt_fault_point();
-        if (undo_one(x, i, &why))
-            continue;
-        if (is_away(why) || !(is_left_behind(op->plan, i) || is_opened_only(x, i))) {
-            g_propagate_error(error, g_steal_pointer(&why));
-            return FALSE;
-        }
-        g_warning("VM %s: left behind: %s", op->plan->vm_id, why->message);
-        leave_behind(x, i);
-        g_clear_error(&why);
-    }
-    ckpt_fault_point();
-    return stop < 0 || undo_step_stubbornly(x, stop, error);
-}
-
-static CkptEnd
-undo(CkptExecution *x, GError *cause, GError **error)
-{
-    CkptOperation *op = x->operation;
-    g_autoptr(GError) why = NULL;
-
-    op->undoing = TRUE;
-    if (!store_is_gone(x) && !ckpt_store_journal(x->store, op, NULL, &why)) {
-        /* The next start would go forward over what was undone. */
-        if (op->step_begun > (gint)op->plan->decisive) {
-            op->undoing = FALSE;
-            g_clear_error(&cause);
-            g_propagate_error(error, g_steal_pointer(&why));
-            return CKPT_END_LATER;
-        }
-        g_clear_error(&why); /* it undoes, too: nothing decisive was done */
-    }
-    if (undo_steps(x, &why)) {
-        if (cause)
-            g_propagate_error(error, cause);
-        else
-            ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "the agent or libvirt was interrupted; the VM is as before");
-        return store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
-    }
-    if (is_moved(why)) {
-        g_clear_error(&cause);
-        g_propagate_error(error, g_steal_pointer(&why));
-        return CKPT_END_FAILED;
-    }
-    if (is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
-        g_clear_error(&cause);
-        g_propagate_error(error, g_steal_pointer(&why));
-        return CKPT_END_LATER;
-    }
-    ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED, "%s; and then %s",
-                   cause ? cause->message : "the agent was interrupted", why->message);
-    g_clear_error(&cause);
-    return CKPT_END_STUCK;
-}
-
 static CkptEnd
 take_up(CkptExecution *x, GError **error)
 {
@@ -718,14 +501,14 @@ take_up(CkptExecution *x, GError **error)
     if (op->step_begun < 0)
         return forward_from(x, 0, error);
     if (x->driver->interrupt && op->step_ended < op->step_begun)
-        x->driver->interrupt(x->driver, op->plan, step_at(op->plan, op->step_begun));
+        x->driver->interrupt(x->driver, op->plan, ckpt_executor_step(op->plan, op->step_begun));
     if (!x->driver->settle(x->driver, op->plan->vm_id, &busy) &&
         ckpt_error_reason(busy) != CKPT_REASON_VM_NOT_FOUND) {
         g_propagate_error(error, g_steal_pointer(&busy));
         return CKPT_END_LATER;
     }
     if (op->undoing || (op->step_begun < decisive))
-        return undo(x, NULL, error);
+        return ckpt_executor_undo(x, NULL, error);
     apply_results(op->plan, op->step_ended);
     if (op->step_begun == decisive && op->step_ended < decisive) {
         end = decide(x, NULL, &forward, error);
@@ -739,11 +522,12 @@ take_up(CkptExecution *x, GError **error)
 static void
 let_go(CkptExecution *x)
 {
-    CkptPlan *plan = x->operation->plan;
+    for (gint i = 0; x->driver->let_go && i <= x->operation->step_begun; i++) {
+        const CkptStep *step = ckpt_executor_step(x->operation->plan, i);
 
-    for (gint i = 0; x->driver->let_go && i <= x->operation->step_begun; i++)
-        if (step_at(plan, i)->kind == CKPT_STEP_SNAPSHOT || step_at(plan, i)->kind == CKPT_STEP_MERGE)
-            x->driver->let_go(x->driver, plan, step_at(plan, i));
+        if (step->kind == CKPT_STEP_SNAPSHOT || step->kind == CKPT_STEP_MERGE)
+            x->driver->let_go(x->driver, x->operation->plan, step);
+    }
 }
 
 CkptEnd
