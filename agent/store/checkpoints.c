@@ -2,6 +2,8 @@
 
 #include "agent/model/json.h"
 
+#include <string.h>
+
 /* ---- Rows: the store thread copies them, their reader parses them ---- */
 
 typedef struct {
@@ -33,10 +35,34 @@ collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **err
     return !failed;
 }
 
+/* A body is the JSON, a line feed, and the beginning of its SHA-256: a byte that changed on the disk within
+ * a text is nothing that SQLite would see. Older agents wrote none. */
+static char *
+make_body(const CkptCheckpoint *checkpoint)
+{
+    g_autofree char *json = ckpt_checkpoint_to_json(checkpoint);
+    g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, json, -1);
+
+    return g_strdup_printf("%s\n%.16s", json, sum);
+}
+
+static CkptCheckpoint *
+parse_body(const char *body, GError **error)
+{
+    const char *end = strchr(body, '\n');
+    g_autofree char *json = end ? g_strndup(body, (gsize)(end - body)) : g_strdup(body);
+    g_autofree char *sum = end ? g_compute_checksum_for_string(G_CHECKSUM_SHA256, json, -1) : NULL;
+
+    if (!sum || (strlen(end + 1) == 16 && strncmp(sum, end + 1, 16) == 0))
+        return ckpt_checkpoint_from_json(json, error);
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "it is not what was written");
+    return NULL;
+}
+
 static CkptCheckpoint *
 parse(const Row *row, GError **error)
 {
-    CkptCheckpoint *checkpoint = ckpt_checkpoint_from_json(row->body, error);
+    CkptCheckpoint *checkpoint = parse_body(row->body ? row->body : "", error);
 
     if (checkpoint)
         checkpoint->revision = row->revision;
@@ -166,7 +192,7 @@ merge(CkptDatabase *db, const CkptCheckpoint *checkpoint, gboolean if_unchanged,
 static gboolean
 write_row(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
 {
-    g_autofree char *body = ckpt_checkpoint_to_json(checkpoint);
+    g_autofree char *body = make_body(checkpoint);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
@@ -298,7 +324,7 @@ typedef struct {
 static gboolean
 note_row(CkptDatabase *db, const CkptCheckpoint *row, guint64 *revision, GError **error)
 {
-    g_autofree char *body = ckpt_checkpoint_to_json(row);
+    g_autofree char *body = make_body(row);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
@@ -527,4 +553,47 @@ ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query, 
     if (!ckpt_store_read(store, list_work, &list, error))
         return NULL;
     return parse_all(rows, error);
+}
+
+/* ---- Whether they are what was written ---- */
+
+static gboolean
+is_same(sqlite3_stmt *statement, int column, const char *text)
+{
+    return g_str_equal(or_empty((const char *)sqlite3_column_text(statement, column)), or_empty(text));
+}
+
+/* What is asked for must be what is answered. */
+static gboolean
+fits(sqlite3_stmt *statement, const CkptCheckpoint *row)
+{
+    return is_same(statement, 1, row->id) && is_same(statement, 2, row->vm_id) &&
+           is_same(statement, 3, row->vm_name) && is_same(statement, 4, row->parent_id) &&
+           is_same(statement, 5, row->name) && is_same(statement, 6, row->run_id) &&
+           sqlite3_column_int64(statement, 7) == row->added_us &&
+           sqlite3_column_int64(statement, 8) == (gint64)row->state &&
+           sqlite3_column_int64(statement, 9) == (gint64)is_enabled(row) &&
+           sqlite3_column_int64(statement, 10) == (gint64)row->accessibility;
+}
+
+char *
+ckpt_checkpoint_rows_check(CkptDatabase *db)
+{
+    g_autoptr(GError) error = NULL;
+    gboolean failed = FALSE, damaged = FALSE;
+    sqlite3_stmt *statement =
+        ckpt_database_query(db, &error,
+                            "SELECT body, id, vm_id, vm_name, parent_id, name, run_id, added_us, state,"
+                            " enabled, accessibility FROM checkpoints",
+                            "");
+
+    while (statement && ckpt_database_next(db, statement, &failed, &error)) {
+        g_autoptr(CkptCheckpoint) row =
+            parse_body(or_empty((const char *)sqlite3_column_text(statement, 0)), NULL);
+
+        damaged = damaged || !row || !fits(statement, row);
+    }
+    if (error)
+        return g_strdup(error->message);
+    return damaged ? g_strdup("a checkpoint's row is not what was written") : NULL;
 }

@@ -132,44 +132,72 @@ ckpt_column_text(sqlite3_stmt *statement, int column)
     return g_strdup((const char *)sqlite3_column_text(statement, column));
 }
 
-static void
-refuse_corrupt(const char *path, const char *what, GError **error)
-{
-    ckpt_error_set(
-        error, CKPT_REASON_STORE_FAILED,
-        "the catalogue %s is corrupt (%s). No checkpoint is lost by that: the images and "
-        "the manifests beside them are whole. Stop the agent, set the file and its -wal "
-        "and -shm aside (mv, not rm), put a backup in their place or start with an empty "
-        "catalogue, and see docs/by-hand.md",
-        path, what);
-    ckpt_error_add(error, CKPT_META_FILE, path);
-}
-
-/* Also the first statement that reads the file, so that it finds what is no database at all. */
 static gboolean
-check_whole(CkptDatabase *db, const char *path, GError **error)
+refuse_corrupt(const char *path, const char *what, gboolean *corrupt, GError **error)
 {
-    g_autoptr(GError) local = NULL;
-    gboolean failed = FALSE;
-    g_autofree char *found = NULL;
-    sqlite3_stmt *statement = ckpt_database_query(db, &local, "PRAGMA quick_check(1)", "");
-
-    while (statement && ckpt_database_next(db, statement, &failed, &local)) {
-        g_free(found);
-        found = ckpt_column_text(statement, 0);
-    }
-    if (!local && g_strcmp0(found, "ok") == 0)
-        return TRUE;
-    if (local && sqlite3_errcode(db->handle) != SQLITE_NOTADB &&
-        sqlite3_errcode(db->handle) != SQLITE_CORRUPT)
-        g_propagate_error(error, g_steal_pointer(&local));
-    else
-        refuse_corrupt(path, local ? sqlite3_errmsg(db->handle) : found, error);
+    *corrupt = TRUE;
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue %s is corrupt (%s)", path, what);
+    ckpt_error_add(error, CKPT_META_FILE, path);
     return FALSE;
 }
 
 static gboolean
-set_up(CkptDatabase *db, const char *path, GError **error)
+is_damage(sqlite3 *handle)
+{
+    int code = sqlite3_errcode(handle) & 0xff;
+
+    /* The file itself was just opened for writing: what calls it read-only is a byte in its header. */
+    return code == SQLITE_NOTADB || code == SQLITE_CORRUPT || code == SQLITE_FORMAT ||
+           code == SQLITE_READONLY || code == SQLITE_ERROR; /* "unsupported file format" */
+}
+
+/* What SQLite says; NULL and an error: it could not be asked. */
+static char *
+ask_whole(CkptDatabase *db, const char *pragma, GError **error)
+{
+    gboolean failed = FALSE;
+    g_autofree char *found = NULL;
+    sqlite3_stmt *statement = ckpt_database_query(db, error, pragma, "");
+
+    while (statement && ckpt_database_next(db, statement, &failed, error)) {
+        if (!found)
+            found = ckpt_column_text(statement, 0);
+    }
+    return statement && !failed ? g_steal_pointer(&found) : NULL;
+}
+
+/* Also the first statement that reads the file, so that it finds what is no database at all. */
+static gboolean
+check_whole(CkptDatabase *db, const char *path, gboolean *corrupt, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autofree char *found = ask_whole(db, "PRAGMA integrity_check(1)", &local);
+
+    if (!local && g_strcmp0(found, "ok") == 0)
+        return TRUE;
+    if (!local)
+        return refuse_corrupt(path, found ? found : "SQLite does not say why", corrupt, error);
+    if (is_damage(db->handle))
+        return refuse_corrupt(path, sqlite3_errmsg(db->handle), corrupt, error);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
+char *
+ckpt_database_check(CkptDatabase *db, gboolean thorough)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *found = thorough ? ask_whole(db, "PRAGMA integrity_check(1)", &error) : g_strdup("ok");
+
+    if (error)
+        return g_strdup(error->message);
+    if (g_strcmp0(found, "ok") != 0)
+        return g_steal_pointer(&found);
+    return ckpt_checkpoint_rows_check(db);
+}
+
+static gboolean
+set_up(CkptDatabase *db, const char *path, gboolean may_be_empty, gboolean *corrupt, GError **error)
 {
     static const char *const pragmas[] = {
         "PRAGMA journal_mode = WAL",
@@ -184,11 +212,17 @@ set_up(CkptDatabase *db, const char *path, GError **error)
         "PRAGMA wal_checkpoint(TRUNCATE)",
     };
 
+    g_autofree char *damaged = NULL;
+
     sqlite3_extended_result_codes(db->handle, 1);
     sqlite3_busy_timeout(db->handle, BUSY_TIMEOUT_MS);
     /* The schema before the pragmas, which write to a file that may be somebody else's. */
-    if (!check_whole(db, path, error) || !ckpt_schema_prepare(db, error))
+    if (!check_whole(db, path, corrupt, error) ||
+        !ckpt_schema_prepare(db, may_be_empty, corrupt, error))
         return FALSE;
+    damaged = ckpt_database_check(db, FALSE);
+    if (damaged)
+        return refuse_corrupt(path, damaged, corrupt, error);
     for (gsize i = 0; i < G_N_ELEMENTS(pragmas); i++)
         if (!ckpt_database_run(db, error, pragmas[i], ""))
             return FALSE;
@@ -196,10 +230,11 @@ set_up(CkptDatabase *db, const char *path, GError **error)
 }
 
 CkptDatabase *
-ckpt_database_open(const char *path, GError **error)
+ckpt_database_open(const char *path, gboolean may_be_empty, gboolean *corrupt, GError **error)
 {
     g_autoptr(CkptDatabase) db = g_new0(CkptDatabase, 1);
 
+    *corrupt = FALSE;
     db->statements = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, finalize);
     if (sqlite3_open_v2(path, &db->handle,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
@@ -208,8 +243,10 @@ ckpt_database_open(const char *path, GError **error)
         g_prefix_error(error, "%s: ", path);
         return NULL;
     }
-    if (!set_up(db, path, error))
+    if (!set_up(db, path, may_be_empty, corrupt, error)) {
+        *corrupt = *corrupt || is_damage(db->handle);
         return NULL;
+    }
     return g_steal_pointer(&db);
 }
 

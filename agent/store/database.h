@@ -12,8 +12,10 @@ typedef struct {
 } CkptDatabase;
 
 /* Opens the file, which must exist, sets the connection up and brings the schema to this agent's
- * version. Refuses a corrupt file, somebody else's, and a newer agent's. */
-CkptDatabase *ckpt_database_open(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * version. Refuses a corrupt file, somebody else's, and a newer agent's. may_be_empty: tables are made
+ * where there are none. *corrupt: it is refused for what is in it, or not in it. */
+CkptDatabase *ckpt_database_open(const char *path, gboolean may_be_empty, gboolean *corrupt,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_database_close(CkptDatabase *db);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptDatabase, ckpt_database_close)
 
@@ -32,6 +34,12 @@ gboolean ckpt_database_run(CkptDatabase *db, GError **error, const char *sql, co
 void ckpt_database_failed(CkptDatabase *db, const char *doing, GError **error);
 
 /* Brings the schema to this agent's version. */
-gboolean ckpt_schema_prepare(CkptDatabase *db, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_schema_prepare(CkptDatabase *db, gboolean may_be_empty, gboolean *corrupt,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What SQLite finds wrong with it, and rows that are not what was written; NULL = nothing. (transfer
+ * full) */
+char *ckpt_database_check(CkptDatabase *db, gboolean thorough);
+/* checkpoints.c: the same, of the checkpoints' rows. */
+char *ckpt_checkpoint_rows_check(CkptDatabase *db);
 
 char *ckpt_column_text(sqlite3_stmt *statement, int column); /* a copy; NULL for SQL's NULL */

@@ -13,6 +13,10 @@ gboolean ckpt_store_write(CkptStore *store, CkptStoreWork work, gpointer data, G
 /* Reads what was committed; outside of any transaction, so one statement sees one state. */
 gboolean ckpt_store_read(CkptStore *store, CkptStoreWork work, gpointer data, GError **error);
 
+/* lost.c: outside of the store thread, before it is there. */
+gboolean ckpt_lost_write(CkptDatabase *db, const char *reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_lost_write_new(CkptDatabase *db, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Applies a change within a write; change NULL does nothing. revisions (may be NULL with it) gets the
  * new one of each upsert: they are put into the change only once they are on disk. */
 gboolean ckpt_change_apply(CkptDatabase *db, const CkptChange *change, const char *vm_id,

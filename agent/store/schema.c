@@ -6,6 +6,9 @@
 #define APPLICATION_ID 0x636b7074
 #define SCHEMA_VERSION 4
 
+/* No agent was ever upgraded by more: beyond it the number is damage. */
+#define NEWER_MAX 64
+
 /* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
  * kept as the signed number of the same bits. */
 static const char version_1[] =
@@ -120,7 +123,7 @@ upgrade(CkptDatabase *db, gint64 version, GError **error)
 G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 4);
 
 gboolean
-ckpt_schema_prepare(CkptDatabase *db, GError **error)
+ckpt_schema_prepare(CkptDatabase *db, gboolean may_be_empty, gboolean *corrupt, GError **error)
 {
     gint64 application = 0, version = 0, tables = 0;
 
@@ -128,8 +131,9 @@ ckpt_schema_prepare(CkptDatabase *db, GError **error)
         !read_pragma(db, "PRAGMA user_version", &version, error) ||
         !read_pragma(db, "SELECT count(*) FROM sqlite_schema", &tables, error))
         return FALSE;
-    if (application == 0 && version == 0 && tables == 0)
+    if (application == 0 && version == 0 && tables == 0 && may_be_empty)
         return upgrade(db, 0, error);
+    *corrupt = application != APPLICATION_ID || version < 1 || version > SCHEMA_VERSION + NEWER_MAX;
     if (application != APPLICATION_ID) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue is the SQLite file of another program: set it aside");

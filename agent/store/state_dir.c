@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -85,19 +86,13 @@ make_private(const char *state_dir, int dir_fd, const char *name, int flags, GEr
 /* A catalogue that was there once and is nothing now was lost: taken for a new one, the agent would know
  * nothing of its checkpoints and say so to everybody. */
 static gboolean
-check_not_emptied(const char *state_dir, int dir_fd, int lock_fd, GError **error)
+is_lost(int dir_fd, int lock_fd, gboolean *fresh)
 {
-    g_autofree char *path = g_build_filename(state_dir, DATABASE, NULL);
     struct stat mark, database;
+    gboolean there = fstatat(dir_fd, DATABASE, &database, AT_SYMLINK_NOFOLLOW) == 0;
 
-    if (fstat(lock_fd, &mark) < 0 || mark.st_size == 0 ||
-        fstatat(dir_fd, DATABASE, &database, AT_SYMLINK_NOFOLLOW) < 0 || database.st_size > 0)
-        return TRUE;
-    return refuse(error, path,
-                  "the catalogue is empty, and it was not. No checkpoint is lost by that: the images "
-                  "and the manifests beside them are whole. Put a backup in its place; or set the "
-                  "file and its -wal and -shm aside to start with an empty catalogue, and see "
-                  "docs/by-hand.md");
+    *fresh = fstat(lock_fd, &mark) == 0 && mark.st_size == 0;
+    return !*fresh && (!there || database.st_size == 0);
 }
 
 static gboolean
@@ -126,7 +121,8 @@ ckpt_state_dir_check(const char *state_dir, GError **error)
 }
 
 char *
-ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
+ckpt_state_dir_enter(const char *state_dir, int *lock_fd, gboolean *lost, gboolean *fresh,
+                     GError **error)
 {
     int dir_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     char *path = NULL;
@@ -138,8 +134,8 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
     }
     if (check_folder(state_dir, dir_fd, FALSE, error))
         *lock_fd = lock_folder(state_dir, dir_fd, error);
-    if (*lock_fd >= 0 && check_not_emptied(state_dir, dir_fd, *lock_fd, error) &&
-        make_files(state_dir, dir_fd, error))
+    *lost = *lock_fd >= 0 && is_lost(dir_fd, *lock_fd, fresh);
+    if (*lock_fd >= 0 && make_files(state_dir, dir_fd, error))
         path = g_build_filename(state_dir, DATABASE, NULL);
     close(dir_fd);
     if (!path && *lock_fd >= 0) {
@@ -147,6 +143,55 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, GError **error)
         *lock_fd = -1;
     }
     return path;
+}
+
+/* "vmcheckpoint.db.lost-20261123T001500Z", or with a number after it. */
+static char *
+choose_ending(int dir_fd)
+{
+    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+    g_autofree char *time = g_date_time_format(now, ".lost-%Y%m%dT%H%M%SZ");
+
+    for (guint i = 1;; i++) {
+        g_autofree char *ending = i == 1 ? g_strdup(time) : g_strdup_printf("%s-%u", time, i);
+        g_autofree char *name = g_strconcat(DATABASE, ending, NULL);
+
+        if (faccessat(dir_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+            return g_steal_pointer(&ending);
+    }
+}
+
+static gboolean
+rename_all(const char *state_dir, int dir_fd, char **where, GError **error)
+{
+    static const char *const names[] = {DATABASE, DATABASE "-wal", DATABASE "-shm"};
+    g_autofree char *ending = choose_ending(dir_fd);
+
+    for (guint i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *aside = g_strconcat(names[i], ending, NULL);
+
+        if (renameat(dir_fd, names[i], dir_fd, aside) == 0) {
+            if (i == 0)
+                *where = g_build_filename(state_dir, aside, NULL);
+        } else if (errno != ENOENT) {
+            return refuse(error, state_dir, g_strerror(errno));
+        }
+    }
+    return fsync(dir_fd) == 0 || refuse(error, state_dir, g_strerror(errno));
+}
+
+gboolean
+ckpt_state_dir_set_aside(const char *state_dir, char **where, GError **error)
+{
+    int dir_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    gboolean done;
+
+    *where = NULL;
+    if (dir_fd < 0)
+        return refuse(error, state_dir, g_strerror(errno));
+    done = rename_all(state_dir, dir_fd, where, error) && make_files(state_dir, dir_fd, error);
+    close(dir_fd);
+    return done;
 }
 
 /* The folder first: a journal that a power cut brought back would empty the catalogue again. */

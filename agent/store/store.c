@@ -216,18 +216,55 @@ ckpt_store_read_only_reason(CkptStore *store)
     return reason;
 }
 
+/* A new database in the place of one that is not to be used. */
+static CkptDatabase *
+start_anew(const char *state_dir, const char *path, const char *why, GError **error)
+{
+    g_autofree char *where = NULL;
+    g_autofree char *reason = NULL;
+    gboolean corrupt;
+    g_autoptr(CkptDatabase) db = NULL;
+
+    if (!ckpt_state_dir_set_aside(state_dir, &where, error))
+        return NULL;
+    reason = where ? g_strdup_printf("%s; it was set aside as %s", why, where) : g_strdup(why);
+    g_warning("the catalogue is lost: %s", reason);
+    db = ckpt_database_open(path, TRUE, &corrupt, error);
+    return db && ckpt_lost_write(db, reason, error) ? g_steal_pointer(&db) : NULL;
+}
+
+static CkptDatabase *
+open_database(const char *state_dir, const char *path, gboolean lost, gboolean fresh, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    gboolean corrupt = FALSE;
+    g_autoptr(CkptDatabase) db = NULL;
+
+    if (lost)
+        return start_anew(state_dir, path, "its file was gone, or empty", error);
+    db = ckpt_database_open(path, fresh, &corrupt, &why);
+    if (!db && corrupt)
+        return start_anew(state_dir, path, why->message, error);
+    if (!db)
+        g_propagate_error(error, g_steal_pointer(&why));
+    else if (fresh && !ckpt_lost_write_new(db, error))
+        return NULL;
+    return g_steal_pointer(&db);
+}
+
 CkptStore *
 ckpt_store_open(const char *state_dir, GError **error)
 {
     g_autoptr(CkptDatabase) db = NULL;
     g_autofree char *path = NULL;
+    gboolean lost = FALSE, fresh = FALSE;
     CkptStore *store;
     int lock_fd;
 
-    path = ckpt_state_dir_enter(state_dir, &lock_fd, error);
+    path = ckpt_state_dir_enter(state_dir, &lock_fd, &lost, &fresh, error);
     if (!path)
         return NULL;
-    db = ckpt_database_open(path, error);
+    db = open_database(state_dir, path, lost, fresh, error);
     if (!db || !ckpt_state_dir_made(state_dir, lock_fd, error)) {
         close(lock_fd);
         return NULL;

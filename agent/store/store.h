@@ -9,12 +9,27 @@
 typedef struct _CkptStore CkptStore;
 
 /* Opens or creates state_dir/vmcheckpoint.db (0600); state_dir must exist and be ours alone (0700).
- * Refuses a database of a newer agent, a corrupt one, and one that another process has locked. */
+ * Refuses a database of a newer agent, and one that another process has locked. One that is corrupt or
+ * somebody else's is set aside: renamed, never removed; in its place, and in that of one that was there and
+ * is gone, comes an empty one that says so (ckpt_store_lost_reason). */
 CkptStore *ckpt_store_open(const char *state_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_store_close(CkptStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptStore, ckpt_store_close)
 /* Why it is read-only; NULL if it is not. (transfer full) */
 char *ckpt_store_read_only_reason(CkptStore *store);
+
+/* ---- A catalogue that was lost ---- */
+
+/* How it was lost, until somebody agreed to what was made of it since; NULL = it was not. (transfer full) */
+char *ckpt_store_lost_reason(CkptStore *store);
+/* reason NULL: somebody agreed. */
+gboolean ckpt_store_set_lost(CkptStore *store, const char *reason,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Whether it is a new one, which nobody has compared with what lies beside the disks yet. */
+gboolean ckpt_store_is_new(CkptStore *store);
+gboolean ckpt_store_set_compared(CkptStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What is wrong with the database; NULL = nothing. (transfer full) */
+char *ckpt_store_check(CkptStore *store);
 
 /* ---- Operations ---- */
 
