@@ -125,7 +125,8 @@ admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, CkptOperation *fai
 {
     g_autoptr(CkptOperation) op = NULL;
 
-    if (is_stopping(engine, error) || !resolve_vm(engine, request, error) ||
+    if (is_stopping(engine, error) ||
+        (request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, error)) || !resolve_vm(engine, request, error) ||
         !check_room(engine, request, error)) {
         ckpt_request_free(request);
         return FALSE;
@@ -196,7 +197,8 @@ validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gp
     g_autoptr(GError) error = NULL;
     g_autoptr(CkptOperation) op = NULL;
 
-    if (!resolve_vm(engine, request, &error)) {
+    if ((request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, &error)) ||
+        !resolve_vm(engine, request, &error)) {
         ckpt_request_free(request);
         func(NULL, error, data);
         return;

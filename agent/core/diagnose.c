@@ -424,10 +424,14 @@ ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings)
     const Look look = {diagnosis, findings};
 
     for (guint i = 0; i < diagnosis->checkpoints->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(diagnosis->checkpoints, i);
+
+        if (row->state == CKPT_STATE_MOVED)
+            continue; /* another host's, with its files */
         if (diagnosis->input)
-            look_at_checkpoint(&look, g_ptr_array_index(diagnosis->checkpoints, i));
+            look_at_checkpoint(&look, row);
         else
-            look_at_orphan(&look, g_ptr_array_index(diagnosis->checkpoints, i));
+            look_at_orphan(&look, row);
     }
     look_at_operations(&look);
     if (!diagnosis->input)

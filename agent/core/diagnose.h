@@ -23,6 +23,16 @@ typedef struct {
 /* Adds what is found to findings (CkptFinding); one that is there already is not added again. */
 void ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings);
 
+/* What lies in the folders of all disks. */
+typedef struct {
+    const CkptFoundFiles *found;
+    GPtrArray *rows;         /* CkptCheckpoint of all VMs */
+    GHashTable *known;       /* set of paths that the catalogue or a definition knows */
+    const char *host_id;
+    const CkptVm *strangers; /* those that nobody knows, as they were looked at; NULL = they could not be */
+} CkptFoundLook;
+void ckpt_diagnose_folders(const CkptFoundLook *look, GPtrArray *findings);
+
 /* What others depend on first: files, then the chain, the quarantine, the guest. */
 void ckpt_findings_sort_for_repair(GPtrArray *findings);
 

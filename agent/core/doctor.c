@@ -141,6 +141,120 @@ compare_findings(gconstpointer a, gconstpointer b)
     return order ? order : strcmp(left->id, right->id);
 }
 
+static CkptFinding *
+tell(GPtrArray *findings, CkptFindingKind kind, CkptSeverity severity, const char *file,
+     const char *message)
+{
+    CkptFinding *finding =
+        ckpt_findings_add(findings, ckpt_finding_new(kind, severity, NULL, NULL, file));
+
+    if (finding)
+        ckpt_set_str(&finding->message, message);
+    return finding;
+}
+
+static void
+look_at_catalogue(CkptEngine *engine, GPtrArray *findings)
+{
+    g_autofree char *unagreed = ckpt_rebuild_unagreed(engine);
+    g_autofree char *damage = ckpt_store_check(engine->store);
+    CkptFinding *finding;
+
+    if (unagreed) {
+        finding = tell(findings, CKPT_FINDING_CATALOGUE_REBUILT, CKPT_SEVERITY_ERROR, NULL, unagreed);
+        if (finding)
+            ckpt_set_str(&finding->repair, "the manifests are read once more, and what they say is agreed to");
+    }
+    if (damage) {
+        g_autofree char *message = g_strdup_printf(
+            "the catalogue's database is damaged (%s): restart the agent, which then sets it aside and reads "
+            "its checkpoints back from their manifests",
+            damage);
+
+        tell(findings, CKPT_FINDING_CATALOGUE_DAMAGED, CKPT_SEVERITY_ERROR, NULL, message);
+    }
+}
+
+/* Of all VMs: paths that the catalogue or a definition knows. */
+static GHashTable *
+known_files(CkptEngine *engine, GPtrArray *rows, GError **error)
+{
+    GHashTable *known = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GPtrArray) tops = engine->driver->image_files(engine->driver, error);
+    g_autoptr(GPtrArray) vms = tops ? ckpt_store_vms(engine->store, error) : NULL;
+
+    for (guint i = 0; i < rows->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(rows, i);
+
+        for (guint k = 0; k < row->disks->len; k++)
+            g_hash_table_add(known,
+                             g_strdup(((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file));
+    }
+    for (guint i = 0; tops && i < tops->len; i++)
+        g_hash_table_add(known, g_strdup(tops->pdata[i]));
+    for (guint i = 0; vms && i < vms->len; i++) {
+        g_autoptr(GPtrArray) made = ckpt_store_vm_files(engine->store, vms->pdata[i], NULL);
+
+        if (made)
+            add_ids(known, made);
+    }
+    if (!vms)
+        g_clear_pointer(&known, g_hash_table_unref);
+    return known;
+}
+
+/* Overlays that nobody knows, looked at as what agents make: qcow2. NULL: not now. */
+static CkptVm *
+look_at_strangers(CkptEngine *engine, const CkptFoundFiles *found, GHashTable *known)
+{
+    g_autoptr(GArray) files = g_array_new(TRUE, FALSE, sizeof(CkptKnownFile));
+
+    for (guint i = 0; i < found->overlays->len; i++) {
+        const CkptKnownFile file = {g_ptr_array_index(found->overlays, i), CKPT_FORMAT_QCOW2};
+
+        if (!g_hash_table_contains(known, file.path))
+            g_array_append_val(files, file);
+    }
+    if (files->len == 0 || !engine->driver->inspect_files)
+        return NULL;
+    return engine->driver->inspect_files(engine->driver, "", (const CkptKnownFile *)files->data, NULL);
+}
+
+static gboolean
+has_running(CkptEngine *engine)
+{
+    const CkptOperationQuery open = {.states = 1u << CKPT_OP_RUNNING, .without_plans = TRUE};
+    g_autoptr(GPtrArray) running = ckpt_store_list_operations(engine->store, &open, NULL);
+
+    return !running || running->len > 0;
+}
+
+/* Not while operations run: their files are named nowhere yet. */
+static void
+look_at_folders(CkptEngine *engine, GPtrArray *findings)
+{
+    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptFoundFiles) found = NULL;
+    g_autoptr(GPtrArray) rows = NULL;
+    g_autoptr(GHashTable) known = NULL;
+    g_autoptr(CkptHostInfo) host = NULL;
+    g_autoptr(CkptVm) strangers = NULL;
+    CkptFoundLook look = {0};
+
+    if (!ckpt_rebuild_find(engine, &found, &error))
+        add_not_examined(findings, NULL, error);
+    if (!found || !engine->driver->host_info(engine->driver, &host, NULL))
+        return;
+    rows = ckpt_store_list_checkpoints(engine->store, &all, &error);
+    known = rows ? known_files(engine, rows, &error) : NULL;
+    if (!known)
+        return;
+    strangers = look_at_strangers(engine, found, known);
+    look = (CkptFoundLook){found, rows, known, host->host_id, strangers};
+    ckpt_diagnose_folders(&look, findings);
+}
+
 /* Nothing can be said of a VM that is neither defined here nor in the catalogue. */
 static gboolean
 check_known(CkptEngine *engine, const char *vm_id, GError **error)
@@ -183,6 +297,11 @@ ckpt_engine_diagnose(CkptEngine *engine, const char *vm_id, GError **error)
             return NULL;
     if (!vms)
         return NULL;
+    if (!vm_id || !*vm_id) {
+        look_at_catalogue(engine, findings);
+        if (!has_running(engine))
+            look_at_folders(engine, findings);
+    }
     g_ptr_array_sort(findings, compare_findings);
     return g_steal_pointer(&findings);
 }

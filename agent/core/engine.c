@@ -398,6 +398,7 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->store = store;
     engine->limits = *limits;
     g_mutex_init(&engine->lock);
+    g_mutex_init(&engine->rebuild_lock);
     g_mutex_init(&engine->watch_lock);
     g_cond_init(&engine->idle);
     engine->live =
@@ -445,6 +446,7 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
 
     if (first == 0 || !ckpt_store_forget_operations(engine->store, horizon, error))
         return FALSE;
+    ckpt_rebuild_start(engine);
     engine->next_event = first;
     engine->events_end = first + CKPT_EVENT_BLOCK;
     unfinished = ckpt_store_unfinished_operations(engine->store, error);
@@ -514,6 +516,8 @@ ckpt_engine_free(CkptEngine *engine)
     g_free(engine->host_name);
     g_ptr_array_unref(engine->watches);
     g_mutex_clear(&engine->lock);
+    g_mutex_clear(&engine->rebuild_lock);
+    g_free(engine->unagreed);
     g_mutex_clear(&engine->watch_lock);
     g_cond_clear(&engine->idle);
     g_free(engine);

@@ -44,6 +44,10 @@ struct _CkptEngine {
     CkptStore *store;
     CkptLimits limits;
     GThreadPool *pool;
+    char *unagreed;       /* why the rebuilt catalogue is not acted on yet; NULL = it is; lock */
+    int is_new;           /* atomic: the catalogue was not compared with the manifests yet */
+    GMutex rebuild_lock;  /* held over calls of the driver and the store; before all others */
+    gboolean rebuilt;     /* since this start; rebuild_lock */
     int stopping;         /* atomic */
     GMutex lock;
     GCond idle;           /* running fell */
@@ -112,6 +116,18 @@ gboolean ckpt_deferred_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UNU
 void ckpt_deferred_look(CkptEngine *engine, const char *vm_id);
 /* Whether the end of this operation is an occasion to look. */
 gboolean ckpt_deferred_is_due(CkptEngine *engine, const LiveOp *live);
+
+/* rebuild.c. At start, before anything else: whether the catalogue was lost. */
+void ckpt_rebuild_start(CkptEngine *engine);
+/* Reads it back where it was lost, once a start; tells a new one from a lost one. FALSE: not now. */
+gboolean ckpt_rebuild_look(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* FALSE, with CATALOGUE_REBUILT, until somebody agreed. */
+gboolean ckpt_rebuild_check(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_rebuild_agree(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+char *ckpt_rebuild_unagreed(CkptEngine *engine); /* NULL = it is agreed to. (transfer full) */
+/* What agents left in the folders of all disks; NULL where the driver cannot tell. */
+gboolean ckpt_rebuild_find(CkptEngine *engine, CkptFoundFiles **found, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /* leftovers.c. Whether the VM has files that are still to be removed. */
 gboolean ckpt_leftovers_are_due(CkptEngine *engine, const char *vm_id);

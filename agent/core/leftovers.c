@@ -109,7 +109,7 @@ look_at_file(CkptEngine *engine, const Situation *situation, const char *file)
 void
 ckpt_leftovers_look(CkptEngine *engine, const char *vm_id)
 {
-    g_autofree char *read_only = ckpt_store_read_only_reason(engine->store);
+    g_autofree char *read_only = ckpt_engine_read_only_reason(engine);
     g_auto(Situation) situation = {0};
     g_autoptr(GError) error = NULL;
 

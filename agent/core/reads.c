@@ -430,7 +430,9 @@ ckpt_engine_limits(CkptEngine *engine)
 char *
 ckpt_engine_read_only_reason(CkptEngine *engine)
 {
-    return ckpt_store_read_only_reason(engine->store);
+    char *reason = ckpt_store_read_only_reason(engine->store);
+
+    return reason ? reason : ckpt_rebuild_unagreed(engine);
 }
 
 gboolean

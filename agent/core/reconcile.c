@@ -24,7 +24,7 @@ static gboolean
 mend(CkptEngine *engine, const Situation *situation)
 {
     g_autoptr(CkptPlan) plan = ckpt_plan_mend(&situation->input);
-    g_autofree char *read_only = ckpt_store_read_only_reason(engine->store);
+    g_autofree char *read_only = ckpt_engine_read_only_reason(engine);
     g_autofree char *what = NULL;
     g_autoptr(GError) error = NULL;
     CkptStep *step;
@@ -105,8 +105,11 @@ static void
 mark_all(CkptEngine *engine)
 {
     g_autoptr(GError) error = NULL;
+    g_autoptr(GError) away = NULL;
     g_autoptr(GPtrArray) ids = ckpt_store_vms(engine->store, &error);
 
+    if (!ckpt_rebuild_look(engine, &away))
+        g_warning("cannot read checkpoints back from their manifests: %s", away->message);
     if (!ids)
         g_warning("cannot tell which VMs have checkpoints: %s", error->message);
     for (guint i = 0; ids && i < ids->len; i++)

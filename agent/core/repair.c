@@ -224,6 +224,42 @@ repair_in_turn(Repair *repair, GPtrArray *before, const char *vm_id)
     }
 }
 
+/* Before everything else: until then only reads are allowed. FALSE: it stays so. */
+static gboolean
+agree(Repair *repair, GPtrArray *before)
+{
+    g_autofree char *unagreed = ckpt_rebuild_unagreed(repair->engine);
+    g_autoptr(GError) error = NULL;
+
+    for (guint i = 0; unagreed && i < before->len; i++) {
+        const CkptFinding *finding = g_ptr_array_index(before, i);
+
+        if (!g_hash_table_contains(repair->wanted, finding->id))
+            continue;
+        if (finding->kind == CKPT_FINDING_CATALOGUE_REBUILT) {
+            if (ckpt_rebuild_agree(repair->engine, &error))
+                return TRUE;
+            note_failure(repair, finding, error);
+        }
+    }
+    return !unagreed;
+}
+
+static void
+refuse_all(Repair *repair, GPtrArray *before)
+{
+    g_autoptr(GError) why = NULL;
+
+    ckpt_error_set(&why, CKPT_REASON_CATALOGUE_REBUILT, "agree to the rebuilt catalogue first");
+    for (guint i = 0; i < before->len; i++) {
+        const CkptFinding *finding = g_ptr_array_index(before, i);
+
+        if (finding->kind != CKPT_FINDING_CATALOGUE_REBUILT &&
+            g_hash_table_contains(repair->wanted, finding->id))
+            note_failure(repair, finding, why);
+    }
+}
+
 static void
 repair_all(Repair *repair, GPtrArray *before)
 {
@@ -273,7 +309,10 @@ ckpt_repair_run(CkptEngine *engine, CkptOperation *op, GError **error)
 
     if (!before)
         return FALSE;
-    repair_all(&repair, before);
+    if (agree(&repair, before))
+        repair_all(&repair, before);
+    else
+        refuse_all(&repair, before);
     after = ckpt_engine_diagnose(engine, op->request->vm_id, error);
     if (!after)
         return FALSE;
