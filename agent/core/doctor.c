@@ -233,7 +233,8 @@ has_running(CkptEngine *engine)
 static void
 look_at_folders(CkptEngine *engine, GPtrArray *findings)
 {
-    const CkptCheckpointQuery all = {.enabled = -1, .include_deleting = TRUE};
+    const CkptCheckpointQuery all = {
+        .enabled = -1, .include_deleting = TRUE, .include_moved = TRUE};
     g_autoptr(GError) error = NULL;
     g_autoptr(CkptFoundFiles) found = NULL;
     g_autoptr(GPtrArray) rows = NULL;

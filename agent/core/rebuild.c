@@ -171,8 +171,15 @@ compare(CkptEngine *engine, GError **error)
     if (!engine->driver->host_info(engine->driver, &host, error) ||
         !ckpt_rebuild_find(engine, &found, error))
         return FALSE;
-    for (guint i = 0; found && i < found->manifests->len; i++)
-        any = any || g_str_equal(((CkptManifest *)found->manifests->pdata[i])->agent, host->host_id);
+    for (guint i = 0; found && i < found->manifests->len && !any; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(found->manifests, i);
+        g_autoptr(CkptCheckpoint) row = NULL;
+
+        if (!g_str_equal(manifest->agent, host->host_id))
+            continue;
+        row = ckpt_store_get_checkpoint(engine->store, manifest->checkpoint_id, NULL);
+        any = row == NULL;
+    }
     if (any && (!ckpt_store_set_lost(engine->store, NEW_REASON, error) ||
                 !rebuild(engine, NEW_REASON, error)))
         return FALSE;

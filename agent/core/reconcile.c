@@ -125,9 +125,13 @@ ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
     if (*(char *)vm_id == '\0')
         mark_all(engine);
     else if (ckpt_engine_take_turn(engine, vm_id)) {
-        ckpt_adopt_look(engine, vm_id);
+        g_autofree char *unagreed = ckpt_rebuild_unagreed(engine);
+
+        if (!unagreed)
+            ckpt_adopt_look(engine, vm_id);
         ckpt_engine_look(engine, vm_id);
-        ckpt_manifests_refresh(engine, vm_id);
+        if (!unagreed)
+            ckpt_manifests_refresh(engine, vm_id);
         ckpt_leftovers_look(engine, vm_id);
         ckpt_deferred_look(engine, vm_id);
         ckpt_engine_end_turn(engine, vm_id);
