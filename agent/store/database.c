@@ -175,6 +175,13 @@ check_whole(CkptDatabase *db, const char *path, gboolean *corrupt, GError **erro
 
     if (!local && g_strcmp0(found, "ok") == 0)
         return TRUE;
+    if (!local && found &&
+        (strstr(found, "unable to get the page") || strstr(found, "failed to get page"))) {
+        /* The disk's fault, not what is in the file: set aside it would be lost for nothing. */
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue %s cannot be read: %s", path, found);
+        ckpt_error_add(error, CKPT_META_FILE, path);
+        return FALSE;
+    }
     if (!local)
         return refuse_corrupt(path, found ? found : "SQLite does not say why", corrupt, error);
     if (is_damage(db->handle))
