@@ -8,13 +8,14 @@
 
 typedef struct {
     guint64 revision;
-    char *body;
+    char *body, *sum;
 } Row;
 
 static void
 row_free(Row *row)
 {
     g_free(row->body);
+    g_free(row->sum);
     g_free(row);
 }
 
@@ -30,44 +31,44 @@ collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **err
 
         row->revision = (guint64)sqlite3_column_int64(statement, 0);
         row->body = ckpt_column_text(statement, 1);
+        row->sum = ckpt_column_text(statement, 2);
         g_ptr_array_add(rows, row);
     }
     return !failed;
 }
 
-/* A body is the JSON, a line feed, and the beginning of its SHA-256: a byte that changed on the disk within
- * a text is nothing that SQLite would see. Older agents wrote none. */
+/* The beginning of its SHA-256. (transfer full) */
 static char *
-make_body(const CkptCheckpoint *checkpoint)
+make_sum(const char *body)
 {
-    g_autofree char *json = ckpt_checkpoint_to_json(checkpoint);
-    g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, json, -1);
+    char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, body, -1);
 
-    return g_strdup_printf("%s\n%.16s", json, sum);
+    sum[16] = '\0';
+    return sum;
 }
 
-static CkptCheckpoint *
-parse_body(const char *body, GError **error)
+/* Older agents wrote no sum. */
+static gboolean
+is_as_written(const char *body, const char *sum)
 {
-    const char *end = strchr(body, '\n');
-    g_autofree char *json = end ? g_strndup(body, (gsize)(end - body)) : g_strdup(body);
-    g_autofree char *sum = end ? g_compute_checksum_for_string(G_CHECKSUM_SHA256, json, -1) : NULL;
+    g_autofree char *present = make_sum(body);
 
-    if (!sum || (strlen(end + 1) == 16 && strncmp(sum, end + 1, 16) == 0))
-        return ckpt_checkpoint_from_json(json, error);
-    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "it is not what was written");
-    return NULL;
+    return !sum || g_str_equal(present, sum);
 }
 
 static CkptCheckpoint *
 parse(const Row *row, GError **error)
 {
-    CkptCheckpoint *checkpoint = parse_body(row->body ? row->body : "", error);
+    const gboolean written = is_as_written(row->body, row->sum);
+    CkptCheckpoint *checkpoint = written ? ckpt_checkpoint_from_json(row->body, error) : NULL;
 
     if (checkpoint)
         checkpoint->revision = row->revision;
-    else
+    else if (written)
         g_prefix_error(error, "a checkpoint of the catalogue: ");
+    else
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                       "a checkpoint of the catalogue is not what was written: restart the agent");
     return checkpoint;
 }
 
@@ -83,7 +84,7 @@ get_work(CkptDatabase *db, gpointer data, GError **error)
 
     return collect(db,
                    ckpt_database_query(db, error,
-                                       "SELECT revision, body FROM checkpoints WHERE id = ?1", "t",
+                                       "SELECT revision, body, sum FROM checkpoints WHERE id = ?1", "t",
                                        read->id),
                    read->rows, error);
 }
@@ -192,20 +193,21 @@ merge(CkptDatabase *db, const CkptCheckpoint *checkpoint, gboolean if_unchanged,
 static gboolean
 write_row(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
 {
-    g_autofree char *body = make_body(checkpoint);
+    g_autofree char *body = ckpt_checkpoint_to_json(checkpoint);
+    g_autofree char *sum = make_sum(body);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
         "INSERT INTO checkpoints (id, vm_id, vm_name, parent_id, name, accessibility, added_us,"
-        " run_id, state, enabled, revision, body)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 + 1, ?12)"
+        " run_id, state, enabled, revision, body, sum)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 + 1, ?12, ?13)"
         " ON CONFLICT (id) DO UPDATE SET vm_id = ?2, vm_name = ?3, parent_id = ?4, name = ?5,"
         " accessibility = ?6, added_us = ?7, run_id = ?8, state = ?9, enabled = ?10,"
-        " revision = max(revision, ?11) + 1, body = ?12 RETURNING revision",
-        "tttttiitiiit", checkpoint->id, checkpoint->vm_id, or_empty(checkpoint->vm_name),
+        " revision = max(revision, ?11) + 1, body = ?12, sum = ?13 RETURNING revision",
+        "tttttiitiiitt", checkpoint->id, checkpoint->vm_id, or_empty(checkpoint->vm_name),
         checkpoint->parent_id, or_empty(checkpoint->name), (gint64)checkpoint->accessibility,
         checkpoint->added_us, or_empty(checkpoint->run_id), (gint64)checkpoint->state,
-        (gint64)is_enabled(checkpoint), (gint64)checkpoint->revision, body);
+        (gint64)is_enabled(checkpoint), (gint64)checkpoint->revision, body, sum);
 
     if (!statement)
         return FALSE;
@@ -267,6 +269,7 @@ ckpt_change_apply(CkptDatabase *db, const CkptChange *change, const char *vm_id,
 {
     if (!change)
         return TRUE;
+    ckpt_folders_note(db, change);
     if (!apply_upserts(db, change, revisions, error) || !apply_files(db, change, vm_id, error))
         return FALSE;
     for (guint i = 0; i < change->removes->len; i++)
@@ -324,13 +327,14 @@ typedef struct {
 static gboolean
 note_row(CkptDatabase *db, const CkptCheckpoint *row, guint64 *revision, GError **error)
 {
-    g_autofree char *body = make_body(row);
+    g_autofree char *body = ckpt_checkpoint_to_json(row);
+    g_autofree char *sum = make_sum(body);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
-        "UPDATE checkpoints SET enabled = ?3, revision = revision + 1, body = ?4"
+        "UPDATE checkpoints SET enabled = ?3, revision = revision + 1, body = ?4, sum = ?5"
         " WHERE id = ?1 AND revision = ?2 RETURNING revision",
-        "tiit", row->id, (gint64)row->revision, (gint64)is_enabled(row), body);
+        "tiitt", row->id, (gint64)row->revision, (gint64)is_enabled(row), body, sum);
 
     if (!statement)
         return FALSE;
@@ -409,7 +413,7 @@ vm_work(CkptDatabase *db, gpointer data, GError **error)
 
     return collect(db,
                    ckpt_database_query(db, error,
-                                       "SELECT revision, body FROM checkpoints WHERE vm_id = ?1"
+                                       "SELECT revision, body, sum FROM checkpoints WHERE vm_id = ?1"
                                        " ORDER BY added_us, seq",
                                        "t", read->id),
                    read->rows, error);
@@ -442,7 +446,7 @@ list_sql(const CkptCheckpointQuery *query)
     GString *sql = g_string_new(NULL);
     guint labels = query->labels ? g_hash_table_size(query->labels) : 0;
 
-    g_string_append(sql, "SELECT revision, body FROM checkpoints WHERE seq IN"
+    g_string_append(sql, "SELECT revision, body, sum FROM checkpoints WHERE seq IN"
                          " (SELECT seq FROM (SELECT seq, added_us, id");
     if (query->most_recent)
         g_string_append(sql, ", row_number() OVER (PARTITION BY vm_id"
@@ -576,24 +580,47 @@ fits(sqlite3_stmt *statement, const CkptCheckpoint *row)
            sqlite3_column_int64(statement, 10) == (gint64)row->accessibility;
 }
 
-char *
-ckpt_checkpoint_rows_check(CkptDatabase *db)
+static gboolean
+is_hurt(sqlite3_stmt *statement, GError **error)
 {
-    g_autoptr(GError) error = NULL;
-    gboolean failed = FALSE, damaged = FALSE;
+    const char *body = or_empty((const char *)sqlite3_column_text(statement, 0));
+    const char *sum = (const char *)sqlite3_column_text(statement, 11);
+    g_autoptr(CkptCheckpoint) row = NULL;
+
+    if (!is_as_written(body, sum))
+        return TRUE;
+    row = ckpt_checkpoint_from_json(body, NULL);
+    if (row || !sum)
+        return !row || !fits(statement, row);
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                   "the catalogue has a checkpoint that this agent does not understand (%s): a newer agent wrote "
+                   "it; install that agent again",
+                   (const char *)sqlite3_column_text(statement, 1));
+    return FALSE;
+}
+
+gboolean
+ckpt_checkpoint_rows_check(CkptDatabase *db, char **damage, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    gboolean failed = FALSE, hurt = FALSE, newer;
     sqlite3_stmt *statement =
-        ckpt_database_query(db, &error,
+        ckpt_database_query(db, error,
                             "SELECT body, id, vm_id, vm_name, parent_id, name, run_id, added_us, state,"
-                            " enabled, accessibility FROM checkpoints",
+                            " enabled, accessibility, sum FROM checkpoints",
                             "");
 
-    while (statement && ckpt_database_next(db, statement, &failed, &error)) {
-        g_autoptr(CkptCheckpoint) row =
-            parse_body(or_empty((const char *)sqlite3_column_text(statement, 0)), NULL);
-
-        damaged = damaged || !row || !fits(statement, row);
-    }
-    if (error)
-        return g_strdup(error->message);
-    return damaged ? g_strdup("a checkpoint's row is not what was written") : NULL;
+    *damage = NULL;
+    if (!statement)
+        return FALSE;
+    while (ckpt_database_next(db, statement, &failed, error))
+        hurt = is_hurt(statement, why ? NULL : &why) || hurt;
+    if (failed)
+        return FALSE;
+    if (hurt)
+        *damage = g_strdup("a checkpoint's row is not what was written");
+    newer = why != NULL;
+    if (newer && !hurt)
+        g_propagate_error(error, g_steal_pointer(&why));
+    return hurt || !newer;
 }

@@ -3,6 +3,7 @@
 #include "common/error.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* How long a tool that a person runs on the file (a backup) may hold it. */
 #define BUSY_TIMEOUT_MS 5000
@@ -135,20 +136,24 @@ ckpt_column_text(sqlite3_stmt *statement, int column)
 static gboolean
 refuse_corrupt(const char *path, const char *what, gboolean *corrupt, GError **error)
 {
+    g_autofree char *line = g_strdelimit(g_strdup(what), "\n", ' ');
+
     *corrupt = TRUE;
-    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue %s is corrupt (%s)", path, what);
+    ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue %s is corrupt (%s)", path, line);
     ckpt_error_add(error, CKPT_META_FILE, path);
     return FALSE;
 }
 
-static gboolean
-is_damage(sqlite3 *handle)
+gboolean
+ckpt_database_is_damaged(CkptDatabase *db)
 {
-    int code = sqlite3_errcode(handle) & 0xff;
+    int code = sqlite3_extended_errcode(db->handle), kind = code & 0xff;
 
-    /* The file itself was just opened for writing: what calls it read-only is a byte in its header. */
-    return code == SQLITE_NOTADB || code == SQLITE_CORRUPT || code == SQLITE_FORMAT ||
-           code == SQLITE_READONLY || code == SQLITE_ERROR; /* "unsupported file format" */
+    if (kind == SQLITE_NOTADB || kind == SQLITE_CORRUPT || kind == SQLITE_FORMAT ||
+        code == SQLITE_ERROR) /* "unsupported file format", or no such table */
+        return TRUE;
+    /* A byte in its header says so, where anybody may write to the file. */
+    return code == SQLITE_READONLY && access(sqlite3_db_filename(db->handle, "main"), W_OK) == 0;
 }
 
 /* What SQLite says; NULL and an error: it could not be asked. */
@@ -184,27 +189,45 @@ check_whole(CkptDatabase *db, const char *path, gboolean *corrupt, GError **erro
     }
     if (!local)
         return refuse_corrupt(path, found ? found : "SQLite does not say why", corrupt, error);
-    if (is_damage(db->handle))
+    if (ckpt_database_is_damaged(db))
         return refuse_corrupt(path, sqlite3_errmsg(db->handle), corrupt, error);
     g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
 }
 
-char *
-ckpt_database_check(CkptDatabase *db, gboolean thorough)
+static gboolean
+check_rows(CkptDatabase *db, const char *path, gboolean *corrupt, GError **error)
 {
-    g_autoptr(GError) error = NULL;
-    g_autofree char *found = thorough ? ask_whole(db, "PRAGMA integrity_check(1)", &error) : g_strdup("ok");
+    g_autoptr(GError) local = NULL;
+    g_autofree char *damage = NULL;
 
-    if (error)
-        return g_strdup(error->message);
-    if (g_strcmp0(found, "ok") != 0)
-        return g_steal_pointer(&found);
-    return ckpt_checkpoint_rows_check(db);
+    if (ckpt_checkpoint_rows_check(db, &damage, &local))
+        return !damage || refuse_corrupt(path, damage, corrupt, error);
+    if (ckpt_database_is_damaged(db))
+        return refuse_corrupt(path, sqlite3_errmsg(db->handle), corrupt, error);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
+gboolean
+ckpt_database_check(CkptDatabase *db, char **damage, GError **error)
+{
+    gboolean corrupt = FALSE;
+    const char *path = sqlite3_db_filename(db->handle, "main");
+    g_autoptr(GError) local = NULL;
+
+    *damage = NULL;
+    if (check_whole(db, path, &corrupt, &local) && check_rows(db, path, &corrupt, &local))
+        return TRUE;
+    if (corrupt)
+        *damage = g_strdup(local->message);
+    else
+        g_propagate_error(error, g_steal_pointer(&local));
+    return corrupt;
 }
 
 static gboolean
-set_up(CkptDatabase *db, const char *path, gboolean may_be_empty, gboolean *corrupt, GError **error)
+set_up(CkptDatabase *db, const char *path, const char *mark, gboolean *corrupt, GError **error)
 {
     static const char *const pragmas[] = {
         "PRAGMA journal_mode = WAL",
@@ -219,25 +242,22 @@ set_up(CkptDatabase *db, const char *path, gboolean may_be_empty, gboolean *corr
         "PRAGMA wal_checkpoint(TRUNCATE)",
     };
 
-    g_autofree char *damaged = NULL;
-
     sqlite3_extended_result_codes(db->handle, 1);
     sqlite3_busy_timeout(db->handle, BUSY_TIMEOUT_MS);
     /* The schema before the pragmas, which write to a file that may be somebody else's. */
     if (!check_whole(db, path, corrupt, error) ||
-        !ckpt_schema_prepare(db, may_be_empty, corrupt, error))
+        !ckpt_schema_prepare(db, mark, corrupt, error) || !check_rows(db, path, corrupt, error))
         return FALSE;
-    damaged = ckpt_database_check(db, FALSE);
-    if (damaged)
-        return refuse_corrupt(path, damaged, corrupt, error);
     for (gsize i = 0; i < G_N_ELEMENTS(pragmas); i++)
-        if (!ckpt_database_run(db, error, pragmas[i], ""))
+        if (!ckpt_database_run(db, error, pragmas[i], "")) {
+            *corrupt = ckpt_database_is_damaged(db);
             return FALSE;
+        }
     return TRUE;
 }
 
 CkptDatabase *
-ckpt_database_open(const char *path, gboolean may_be_empty, gboolean *corrupt, GError **error)
+ckpt_database_open(const char *path, const char *mark, gboolean *corrupt, GError **error)
 {
     g_autoptr(CkptDatabase) db = g_new0(CkptDatabase, 1);
 
@@ -250,11 +270,7 @@ ckpt_database_open(const char *path, gboolean may_be_empty, gboolean *corrupt, G
         g_prefix_error(error, "%s: ", path);
         return NULL;
     }
-    if (!set_up(db, path, may_be_empty, corrupt, error)) {
-        *corrupt = *corrupt || is_damage(db->handle);
-        return NULL;
-    }
-    return g_steal_pointer(&db);
+    return set_up(db, path, mark, corrupt, error) ? g_steal_pointer(&db) : NULL;
 }
 
 void
@@ -263,6 +279,8 @@ ckpt_database_close(CkptDatabase *db)
     if (!db)
         return;
     g_hash_table_unref(db->statements);
+    g_clear_pointer(&db->folders, g_hash_table_unref);
+    g_free(db->folders_path);
     sqlite3_close(db->handle);
     g_free(db->failure);
     g_free(db);

@@ -9,13 +9,16 @@ typedef struct {
     sqlite3 *handle;
     GHashTable *statements; /* SQL → sqlite3_stmt */
     char *failure;          /* why nothing may be written any more; NULL = nothing failed */
+    GHashTable *folders;    /* set of paths, see folders.c; NULL = they are not kept */
+    char *folders_path;
 } CkptDatabase;
 
 /* Opens the file, which must exist, sets the connection up and brings the schema to this agent's
- * version. Refuses a corrupt file, somebody else's, and a newer agent's. may_be_empty: tables are made
- * where there are none. *corrupt: it is refused for what is in it, or not in it. */
-CkptDatabase *ckpt_database_open(const char *path, gboolean may_be_empty, gboolean *corrupt,
-                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * version. Refuses a corrupt file, somebody else's, and a newer agent's. mark: tables are made where
+ * there are none, and in the same transaction the counter of that name; NULL: there must be some. *corrupt: it
+ * is refused for what is in it, or not in it, and for nothing else: neither the disk nor its rights. */
+CkptDatabase *ckpt_database_open(const char *path, const char *mark, gboolean *corrupt, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_database_close(CkptDatabase *db);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptDatabase, ckpt_database_close)
 
@@ -34,12 +37,15 @@ gboolean ckpt_database_run(CkptDatabase *db, GError **error, const char *sql, co
 void ckpt_database_failed(CkptDatabase *db, const char *doing, GError **error);
 
 /* Brings the schema to this agent's version. */
-gboolean ckpt_schema_prepare(CkptDatabase *db, gboolean may_be_empty, gboolean *corrupt,
+gboolean ckpt_schema_prepare(CkptDatabase *db, const char *mark, gboolean *corrupt,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* What SQLite finds wrong with it, and rows that are not what was written; NULL = nothing. (transfer
- * full) */
-char *ckpt_database_check(CkptDatabase *db, gboolean thorough);
+/* Whether the last error tells of damage within the file. */
+gboolean ckpt_database_is_damaged(CkptDatabase *db);
+/* *damage: what SQLite finds wrong with it, or a row that is not what was written; NULL = nothing. FALSE: it
+ * cannot be read. */
+gboolean ckpt_database_check(CkptDatabase *db, char **damage, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* checkpoints.c: the same, of the checkpoints' rows. */
-char *ckpt_checkpoint_rows_check(CkptDatabase *db);
+gboolean ckpt_checkpoint_rows_check(CkptDatabase *db, char **damage,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 char *ckpt_column_text(sqlite3_stmt *statement, int column); /* a copy; NULL for SQL's NULL */

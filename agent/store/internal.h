@@ -13,9 +13,13 @@ gboolean ckpt_store_write(CkptStore *store, CkptStoreWork work, gpointer data, G
 /* Reads what was committed; outside of any transaction, so one statement sees one state. */
 gboolean ckpt_store_read(CkptStore *store, CkptStoreWork work, gpointer data, GError **error);
 
-/* lost.c: outside of the store thread, before it is there. */
-gboolean ckpt_lost_write(CkptDatabase *db, const char *reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-gboolean ckpt_lost_write_new(CkptDatabase *db, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* lost.c: the counter that says of a database how the one before was lost, or (NULL) that it is a new one.
+ * (transfer full) */
+char *ckpt_lost_mark(const char *reason);
+
+/* folders.c */
+void ckpt_folders_open(CkptDatabase *db, const char *state_dir);
+void ckpt_folders_note(CkptDatabase *db, const CkptChange *change);
 
 /* Applies a change within a write; change NULL does nothing. revisions (may be NULL with it) gets the
  * new one of each upsert: they are put into the change only once they are on disk. */

@@ -7,21 +7,20 @@
 #define IS_LOST " WHERE name >= 'lost: ' AND name < 'lost:!'"
 #define NEW "not compared"
 
-gboolean
-ckpt_lost_write(CkptDatabase *db, const char *reason, GError **error)
+char *
+ckpt_lost_mark(const char *reason)
+{
+    return reason ? g_strconcat(LOST, reason, NULL) : g_strdup(NEW);
+}
+
+static gboolean
+write_lost(CkptDatabase *db, const char *reason, GError **error)
 {
     g_autofree char *name = reason ? g_strconcat(LOST, reason, NULL) : NULL;
 
     return ckpt_database_run(db, error, "DELETE FROM counters" IS_LOST, "") &&
            (!name || ckpt_database_run(db, error, "INSERT INTO counters (name, value) VALUES (?1, ?2)",
                                        "ti", name, (gint64)g_get_real_time()));
-}
-
-gboolean
-ckpt_lost_write_new(CkptDatabase *db, GError **error)
-{
-    return ckpt_database_run(db, error, "INSERT OR REPLACE INTO counters (name, value) VALUES (?1, 1)",
-                             "t", NEW);
 }
 
 static gboolean
@@ -39,20 +38,23 @@ read_name(CkptDatabase *db, gpointer data, GError **error)
     return statement && !failed;
 }
 
-char *
-ckpt_store_lost_reason(CkptStore *store)
+gboolean
+ckpt_store_lost_reason(CkptStore *store, char **reason, GError **error)
 {
     g_autofree char *name = NULL;
 
-    if (!ckpt_store_read(store, read_name, &name, NULL) || !name)
-        return NULL;
-    return g_strdup(name + strlen(LOST));
+    *reason = NULL;
+    if (!ckpt_store_read(store, read_name, &name, error))
+        return FALSE;
+    if (name)
+        *reason = g_strdup(name + strlen(LOST));
+    return TRUE;
 }
 
 static gboolean
 lost_work(CkptDatabase *db, gpointer data, GError **error)
 {
-    return ckpt_lost_write(db, data, error);
+    return write_lost(db, data, error);
 }
 
 gboolean
@@ -74,11 +76,10 @@ new_work(CkptDatabase *db, gpointer data, GError **error)
 }
 
 gboolean
-ckpt_store_is_new(CkptStore *store)
+ckpt_store_is_new(CkptStore *store, gboolean *is_new, GError **error)
 {
-    gboolean is_new = FALSE;
-
-    return ckpt_store_read(store, new_work, &is_new, NULL) && is_new;
+    *is_new = FALSE;
+    return ckpt_store_read(store, new_work, is_new, error);
 }
 
 static gboolean
@@ -96,17 +97,12 @@ ckpt_store_set_compared(CkptStore *store, GError **error)
 static gboolean
 check_work(CkptDatabase *db, gpointer data, GError **error)
 {
-    *(char **)data = ckpt_database_check(db, TRUE);
-    return TRUE;
+    return ckpt_database_check(db, data, error);
 }
 
-char *
-ckpt_store_check(CkptStore *store)
+gboolean
+ckpt_store_check(CkptStore *store, char **damage, GError **error)
 {
-    char *found = NULL;
-    g_autoptr(GError) error = NULL;
-
-    if (!ckpt_store_read(store, check_work, &found, &error))
-        return g_strdup(error->message);
-    return found;
+    *damage = NULL;
+    return ckpt_store_read(store, check_work, damage, error);
 }

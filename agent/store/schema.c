@@ -4,10 +4,10 @@
 
 /* "ckpt": tells our file from other SQLite files. */
 #define APPLICATION_ID 0x636b7074
-#define SCHEMA_VERSION 4
+#define SCHEMA_VERSION 5
 
-/* No agent was ever upgraded by more: beyond it the number is damage. */
-#define NEWER_MAX 64
+/* No agent ever gets there: beyond it the number is damage. */
+#define VERSION_MAX 9999
 
 /* Columns are what is asked for; `body` is the whole checkpoint. 64-bit identities of files are
  * kept as the signed number of the same bits. */
@@ -72,6 +72,10 @@ static const char version_3[] =
 /* Bodies and plans may have members since that an older agent would refuse. */
 static const char version_4[] = "";
 
+/* What a body was when it was written: a byte of it that changed on the disk is nothing that SQLite sees. Older
+ * agents wrote none. */
+static const char version_5[] = "ALTER TABLE checkpoints ADD COLUMN sum TEXT;";
+
 static gboolean
 read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 {
@@ -103,9 +107,9 @@ is_settled(CkptDatabase *db, GError **error)
 
 /* From the version that is there, 0 = none, to ours, all at once. */
 static gboolean
-upgrade(CkptDatabase *db, gint64 version, GError **error)
+upgrade(CkptDatabase *db, gint64 version, const char *mark, GError **error)
 {
-    static const char *const versions[] = {version_1, version_2, version_3, version_4};
+    static const char *const versions[] = {version_1, version_2, version_3, version_4, version_5};
 
     G_STATIC_ASSERT(G_N_ELEMENTS(versions) == SCHEMA_VERSION);
     if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
@@ -116,31 +120,39 @@ upgrade(CkptDatabase *db, gint64 version, GError **error)
         ckpt_database_failed(db, "create the tables", error);
         return FALSE;
     }
-    return ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
-           ckpt_database_run(db, error, "PRAGMA user_version = 4", "") &&
+    return (!mark || ckpt_database_run(db, error, "INSERT INTO counters (name, value) VALUES (?1, 1)", "t",
+                                       mark)) &&
+           ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 5", "") &&
            ckpt_database_run(db, error, "COMMIT", "");
 }
-G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 4);
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 5);
 
 gboolean
-ckpt_schema_prepare(CkptDatabase *db, gboolean may_be_empty, gboolean *corrupt, GError **error)
+ckpt_schema_prepare(CkptDatabase *db, const char *mark, gboolean *corrupt, GError **error)
 {
     gint64 application = 0, version = 0, tables = 0;
 
     if (!read_pragma(db, "PRAGMA application_id", &application, error) ||
         !read_pragma(db, "PRAGMA user_version", &version, error) ||
-        !read_pragma(db, "SELECT count(*) FROM sqlite_schema", &tables, error))
+        !read_pragma(db, "SELECT count(*) FROM sqlite_schema", &tables, error)) {
+        *corrupt = ckpt_database_is_damaged(db);
         return FALSE;
-    if (application == 0 && version == 0 && tables == 0 && may_be_empty)
-        return upgrade(db, 0, error);
-    *corrupt = application != APPLICATION_ID || version < 1 || version > SCHEMA_VERSION + NEWER_MAX;
+    }
+    if (application == 0 && version == 0 && tables == 0 && mark)
+        return upgrade(db, 0, mark, error);
+    *corrupt = application != APPLICATION_ID || version < 1 || version > VERSION_MAX;
     if (application != APPLICATION_ID) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue is the SQLite file of another program: set it aside");
         return FALSE;
     }
     if (version >= 1 && version < SCHEMA_VERSION)
-        return (version >= 3 || is_settled(db, error)) && upgrade(db, version, error);
+        return (version >= 3 || is_settled(db, error)) && upgrade(db, version, NULL, error);
+    if (*corrupt) {
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the catalogue's schema has no number");
+        return FALSE;
+    }
     if (version != SCHEMA_VERSION) {
         ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
                        "the catalogue has schema %" G_GINT64_FORMAT " and this agent knows %d: a "

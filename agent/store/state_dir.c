@@ -86,13 +86,17 @@ make_private(const char *state_dir, int dir_fd, const char *name, int flags, GEr
 /* A catalogue that was there once and is nothing now was lost: taken for a new one, the agent would know
  * nothing of its checkpoints and say so to everybody. */
 static gboolean
-is_lost(int dir_fd, int lock_fd, gboolean *fresh)
+look_for_database(const char *state_dir, int dir_fd, int lock_fd, gboolean *lost, gboolean *fresh,
+                  GError **error)
 {
     struct stat mark, database;
     gboolean there = fstatat(dir_fd, DATABASE, &database, AT_SYMLINK_NOFOLLOW) == 0;
 
-    *fresh = fstat(lock_fd, &mark) == 0 && mark.st_size == 0;
-    return !*fresh && (!there || database.st_size == 0);
+    if ((!there && errno != ENOENT) || fstat(lock_fd, &mark) != 0)
+        return refuse(error, state_dir, g_strerror(errno)); /* whether it is there, nobody knows */
+    *fresh = mark.st_size == 0;
+    *lost = !*fresh && (!there || database.st_size == 0);
+    return TRUE;
 }
 
 static gboolean
@@ -134,8 +138,8 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, gboolean *lost, gboole
     }
     if (check_folder(state_dir, dir_fd, FALSE, error))
         *lock_fd = lock_folder(state_dir, dir_fd, error);
-    *lost = *lock_fd >= 0 && is_lost(dir_fd, *lock_fd, fresh);
-    if (*lock_fd >= 0 && make_files(state_dir, dir_fd, error))
+    if (*lock_fd >= 0 && look_for_database(state_dir, dir_fd, *lock_fd, lost, fresh, error) &&
+        make_files(state_dir, dir_fd, error))
         path = g_build_filename(state_dir, DATABASE, NULL);
     close(dir_fd);
     if (!path && *lock_fd >= 0) {

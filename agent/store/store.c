@@ -222,34 +222,33 @@ start_anew(const char *state_dir, const char *path, const char *why, GError **er
 {
     g_autofree char *where = NULL;
     g_autofree char *reason = NULL;
+    g_autofree char *mark = NULL;
     gboolean corrupt;
-    g_autoptr(CkptDatabase) db = NULL;
 
     if (!ckpt_state_dir_set_aside(state_dir, &where, error))
         return NULL;
     reason = where ? g_strdup_printf("%s; it was set aside as %s", why, where) : g_strdup(why);
     g_warning("the catalogue is lost: %s", reason);
-    db = ckpt_database_open(path, TRUE, &corrupt, error);
-    return db && ckpt_lost_write(db, reason, error) ? g_steal_pointer(&db) : NULL;
+    mark = ckpt_lost_mark(reason);
+    return ckpt_database_open(path, mark, &corrupt, error);
 }
 
 static CkptDatabase *
 open_database(const char *state_dir, const char *path, gboolean lost, gboolean fresh, GError **error)
 {
+    g_autofree char *mark = fresh ? ckpt_lost_mark(NULL) : NULL;
     g_autoptr(GError) why = NULL;
     gboolean corrupt = FALSE;
-    g_autoptr(CkptDatabase) db = NULL;
+    CkptDatabase *db;
 
     if (lost)
         return start_anew(state_dir, path, "its file was gone, or empty", error);
-    db = ckpt_database_open(path, fresh, &corrupt, &why);
+    db = ckpt_database_open(path, mark, &corrupt, &why);
     if (!db && corrupt)
         return start_anew(state_dir, path, why->message, error);
     if (!db)
         g_propagate_error(error, g_steal_pointer(&why));
-    else if (fresh && !ckpt_lost_write_new(db, error))
-        return NULL;
-    return g_steal_pointer(&db);
+    return db;
 }
 
 CkptStore *
@@ -269,6 +268,7 @@ ckpt_store_open(const char *state_dir, GError **error)
         close(lock_fd);
         return NULL;
     }
+    ckpt_folders_open(db, state_dir);
     store = g_new0(CkptStore, 1);
     store->lock_fd = lock_fd;
     store->db = g_steal_pointer(&db);

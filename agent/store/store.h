@@ -20,16 +20,20 @@ char *ckpt_store_read_only_reason(CkptStore *store);
 
 /* ---- A catalogue that was lost ---- */
 
-/* How it was lost, until somebody agreed to what was made of it since; NULL = it was not. (transfer full) */
-char *ckpt_store_lost_reason(CkptStore *store);
+/* *reason: how it was lost, until somebody agreed to what was made of it since; NULL = it was not. (transfer
+ * full) */
+gboolean ckpt_store_lost_reason(CkptStore *store, char **reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* reason NULL: somebody agreed. */
 gboolean ckpt_store_set_lost(CkptStore *store, const char *reason,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Whether it is a new one, which nobody has compared with what lies beside the disks yet. */
-gboolean ckpt_store_is_new(CkptStore *store);
+gboolean ckpt_store_is_new(CkptStore *store, gboolean *is_new, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_store_set_compared(CkptStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* What is wrong with the database; NULL = nothing. (transfer full) */
-char *ckpt_store_check(CkptStore *store);
+/* In which checkpoints have, or had, files; kept apart from the catalogue, so that it outlives that. char *,
+ * sorted. (transfer full) */
+GPtrArray *ckpt_store_folders(CkptStore *store);
+/* *damage: what is wrong with the database; NULL = nothing. (transfer full) FALSE: it cannot be read. */
+gboolean ckpt_store_check(CkptStore *store, char **damage, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- Operations ---- */
 

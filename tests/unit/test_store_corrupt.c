@@ -20,6 +20,24 @@ typedef struct {
     guint aside, newer, noticed, unharmed;
 } Database;
 
+static char *
+lost_reason(StoreFixture *fixture)
+{
+    char *reason;
+
+    assert_true(ckpt_store_lost_reason(fixture->store, &reason, NULL));
+    return reason;
+}
+
+static gboolean
+is_new(StoreFixture *fixture)
+{
+    gboolean fresh;
+
+    assert_true(ckpt_store_is_new(fixture->store, &fresh, NULL));
+    return fresh;
+}
+
 static void
 fill(CkptStore *store)
 {
@@ -131,7 +149,7 @@ assert_is_aside(const char *dir, const char *reason, const char *bytes, gsize le
 static void
 assert_lost(StoreFixture *fixture, const char *bytes, gsize length)
 {
-    g_autofree char *reason = ckpt_store_lost_reason(fixture->store);
+    g_autofree char *reason = lost_reason(fixture);
     g_autofree char *again = NULL;
     g_autoptr(GPtrArray) checkpoints = ckpt_store_list_checkpoints(
         fixture->store, &(CkptCheckpointQuery){.enabled = -1, .include_deleting = TRUE}, NULL);
@@ -140,7 +158,7 @@ assert_lost(StoreFixture *fixture, const char *bytes, gsize length)
     assert_is_aside(fixture->dir, reason, bytes, length);
     g_clear_pointer(&fixture->store, ckpt_store_close);
     store_fixture_reopen(fixture);
-    again = ckpt_store_lost_reason(fixture->store);
+    again = lost_reason(fixture);
     assert_string_equal(reason, again);
     g_clear_pointer(&fixture->store, ckpt_store_close);
 }
@@ -159,7 +177,7 @@ try_it(StoreFixture *fixture, Database *database, const char *bytes, gsize lengt
         database->newer++;
         return;
     }
-    reason = ckpt_store_lost_reason(fixture->store);
+    reason = lost_reason(fixture);
     if (reason) {
         database->aside++;
         assert_lost(fixture, bytes, length);
@@ -244,13 +262,13 @@ one_that_is_gone_is_not_taken_for_a_new_one(void **state)
     take(fixture, &database);
     assert_int_equal(g_unlink(database.path), 0);
     store_fixture_reopen(fixture);
-    reason = ckpt_store_lost_reason(fixture->store);
+    reason = lost_reason(fixture);
     assert_non_null(strstr(reason, "gone"));
     assert_true(ckpt_store_set_lost(fixture->store, NULL, NULL));
     store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
     g_clear_pointer(&fixture->store, ckpt_store_close);
     store_fixture_reopen(fixture);
-    agreed = ckpt_store_lost_reason(fixture->store);
+    agreed = lost_reason(fixture);
     assert_null(agreed);
     database_clear(&database);
 }
@@ -259,14 +277,14 @@ static void
 a_new_one_is_not_lost(void **state)
 {
     StoreFixture *fixture = *state;
-    g_autofree char *reason = ckpt_store_lost_reason(fixture->store);
+    g_autofree char *reason = lost_reason(fixture);
 
     assert_null(reason);
-    assert_true(ckpt_store_is_new(fixture->store));
+    assert_true(is_new(fixture));
     assert_true(ckpt_store_set_compared(fixture->store, NULL));
     g_clear_pointer(&fixture->store, ckpt_store_close);
     store_fixture_reopen(fixture);
-    assert_false(ckpt_store_is_new(fixture->store));
+    assert_false(is_new(fixture));
 }
 
 #define TEST(name)                                                                                 \

@@ -8,6 +8,7 @@
 
 #include <sqlite3.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* ---- A sequence of what the engine writes in the life of a VM ---- */
@@ -449,6 +450,71 @@ failing_syncs_anywhere_lose_nothing_answered(void **state)
     sweep(POWER_SYNC_FAILS, FALSE, TRUE, 1, 3);
 }
 
+/* ---- Opening it ---- */
+
+static guint
+count_set_aside(const char *dir)
+{
+    g_autoptr(GDir) folder = g_dir_open(dir, 0, NULL);
+    const char *name;
+    guint count = 0;
+
+    while (folder && (name = g_dir_read_name(folder)))
+        count += strstr(name, ".lost-") != NULL;
+    return count;
+}
+
+/* FALSE: opening it has fewer calls than that. */
+static gboolean
+open_on_a_bad_disk(StoreFixture *fixture, PowerFault fault, guint at, gboolean stays)
+{
+    g_autofree char *reason = NULL;
+    g_autoptr(CkptCheckpoint) row = NULL;
+    CkptStore *store;
+    gboolean fired;
+
+    power_vfs_arm(fault, at, stays, at);
+    store = ckpt_store_open(fixture->dir, NULL);
+    fired = power_vfs_fired();
+    power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
+    ckpt_store_close(store);
+    if (count_set_aside(fixture->dir))
+        fail_msg("fault %u at call %u: the catalogue was set aside", fault, at);
+    store_fixture_reopen(fixture);
+    assert_true(ckpt_store_lost_reason(fixture->store, &reason, NULL));
+    assert_null(reason);
+    row = ckpt_store_get_checkpoint(fixture->store, "c1", NULL);
+    assert_non_null(row);
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    return fired;
+}
+
+/* What the disk does is no damage of what is on it: set aside, a whole catalogue would be lost for nothing. */
+static void
+a_disk_that_fails_while_it_is_opened_sets_nothing_aside(void **state)
+{
+    static const PowerFault faults[] = {POWER_READ_EIO, POWER_EIO, POWER_NO_SPACE, POWER_SHORT,
+                                        POWER_SYNC_FAILS};
+    StoreFixture *fixture = *state;
+    guint places = 0;
+
+    for (guint i = 0; i < 20; i++) { /* more than SQLite keeps: rows are read from the disk twice */
+        g_autofree char *id = g_strdup_printf("c%u", i);
+        CkptCheckpoint *row = sample_checkpoint(id, "v1", 1);
+
+        g_free(row->definition);
+        row->definition = g_strnfill(200000, 'x');
+        store_put(fixture->store, row);
+    }
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    for (guint i = 0; i < G_N_ELEMENTS(faults); i++)
+        for (guint stays = 0; stays < 2; stays++)
+            for (guint at = 1; open_on_a_bad_disk(fixture, faults[i], at, stays == 1); at += at < 40 ? 1 : 83)
+                places++;
+    print_message("%u places\n", places);
+    assert_true(places > 20);
+}
+
 /* The catalogue's pages go home every few commits, so that these faults meet checkpoints of the log. */
 static int
 checkpoint_often(sqlite3 *handle, const char **message, const void *routines)
@@ -462,6 +528,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_disk_that_fails_while_it_is_opened_sets_nothing_aside,
+                                        store_fixture_setup, store_fixture_teardown),
         cmocka_unit_test(a_power_cut_anywhere_loses_nothing_answered),
         cmocka_unit_test(no_space_anywhere_makes_it_read_only),
         cmocka_unit_test(short_writes_anywhere_make_it_read_only),
