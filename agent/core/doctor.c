@@ -157,13 +157,18 @@ static void
 look_at_catalogue(CkptEngine *engine, GPtrArray *findings)
 {
     g_autofree char *unagreed = ckpt_rebuild_unagreed(engine);
-    g_autofree char *damage = ckpt_store_check(engine->store);
+    g_autofree char *damage = NULL;
+    g_autoptr(GError) unread = NULL;
     CkptFinding *finding;
 
     if (unagreed) {
         finding = tell(findings, CKPT_FINDING_CATALOGUE_REBUILT, CKPT_SEVERITY_ERROR, NULL, unagreed);
         if (finding)
             ckpt_set_str(&finding->repair, "the manifests are read once more, and what they say is agreed to");
+    }
+    if (!ckpt_store_check(engine->store, &damage, &unread)) {
+        g_prefix_error(&unread, "the catalogue: ");
+        add_not_examined(findings, NULL, unread);
     }
     if (damage) {
         g_autofree char *message = g_strdup_printf(

@@ -444,9 +444,9 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
     g_autoptr(GPtrArray) unfinished = NULL;
     guint64 first = ckpt_store_next_event_block(engine->store, error);
 
-    if (first == 0 || !ckpt_store_forget_operations(engine->store, horizon, error))
+    if (first == 0 || !ckpt_store_forget_operations(engine->store, horizon, error) ||
+        !ckpt_rebuild_start(engine, error))
         return FALSE;
-    ckpt_rebuild_start(engine);
     engine->next_event = first;
     engine->events_end = first + CKPT_EVENT_BLOCK;
     unfinished = ckpt_store_unfinished_operations(engine->store, error);

@@ -118,10 +118,10 @@ void ckpt_deferred_look(CkptEngine *engine, const char *vm_id);
 gboolean ckpt_deferred_is_due(CkptEngine *engine, const LiveOp *live);
 
 /* rebuild.c. At start, before anything else: whether the catalogue was lost. */
-void ckpt_rebuild_start(CkptEngine *engine);
+gboolean ckpt_rebuild_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Reads it back where it was lost, once a start; tells a new one from a lost one. FALSE: not now. */
 gboolean ckpt_rebuild_look(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* FALSE, with CATALOGUE_REBUILT, until somebody agreed. */
+/* FALSE, with CATALOGUE_REBUILT, until somebody agreed; or while a new one could not be told from a lost one. */
 gboolean ckpt_rebuild_check(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_rebuild_agree(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 char *ckpt_rebuild_unagreed(CkptEngine *engine); /* NULL = it is agreed to. (transfer full) */

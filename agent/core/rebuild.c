@@ -33,22 +33,30 @@ ckpt_rebuild_unagreed(CkptEngine *engine)
 
 /* ---- The manifests ---- */
 
-static char **
-list_folders(CkptDriver *driver, GError **error)
+static void
+add_folder(GHashTable *seen, GStrvBuilder *folders, char *folder)
 {
-    g_autoptr(GPtrArray) files = driver->image_files(driver, error);
+    const char *kept = folder;
+
+    if (g_hash_table_add(seen, folder))
+        g_strv_builder_add(folders, kept);
+}
+
+/* Of all disks that are defined, and those in which checkpoints had files. */
+static char **
+list_folders(CkptEngine *engine, GError **error)
+{
+    g_autoptr(GPtrArray) files = engine->driver->image_files(engine->driver, error);
+    g_autoptr(GPtrArray) noted = ckpt_store_folders(engine->store);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GStrvBuilder) folders = g_strv_builder_new();
 
     if (!files)
         return NULL;
-    for (guint i = 0; i < files->len; i++) {
-        char *folder = g_path_get_dirname(g_ptr_array_index(files, i));
-        const char *kept = folder;
-
-        if (g_hash_table_add(seen, folder))
-            g_strv_builder_add(folders, kept);
-    }
+    for (guint i = 0; i < files->len; i++)
+        add_folder(seen, folders, g_path_get_dirname(g_ptr_array_index(files, i)));
+    for (guint i = 0; i < noted->len; i++)
+        add_folder(seen, folders, g_strdup(g_ptr_array_index(noted, i)));
     return g_strv_builder_end(folders);
 }
 
@@ -61,7 +69,7 @@ ckpt_rebuild_find(CkptEngine *engine, CkptFoundFiles **found, GError **error)
     *found = NULL;
     if (!driver->find_manifests || !driver->image_files)
         return TRUE;
-    folders = list_folders(driver, error);
+    folders = list_folders(engine, error);
     if (folders)
         *found = driver->find_manifests(driver, (const char *const *)folders, error);
     return *found != NULL;
@@ -77,9 +85,33 @@ is_ours(const CkptImport *import, const CkptHostInfo *host)
     return FALSE;
 }
 
-/* What the catalogue has already stays as it is. */
+/* Another host's agent took them over, or had begun to: as when the catalogue was there, they are MOVED, and no
+ * file of the VM is this agent's to remove. */
+static void
+leave_to_others(const CkptImport *import, const CkptHostInfo *host, CkptChange *change)
+{
+    gboolean any = FALSE;
+
+    for (guint i = 0; i < import->manifests->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(import->manifests, i);
+        CkptCheckpoint *row = ckpt_graph_find(change->upserts, manifest->checkpoint_id);
+
+        if (!row || g_str_equal(manifest->agent, host->host_id))
+            continue;
+        any = TRUE;
+        row->state = CKPT_STATE_MOVED;
+        row->deferred = FALSE;
+        g_free(row->disabled_reason);
+        row->disabled_reason = g_strdup_printf("the VM moved: it belongs to the agent of host %s (%s)",
+                                               *manifest->host_name ? manifest->host_name : "?", manifest->agent);
+    }
+    if (any)
+        g_ptr_array_set_size(change->made, 0);
+}
+
+/* Nobody has changed anything since it was read the last time: what is found now replaces that. */
 static gboolean
-take_import(CkptEngine *engine, const CkptImport *import, GError **error)
+take_import(CkptEngine *engine, const CkptImport *import, const CkptHostInfo *host, GError **error)
 {
     g_autoptr(GPtrArray) rows = ckpt_store_vm_checkpoints(engine->store, import->vm_id, error);
     g_autoptr(CkptChange) change = NULL;
@@ -87,11 +119,12 @@ take_import(CkptEngine *engine, const CkptImport *import, GError **error)
     if (!rows)
         return FALSE;
     change = ckpt_import_change(import);
-    for (guint i = change->upserts->len; i > 0; i--) {
-        CkptCheckpoint *row = g_ptr_array_index(change->upserts, i - 1);
+    leave_to_others(import, host, change);
+    for (guint i = 0; i < change->upserts->len; i++) {
+        CkptCheckpoint *row = g_ptr_array_index(change->upserts, i);
+        const CkptCheckpoint *before = ckpt_graph_find(rows, row->id);
 
-        if (ckpt_graph_find(rows, row->id))
-            g_ptr_array_remove_index(change->upserts, i - 1);
+        row->revision = before ? before->revision : 0;
     }
     for (guint i = 0; i < import->notes->len; i++)
         g_warning("VM %s: %s", import->vm_id, (char *)g_ptr_array_index(import->notes, i));
@@ -110,14 +143,14 @@ read_all(CkptEngine *engine, guint *checkpoints, guint *vms, GError **error)
         return TRUE;
     if (!driver->host_info(driver, &host, error))
         return FALSE;
-    folders = list_folders(driver, error);
+    folders = list_folders(engine, error);
     imports = folders ? ckpt_import_read(driver, (const char *const *)folders, NULL, NULL, error) : NULL;
     for (guint i = 0; imports && i < imports->len; i++) {
         const CkptImport *import = g_ptr_array_index(imports, i);
 
         if (!is_ours(import, host))
             continue;
-        if (!take_import(engine, import, error))
+        if (!take_import(engine, import, host, error))
             return FALSE;
         *checkpoints += import->checkpoints->len;
         (*vms)++;
@@ -145,19 +178,24 @@ rebuild(CkptEngine *engine, const char *lost, GError **error)
 
 /* ---- When ---- */
 
-void
-ckpt_rebuild_start(CkptEngine *engine)
+gboolean
+ckpt_rebuild_start(CkptEngine *engine, GError **error)
 {
-    g_autofree char *lost = ckpt_store_lost_reason(engine->store);
-    g_autofree char *reason =
-        lost ? g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests "
-                               "before the hypervisor answers",
-                               lost)
-             : NULL;
+    g_autofree char *lost = NULL;
+    g_autofree char *reason = NULL;
+    gboolean is_new;
 
-    if (reason)
-        set_unagreed(engine, reason);
-    g_atomic_int_set(&engine->is_new, ckpt_store_is_new(engine->store));
+    if (!ckpt_store_lost_reason(engine->store, &lost, error) ||
+        !ckpt_store_is_new(engine->store, &is_new, error))
+        return FALSE;
+    g_atomic_int_set(&engine->is_new, is_new);
+    if (!lost)
+        return TRUE;
+    reason = g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests before the "
+                             "hypervisor answers",
+                             lost);
+    set_unagreed(engine, reason);
+    return TRUE;
 }
 
 /* A new catalogue where this host's checkpoints lie: it was lost with its folder. */
@@ -198,7 +236,7 @@ ckpt_rebuild_look(CkptEngine *engine, GError **error)
     g_mutex_lock(&engine->rebuild_lock);
     if (g_atomic_int_get(&engine->is_new))
         done = compare(engine, error);
-    lost = done ? ckpt_store_lost_reason(engine->store) : NULL;
+    done = done && ckpt_store_lost_reason(engine->store, &lost, error);
     if (lost && !engine->rebuilt)
         done = engine->rebuilt = rebuild(engine, lost, error);
     g_mutex_unlock(&engine->rebuild_lock);

@@ -125,15 +125,17 @@ ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
     if (*(char *)vm_id == '\0')
         mark_all(engine);
     else if (ckpt_engine_take_turn(engine, vm_id)) {
-        g_autofree char *unagreed = ckpt_rebuild_unagreed(engine);
+        gboolean agreed = ckpt_rebuild_check(engine, NULL);
 
-        if (!unagreed)
+        /* Of a new catalogue that was not compared yet, manifests that are taken over would be lost ones. */
+        if (agreed)
             ckpt_adopt_look(engine, vm_id);
         ckpt_engine_look(engine, vm_id);
-        if (!unagreed)
+        if (agreed) {
             ckpt_manifests_refresh(engine, vm_id);
-        ckpt_leftovers_look(engine, vm_id);
-        ckpt_deferred_look(engine, vm_id);
+            ckpt_leftovers_look(engine, vm_id);
+            ckpt_deferred_look(engine, vm_id);
+        }
         ckpt_engine_end_turn(engine, vm_id);
     }
     g_free(vm_id);

@@ -112,6 +112,25 @@ inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
     return vm;
 }
 
+static GPtrArray *
+image_files(CkptDriver *driver, GError **error)
+{
+    CkptSim *sim = sim_of(driver);
+    g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(g_free);
+    gboolean asked;
+
+    g_rec_mutex_lock(&sim->lock);
+    for (guint i = 0; i < sim->vms->len && !sim->elsewhere; i++) {
+        const CkptSimVm *vm = g_ptr_array_index(sim->vms, i);
+
+        for (guint k = 0; k < vm->definition->disks->len; k++)
+            g_ptr_array_add(files, g_strdup(((CkptSimDisk *)vm->definition->disks->pdata[k])->source));
+    }
+    asked = ckpt_sim_ask(sim, error);
+    g_rec_mutex_unlock(&sim->lock);
+    return asked ? g_steal_pointer(&files) : NULL;
+}
+
 /* ---- Whether a step may touch them ---- */
 
 static gboolean
@@ -154,4 +173,5 @@ ckpt_sim_share(CkptSim *sim)
     sim->base.manifest_head = manifest_head;
     sim->base.take_over = take_over;
     sim->base.inspect_files = inspect_files;
+    sim->base.image_files = image_files;
 }

@@ -123,7 +123,8 @@ struct _CkptSim {
 };
 
 CkptSim *ckpt_sim_new(void);
-/* From now on there may be more hosts than one: manifests are read back, and tell whose the files are. */
+/* From now on there may be more hosts than one: manifests are read back, and tell whose the files are;
+ * and they are found where disks lie. */
 void ckpt_sim_share(CkptSim *sim);
 /* Tells whoever watches that the VM (NULL: any) was changed by somebody. */
 void ckpt_sim_tell(CkptSim *sim, const char *vm_id);
