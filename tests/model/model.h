@@ -106,6 +106,7 @@ typedef enum {
     ACT_DEFER,                     /* a delete that may wait */
     ACT_FOREIGN,                   /* another tool makes a snapshot, or ends one */
     ACT_MIGRATE,                   /* all VMs to the other host */
+    ACT_LOSE,                      /* the catalogue is lost */
     ACT_KINDS
 } ActionKind;
 
@@ -151,7 +152,7 @@ typedef struct {
     CkptLimits limits;
     char *dir;                 /* of the agent that has the VMs */
     char *other_dir;           /* of the other host's; NULL: there is one host only */
-    guint migrations;
+    guint migrations, losses_of_catalogue;
 
     ModelVm vms[MODEL_VMS];
     GPtrArray *expected;       /* Expected */
@@ -206,6 +207,9 @@ void model_act(Model *model, const Action *action); /* what is no mutation */
 /* migrate.c: there are two hosts from now on; and all VMs go to the other one. */
 void model_share(Model *model);
 void model_migrate(Model *model, const Action *action);
+
+/* lose.c: the catalogue, while the agent is down */
+void model_lose(Model *model, const Action *action);
 
 /* foreign.c: other tools */
 void model_act_foreign(Model *model, const Action *action);

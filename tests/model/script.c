@@ -22,7 +22,7 @@ static const struct {
     KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
     KIND(ACT_DEFER, 7),    KIND(ACT_FOREIGN, 4),
-    KIND(ACT_MIGRATE, 3),
+    KIND(ACT_MIGRATE, 3),  KIND(ACT_LOSE, 2),
 #undef KIND
 };
 static const char *const fault_names[FAULT_KINDS] = {
@@ -69,7 +69,7 @@ script_draw(guint64 seed, Action *actions, guint count)
         action->c = (guint32)script_next(&state);
         action->d = (guint32)script_next(&state);
         if (((action->kind < ACT_CREATE || action->kind > ACT_DELETE) && action->kind != ACT_DEFER &&
-             action->kind != ACT_MIGRATE) ||
+             action->kind != ACT_MIGRATE && action->kind != ACT_LOSE) ||
             script_next(&state) % 2)
             continue;
         draw_fault(&state, 50, &action->faults[0]);
@@ -106,6 +106,7 @@ add_totals(Model *totals, const Model *model)
     totals->recovered += model->recovered;
     totals->fired_count += model->fired_count;
     totals->migrations += model->migrations;
+    totals->losses_of_catalogue += model->losses_of_catalogue;
     for (guint i = 0; i < G_N_ELEMENTS(totals->reasons); i++)
         totals->reasons[i] += model->reasons[i];
 }
@@ -127,7 +128,7 @@ script_run(guint64 seed, const Action *actions, guint count, const char *dir, gb
     model->verbose = verbose;
     model->fault = MODEL_FAULTS;
     for (guint i = 0; i < count && !model->other_dir; i++)
-        if (actions[i].kind == ACT_MIGRATE)
+        if (actions[i].kind == ACT_MIGRATE || actions[i].kind == ACT_LOSE)
             model_share(model);
     model_agent_start(model);
     for (guint i = 0; i < count && !model->violation; i++) {

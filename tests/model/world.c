@@ -614,6 +614,9 @@ model_act(Model *model, const Action *action)
     case ACT_MIGRATE:
         model_migrate(model, action);
         break;
+    case ACT_LOSE:
+        model_lose(model, action);
+        break;
     case ACT_REPEAT:
         model_repeat(model, action);
         break;
