@@ -261,7 +261,8 @@ make_row(CkptImport *import, const CkptManifest *manifest)
     CkptCheckpoint *row = ckpt_checkpoint_copy(manifest->row);
     gboolean any = FALSE;
 
-    ckpt_set_str(&row->disabled_reason, NULL);
+    ckpt_set_str(&row->disabled_reason,
+                 row->state == CKPT_STATE_DELETING ? ckpt_plan_deleting_reason(row) : NULL);
     for (guint i = 0; i < row->disks->len; i++)
         any = identify(import, row, g_ptr_array_index(row->disks, i)) || any;
     for (guint i = 0; i < row->extras->len; i++)

@@ -106,10 +106,11 @@ mark_all(CkptEngine *engine)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(GError) away = NULL;
-    g_autoptr(GPtrArray) ids = ckpt_store_vms(engine->store, &error);
+    g_autoptr(GPtrArray) ids = NULL;
 
     if (!ckpt_rebuild_look(engine, &away))
         g_warning("cannot read checkpoints back from their manifests: %s", away->message);
+    ids = ckpt_store_vms(engine->store, &error); /* with those that were read back */
     if (!ids)
         g_warning("cannot tell which VMs have checkpoints: %s", error->message);
     for (guint i = 0; ids && i < ids->len; i++)
