@@ -115,6 +115,9 @@ CkptDriver *ckpt_engine_driver(CkptEngine *engine);
 const CkptLimits *ckpt_engine_limits(CkptEngine *engine);
 /* Why mutations are refused for the whole agent; NULL if they are not. (transfer full) */
 char *ckpt_engine_read_only_reason(CkptEngine *engine);
+/* Before that is asked for, where the hypervisor answers: a new catalogue may be one that was lost. Asks it, once
+ * in a catalogue's life. */
+void ckpt_engine_compare(CkptEngine *engine);
 /* TRUE while operations that a crash interrupted are still being finished. */
 gboolean ckpt_engine_is_recovering(CkptEngine *engine);
 /* TRUE while no operation runs or waits, and no delete that waits for branches is being looked at. */

@@ -243,6 +243,15 @@ ckpt_rebuild_look(CkptEngine *engine, GError **error)
     return done;
 }
 
+void
+ckpt_engine_compare(CkptEngine *engine)
+{
+    g_autoptr(GError) away = NULL;
+
+    if (g_atomic_int_get(&engine->is_new) && !ckpt_rebuild_look(engine, &away))
+        g_debug("a new catalogue cannot be compared with the manifests yet: %s", away->message);
+}
+
 gboolean
 ckpt_rebuild_check(CkptEngine *engine, GError **error)
 {

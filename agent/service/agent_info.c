@@ -90,9 +90,13 @@ give_file_systems(CkptService *service, PB(GetAgentInfoResponse) * reply)
 static void
 give_mode(CkptService *service, PB(GetAgentInfoResponse) * reply, const GError *hypervisor)
 {
-    g_autofree char *read_only = ckpt_engine_read_only_reason(service->engine);
-    const char *why = read_only ? read_only : hypervisor ? hypervisor->message : NULL;
+    g_autofree char *read_only = NULL;
+    const char *why;
 
+    if (!hypervisor)
+        ckpt_engine_compare(service->engine);
+    read_only = ckpt_engine_read_only_reason(service->engine);
+    why = read_only ? read_only : hypervisor ? hypervisor->message : NULL;
     if (why) {
         reply->mode = VMCHECKPOINT__V1__AGENT_MODE__AGENT_MODE_READ_ONLY;
     } else if (ckpt_engine_is_recovering(service->engine)) {
