@@ -160,6 +160,21 @@ pass(Model *model, gboolean of_store, const CkptStep *step, gboolean is_check, G
     return FALSE;
 }
 
+static gboolean
+is_on_overlays(const CkptSimVm *vm, const CkptStep *step)
+{
+    const CkptSimDefinition *now = vm->live ? vm->live : vm->definition;
+
+    for (guint i = 0; i < step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(step->disks, i);
+        const CkptSimDisk *on = ckpt_sim_definition_find(now, disk->target);
+
+        if (!on || !g_str_equal(on->source, disk->file))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 /* The contents of a checkpoint are those of the instant at which the VM went onto its overlays. */
 static void
 observe(Model *model, const CkptPlan *plan, const CkptStep *step)
@@ -168,7 +183,8 @@ observe(Model *model, const CkptPlan *plan, const CkptStep *step)
 
     model->changes++;
     if (!attempt || step->kind != CKPT_STEP_SNAPSHOT ||
-        g_hash_table_contains(model->captures, plan->checkpoint_id))
+        g_hash_table_contains(model->captures, plan->checkpoint_id) ||
+        !is_on_overlays(model_sim_vm(model, attempt->vm), step))
         return;
     g_hash_table_insert(model->captures, g_strdup(plan->checkpoint_id),
                         g_memdup2(&model->vms[attempt->vm].present, sizeof(State)));

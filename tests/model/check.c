@@ -294,6 +294,13 @@ add_needed(GHashTable *needed, const char *path)
     g_hash_table_add(needed, (gpointer)path);
 }
 
+static void
+add_below_foreign(GHashTable *needed, const CkptSimFile *file)
+{
+    if (file && !file->agent_made && file->backing)
+        add_needed(needed, file->backing);
+}
+
 /* Tops, sealed files and disks that were detached. */
 static GHashTable *
 needed_files(Model *model, GPtrArray *all)
@@ -315,8 +322,9 @@ needed_files(Model *model, GPtrArray *all)
     /* What others made may lie on a file of the agent's, and be in nobody's definition any more. */
     g_hash_table_iter_init(&iter, model->sim->files);
     while (g_hash_table_iter_next(&iter, NULL, &value))
-        if (!((CkptSimFile *)value)->agent_made && ((CkptSimFile *)value)->backing)
-            add_needed(needed, ((CkptSimFile *)value)->backing);
+        add_below_foreign(needed, value);
+    for (guint i = 0; i < MODEL_VMS; i++)
+        add_below_foreign(needed, model->vms[i].vanished_file);
     for (guint i = 0; i < model->foreign->len; i++) {
         const CkptSimSnapshot *snapshot = ((Foreign *)model->foreign->pdata[i])->snapshot;
 

@@ -135,6 +135,18 @@ static const Regression scripts[] = {
       {ACT_RESTORE, 1174191384u, 1336223935u, 2998940288u, 2574616262u, {{0}, {0}}},
       {ACT_DEFER, 2304085524u, 1015854542u, 3061890991u, 124752477u, {{0}, {0}}},
       {ACT_LOSE, 3651215288u, 3412067705u, 47679823u, 197768205u, {{0}, {0}}}}},
+    {"(the checker's) a guest wrote between the making of a memory image's file and the switch to the overlays",
+     1000001081,
+     1,
+     {{ACT_CREATE, 3751021063u, 3933898202u, 3307027751u, 2144010256u, {{FAULT_WRITE, 16, 405228804u}, {0}}}}},
+    {"(the checker's) a sealed file that another tool had made was gone, and nobody needed what lay below it",
+     1000001599,
+     5,
+     {{ACT_CREATE, 2106153722u, 1795413869u, 4169355497u, 591976634u, {{0}, {0}}},
+      {ACT_FOREIGN, 2798262290u, 1035317081u, 245310597u, 2054045452u, {{0}, {0}}},
+      {ACT_CREATE, 3974326517u, 24414974u, 2901576737u, 2703646862u, {{0}, {0}}},
+      {ACT_FOREIGN, 244921931u, 1254629259u, 2129870760u, 4090041457u, {{0}, {0}}},
+      {ACT_VANISH, 1251520688u, 1519136811u, 3891691069u, 863345843u, {{0}, {0}}}}},
 };
 /* clang-format on */
 
