@@ -12,6 +12,6 @@ typedef struct _CkptStoredVms CkptStoredVms;
 /* folders: of the libraries, NULL-terminated; copied. */
 CkptStoredVms *ckpt_stored_vms_new(const char *const *folders);
 void ckpt_stored_vms_free(CkptStoredVms *stored);
-/* CkptStoredDomain of all libraries, read anew if that is some seconds ago. What cannot be read is logged.
- * (transfer full) NULL has none. */
+/* CkptStoredDomain of all libraries, read anew if a definition came or went since, or if that is some seconds ago.
+ * What cannot be read is logged. (transfer full) NULL has none. */
 GPtrArray *ckpt_stored_vms_read(CkptStoredVms *stored);
