@@ -201,7 +201,12 @@ ckpt_power_of(int state)
 static void
 add_state_obstacles(CkptVm *vm, const CkptView *view)
 {
-    if (!vm->persistent)
+    /* Until it runs here libvirt has it as a transient one. */
+    if (!vm->persistent && view->state == VIR_DOMAIN_PAUSED &&
+        view->reason == VIR_DOMAIN_PAUSED_MIGRATION)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                             "VM %s is being migrated to this host: wait until it runs", vm->name);
+    else if (!vm->persistent)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_TRANSIENT_VM, NULL, NULL,
                              "VM %s is transient and vanishes when it stops: make it persistent with "
                              "virsh define",

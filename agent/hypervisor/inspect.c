@@ -27,11 +27,34 @@ inspect_backups(CkptVm *vm, const CkptView *view, GError **error)
     return TRUE;
 }
 
+/* What a job does to the VM; "" = libvirt does not say. */
+static const char *
+job_words(int operation)
+{
+    static const char *const words[] = {
+        [VIR_DOMAIN_JOB_OPERATION_START] = ": it is being started",
+        [VIR_DOMAIN_JOB_OPERATION_SAVE] = ": it is being saved",
+        [VIR_DOMAIN_JOB_OPERATION_RESTORE] = ": it is being restored from a file",
+        [VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN] = ": it is being migrated to this host",
+        [VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT] = ": it is being migrated to another host",
+        [VIR_DOMAIN_JOB_OPERATION_SNAPSHOT] = ": a snapshot of it is being made",
+        [VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT] = ": it is being reverted to a snapshot",
+        [VIR_DOMAIN_JOB_OPERATION_DUMP] = ": it is being dumped",
+        [VIR_DOMAIN_JOB_OPERATION_BACKUP] = ": a backup of it is being made",
+        [VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_DELETE] = ": a snapshot of it is being deleted",
+    };
+
+    if (operation < 0 || operation >= (int)G_N_ELEMENTS(words) || !words[operation])
+        return "";
+    return words[operation];
+}
+
 /* FALSE when a job keeps even questions waiting: no more of them are asked. */
 static gboolean
 inspect_domain_job(CkptVm *vm, const CkptView *view)
 {
-    virDomainJobInfo info = {0};
+    virTypedParameterPtr params = NULL;
+    int count = 0, type = VIR_DOMAIN_JOB_NONE, operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
     char *backup = virDomainBackupGetXMLDesc(view->domain, 0);
 
     if (backup) {
@@ -41,7 +64,7 @@ inspect_domain_job(CkptVm *vm, const CkptView *view)
                              vm->name);
         return TRUE;
     }
-    if (virDomainGetJobInfo(view->domain, &info) < 0) {
+    if (virDomainGetJobStats(view->domain, &type, &params, &count, 0) < 0) {
         if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
             return TRUE;
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
@@ -49,9 +72,13 @@ inspect_domain_job(CkptVm *vm, const CkptView *view)
                              vm->name);
         return FALSE;
     }
-    if (info.type == VIR_DOMAIN_JOB_BOUNDED || info.type == VIR_DOMAIN_JOB_UNBOUNDED)
+    (void)virTypedParamsGetInt(params, count, VIR_DOMAIN_JOB_OPERATION, &operation);
+    virTypedParamsFree(params, count);
+    if (type == VIR_DOMAIN_JOB_BOUNDED || type == VIR_DOMAIN_JOB_UNBOUNDED)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
-                             "a job is under way on VM %s (virsh domjobinfo): wait for it", vm->name);
+                             "a job is under way on VM %s%s (virsh domjobinfo): wait for it, or end it with "
+                             "virsh domjobabort",
+                             vm->name, job_words(operation));
     return TRUE;
 }
 
