@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# What groups about memory share: captures between two ticks, captures that are stopped in their midst, and guests
+# What groups about memory share: captures between two ticks, captures that are held in their midst, and guests
 # that go on. The script has ask and whole, $dir, $vm and $id.
 
 MEMORY="consistency:CONSISTENCY_MEMORY minimum_consistency:CONSISTENCY_MEMORY"
@@ -70,3 +70,60 @@ begin_create() { # sets $request; returns when it is being written
 go_on() { kill -CONT "$(agent pid "$dir" "$(basename "$dir")")"; }
 operation() { call "$dir" GetOperation "request_id:'$request'" >/dev/null && got "$1"; }
 ended() { [[ $(operation .operation.state) =~ (SUCCEEDED|FAILED|CANCELLED)$ ]]; }
+
+# --- in its midst ---
+
+# libvirt writes memory into a file through a process of its own, which has it from QEMU by a pipe. On a gated host
+# that one passes the first 4 MiB and then, if the gate is shut, waits there: whatever comes while it does comes in the
+# midst of a capture (or of virsh's save), be the machine fast or slow.
+
+# gated_host NAME [AGENT-OPTIONS...]: as "host", once in a script.
+gated_host() {
+	gate=$base/gate
+	gated=$(find /usr/lib /usr/libexec -name libvirt_iohelper -print -quit 2>/dev/null)
+	mkdir -m 777 "$gate"
+	cp "$gated" "$gate/helper"
+	cat >"$gate/keeper" <<-END
+		#!/bin/bash
+		# FILE DESCRIPTOR, from stdin
+		if [ -p $gate/shut ]; then
+			head -c 4194304 >&"\$2"
+			echo "\$\$" >$gate/waits
+			read -r _ <$gate/shut
+		fi
+		exec $gate/helper "\$@"
+	END
+	chmod 755 "$gate/keeper"
+	start_gated "$1" "$base/$1"
+	agent start "$base/$1" "$@"
+}
+
+# start_gated NAME DIR: its libvirtd, to which the gate's keeper is libvirt's helper.
+start_gated() {
+	# shellcheck disable=SC2016  # the inner shell expands these
+	unshare --mount sh -ec 'mount --bind "$1" "$2"; shift 2; exec "$@"' sh "$gate/keeper" "$gated" \
+		"$support/hypervisor" start "$@" >/dev/null
+}
+
+shut_gate() {
+	rm -f "$gate/waits"
+	mkfifo -m 666 "$gate/shut"
+}
+at_the_gate() { eventually 30 test -s "$gate/waits"; }
+open_gate() {
+	at_the_gate && timeout 20 sh -c 'echo >"$1"' sh "$gate/shut"
+	rm "$gate/shut"
+}
+# past_the_gate: all of it is written, and the process that wrote it is gone.
+past_the_gate() { ! grep -q '^State:[[:space:]]*[^Z]' "/proc/$(cat "$gate/waits")/status" 2>/dev/null; }
+is_being_cancelled() {
+	[ "$(on "$dir" qemu-monitor-command "$vm" '{"execute":"query-migrate"}' | jq -r .return.status)" = cancelling ]
+}
+
+# hold_create: sets $request; returns in the midst of its capture, with the gate shut.
+hold_create() {
+	request=$(new_id)
+	shut_gate
+	call "$dir" CreateCheckpoint "options{request_id:'$request' return_when:RETURN_WHEN_ACCEPTED} vm_id:'$id' $MEMORY" >/dev/null
+	at_the_gate
+}
