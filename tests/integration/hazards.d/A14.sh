@@ -4,8 +4,7 @@ A14() {
 	local model units=$VMCKPT_BUILD/tests/unit
 	model=$(on "$dir" capabilities | xpath 'string(//host/secmodel/model[.="apparmor"])')
 	if [ "$model" != apparmor ]; then
-		beside "this machine cannot provoke it: libvirtd confines no VM here (security model: $(on "$dir" capabilities | xpath 'string(//host/secmodel[1]/model)')); covered by the unit tests of what a profile denies, and of the plan that is refused for it"
-		skip A14_delete_in_a_confined_vm "no AppArmor on this machine"
+		skip A14_delete_in_a_confined_vm "no AppArmor on this machine (libvirt's security model: $(on "$dir" capabilities | xpath 'string(//host/secmodel[1]/model)')); covered by test_confinement (what a profile denies) and by test_planner (such a delete is refused), which are run here"
 	fi
 	# The profile's own words, and what the planner makes of them: refused by name before anything changes, and
 	# done once the VM is off.
