@@ -49,6 +49,17 @@ job_words(int operation)
     return words[operation];
 }
 
+/* Until it runs here, its job lets no other call in, and tells nothing of itself. */
+static gboolean
+is_arriving(CkptVm *vm, const CkptView *view)
+{
+    if (view->state != VIR_DOMAIN_PAUSED || view->reason != VIR_DOMAIN_PAUSED_MIGRATION)
+        return FALSE;
+    ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                         "VM %s is being migrated to this host: wait until it runs", vm->name);
+    return TRUE;
+}
+
 /* FALSE when a job keeps even questions waiting: no more of them are asked. */
 static gboolean
 inspect_domain_job(CkptVm *vm, const CkptView *view)
@@ -66,7 +77,7 @@ inspect_domain_job(CkptVm *vm, const CkptView *view)
     }
     if (virDomainGetJobStats(view->domain, &type, &params, &count, 0) < 0) {
         if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
-            return TRUE;
+            return !is_arriving(vm, view);
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
                              "a libvirt job on VM %s, or its QEMU, has not answered for 30 s",
                              vm->name);

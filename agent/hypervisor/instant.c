@@ -15,6 +15,34 @@ snapshot_xml(const CkptRun *run, const CkptView *view, const char *memory)
                              run->step->disks);
 }
 
+/* libvirt lays the overlay over whatever the disk runs on by now, whatever its header names (hazard A25): a
+ * snapshot of virsh's that came since the VM was looked at, while it was being frozen say, would not be in the
+ * chain that the next start opens. */
+static gboolean
+is_where_it_was(const CkptRun *run, const CkptView *view, GError **error)
+{
+    char *xml = virDomainGetXMLDesc(view->domain, view->active ? 0 : VIR_DOMAIN_XML_INACTIVE);
+    g_autoptr(CkptXmlDomain) now = xml ? ckpt_xml_domain_parse(xml, error) : NULL;
+
+    if (!xml)
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "look where its disks are");
+    free(xml);
+    for (guint i = 0; now && i < run->step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
+        const char *before = view->active ? ckpt_view_live_source(view, disk->target)
+                                          : ckpt_view_source(view, disk->target);
+        const CkptXmlDisk *found = ckpt_xml_domain_find(now, disk->target);
+
+        if (found && g_strcmp0(found->source, before) == 0)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY, "disk %s was put on %s meanwhile: repeat the request",
+                       disk->target, found && found->source ? found->source : "nothing");
+        ckpt_error_add(error, CKPT_META_DISK, disk->target);
+        return FALSE;
+    }
+    return now != NULL;
+}
+
 static void
 switch_disks(CkptRun *run, const CkptView *view, GError **error)
 {
@@ -24,6 +52,8 @@ switch_disks(CkptRun *run, const CkptView *view, GError **error)
     g_autofree char *xml = snapshot_xml(run, view, NULL);
     g_autoptr(virDomainSnapshot) snapshot = NULL;
 
+    if (!is_where_it_was(run, view, error))
+        return;
     run->step->untried = FALSE;
     snapshot = virDomainSnapshotCreateXML(view->domain, xml, flags);
     if (!snapshot)
@@ -45,6 +75,8 @@ try_with_memory(CkptRun *run, const CkptView *view, char **why, GError **cause)
         ckpt_error_add(cause, CKPT_META_FILE, run->step->file);
         return TRUE;
     }
+    if (!is_where_it_was(run, view, cause))
+        return TRUE;
     run->step->untried = FALSE;
     if (ckpt_memory_snapshot(run, view, xml, &failed))
         return TRUE;

@@ -10,6 +10,7 @@ typedef enum { PLACE_OLD, PLACE_NEW, PLACE_ELSEWHERE } Place;
 typedef struct {
     guint old, new, elsewhere; /* answers counted over all disks */
     gboolean used;             /* an overlay was written to */
+    gboolean held;             /* somebody has one open */
     guint open;                /* overlays that QEMU writes to */
     guint stale;               /* of the old ones: what libvirt believes of the running VM */
     GString *facts;
@@ -87,6 +88,7 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
         count(tally, PLACE_ELSEWHERE);
     }
     tally->used = tally->used || (header && !header->empty);
+    tally->held = tally->held || overlay->read_locked || overlay->write_locked;
     tally->open += written;
     g_string_append_printf(tally->facts,
                            "%sdisk %s: the definition names %s, the running VM %s, %s is %s%s",
@@ -115,6 +117,9 @@ look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
         outcome = CKPT_OUTCOME_DONE;
     /* An overlay that was written to is newer than the file that libvirt names (hazard A5). */
     else if (tally.elsewhere == 0 && tally.new == 0 && !tally.used)
+        outcome = CKPT_OUTCOME_NOT_DONE;
+    /* The owner has put the VM on other files meanwhile, and nobody is, or was, on the overlays. */
+    else if (tally.new == 0 && !tally.used && !tally.held)
         outcome = CKPT_OUTCOME_NOT_DONE;
     *forward = tally.elsewhere == 0 && (view->active ? tally.open == disks->len : TRUE);
     *facts = g_string_free(tally.facts, FALSE);
@@ -185,10 +190,32 @@ has_size_of(const CkptLayer *overlay, const char *top, GError **error)
     return same;
 }
 
+/* What the plan laid the overlay on, also when the overlay itself can no longer be read. */
+static const char *
+planned_base(const CkptPlan *plan, const char *overlay)
+{
+    for (guint i = 0; i < plan->steps->len; i++) {
+        const CkptStep *step = g_ptr_array_index(plan->steps, i);
+
+        if (step->kind == CKPT_STEP_MAKE_OVERLAY && g_str_equal(step->file, overlay))
+            return step->base;
+    }
+    return NULL;
+}
+
+/* The overlay is as it was planned: it is the VM that is not. */
+static gboolean
+was_moved(const CkptPlan *plan, const CkptDiskFile *disk, const CkptLayer *overlay, const char *top)
+{
+    const char *base = planned_base(plan, disk->file);
+
+    return base && top && ckpt_image_same(overlay->backing, base) && !ckpt_image_same(top, base);
+}
+
 /* REUSE_EXT takes any file: one whose header names another one would run, and ruin that one at its
  * merge (hazard A25). */
 static gboolean
-overlay_fits(const CkptView *view, const CkptDiskFile *disk, GError **error)
+overlay_fits(const CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError **error)
 {
     const CkptXmlDisk *defined = ckpt_xml_domain_find(view->definition_xml, disk->target);
     const char *top = view->active ? ckpt_view_live_source(view, disk->target)
@@ -200,6 +227,9 @@ overlay_fits(const CkptView *view, const CkptDiskFile *disk, GError **error)
 
     if (fault)
         g_propagate_error(error, g_steal_pointer(&fault));
+    else if (!fits && was_moved(run->plan, disk, overlay, top))
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                       "disk %s was put on %s meanwhile: repeat the request", disk->target, top);
     else if (!fits)
         ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
                        "%s is an overlay of %s (%s), but disk %s is on %s", disk->file,
@@ -297,7 +327,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     if (!is_as_planned(run, view, error) || has_job(view, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)
-        if (!overlay_fits(view, g_ptr_array_index(disks, i), error))
+        if (!overlay_fits(run, view, g_ptr_array_index(disks, i), error))
             return FALSE;
     if (!ckpt_switch_to_overlays(run, view, &cause, error))
         return FALSE;
@@ -343,19 +373,6 @@ static char *
 mark_path(const CkptDiskFile *disk)
 {
     return g_strconcat(disk->file, ".vmckpt-undo", NULL);
-}
-
-/* What the plan laid the overlay on, also when the overlay itself can no longer be read. */
-static const char *
-planned_base(const CkptPlan *plan, const char *overlay)
-{
-    for (guint i = 0; i < plan->steps->len; i++) {
-        const CkptStep *step = g_ptr_array_index(plan->steps, i);
-
-        if (step->kind == CKPT_STEP_MAKE_OVERLAY && g_str_equal(step->file, overlay))
-            return step->base;
-    }
-    return NULL;
 }
 
 /* *fault: why it cannot be run. */

@@ -5,7 +5,7 @@
 
 /* ---- Between a step and its view of the VM (ld --wrap) ---- */
 
-static const char *destroy_after_look; /* a VM that ends right after the next look at it */
+static const char *after_look; /* what is done right after the next look at the VM */
 
 CkptView *__real_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error);
 CkptView *__wrap_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error);
@@ -13,10 +13,10 @@ CkptView *
 __wrap_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **error)
 {
     CkptView *view = __real_ckpt_view_load(connection, vm_id, error);
-    const char *name = g_steal_pointer(&destroy_after_look);
+    const char *command = g_steal_pointer(&after_look);
 
-    if (name)
-        g_free(sh("guest virsh $d destroy %s", name));
+    if (command)
+        g_free(sh("%s", command));
     return view;
 }
 
@@ -86,6 +86,44 @@ one_with_a_disk_more_or_less_is_not_taken(void **state)
     step_pass(guest, snapshot);
 }
 
+/* As virsh does it: with a file of its own, and without telling anybody. */
+#define LAY(name, file)                                                                                                \
+    "guest virsh $d snapshot-create-as " name " --no-metadata --disk-only --diskspec vda,file=$d/images/" file " 2>&1"
+
+static void
+one_put_on_another_file_since_it_was_planned_is_not_taken(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("moved", FALSE);
+    g_autoptr(Point) point = NULL;
+    CkptStep *snapshot;
+
+    g_free(sh("guest start $d moved; " LAY("moved", "moved-x.qcow2")));
+    point = point_prepare(guest, "aaaaaaaa");
+    snapshot = point_snapshot_step(guest, point);
+    g_free(sh("guest virsh $d blockcommit moved vda --active --shallow --pivot 2>&1"));
+    assert_not_snapshotted(guest, snapshot);
+    guest_off(guest);
+    assert_not_snapshotted(guest, snapshot);
+}
+
+/* The overlay would lie on it, and its header names the file below. */
+static void
+one_put_on_another_file_at_the_last_moment_is_not_taken(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("late", FALSE);
+    g_autoptr(Point) point = NULL;
+    CkptStep *snapshot;
+
+    g_free(sh("guest start $d late"));
+    point = point_prepare(guest, "aaaaaaaa");
+    snapshot = point_snapshot_step(guest, point);
+    after_look = LAY("late", "late-x.qcow2");
+    assert_not_snapshotted(guest, snapshot);
+    assert_null(after_look);
+    g_free(sh("guest virsh $d domblklist late | grep -q late-x.qcow2"));
+    guest_off(guest);
+}
+
 /* ---- CHECK_CHAIN ---- */
 
 /* The definition was read while it ran, the locks after it had ended: no mismatch, but a look at two
@@ -100,9 +138,9 @@ one_that_ends_in_mid_look_is_looked_at_again(void **state)
     step_add_disk(check, "vda", top, CKPT_FORMAT_QCOW2);
     g_free(sh("guest start $d ends"));
     step_pass(guest, check);
-    destroy_after_look = "ends";
+    after_look = "guest virsh $d destroy ends";
     step_pass(guest, check);
-    assert_null(destroy_after_look);
+    assert_null(after_look);
 }
 
 static int
@@ -127,6 +165,8 @@ main(int argc, char **argv)
         cmocka_unit_test(one_planned_as_off_is_not_taken_when_it_runs),
         cmocka_unit_test(one_resized_since_its_overlay_was_made_is_not_taken),
         cmocka_unit_test(one_with_a_disk_more_or_less_is_not_taken),
+        cmocka_unit_test(one_put_on_another_file_since_it_was_planned_is_not_taken),
+        cmocka_unit_test(one_put_on_another_file_at_the_last_moment_is_not_taken),
         cmocka_unit_test(one_that_ends_in_mid_look_is_looked_at_again),
     };
 
