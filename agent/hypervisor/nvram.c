@@ -393,8 +393,10 @@ ckpt_step_put_nvram_undo(CkptRun *run, GError **error)
 
     if (unlink(temporary) < 0 && errno != ENOENT)
         return ckpt_file_error(error, "remove", temporary);
+    /* An undo that was cut short is done again from its beginning: what it had put back, it may have removed
+     * since (SAVE_NVRAM's). */
     if (step->from)
-        return put(step->from, step->base, error);
+        return !is_there(step->from) || put(step->from, step->base, error);
     if (!is_there(there))
         return TRUE;
     if (!same_files(step->file, there, &same, error))

@@ -135,6 +135,56 @@ failed_restore_puts_the_present_variables_back(void **state)
     }
 }
 
+/* The restore fails at its start, and libvirt is away for a moment in its undo, when the copy of the present
+ * variables is gone already: the undo is done again from its beginning. */
+typedef struct {
+    gboolean failed;
+    guint defines;
+} Cut;
+
+static gboolean
+cut_the_undo(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step, gpointer data,
+             GError **error)
+{
+    Cut *cut = data;
+
+    (void)sim;
+    (void)plan;
+    if (moment != CKPT_SIM_BEGUN || !step)
+        return TRUE;
+    if (step->kind == CKPT_STEP_START && !cut->failed) {
+        cut->failed = TRUE;
+        ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "told to fail");
+        return FALSE;
+    }
+    if (step->kind != CKPT_STEP_DEFINE || ++cut->defines != 2)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "libvirt is away");
+    return FALSE;
+}
+
+static void
+undo_that_is_cut_short_is_done_again(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    g_autoptr(CkptVmRecord) record = NULL;
+    g_auto(Outcome) outcome = {0};
+    Cut cut = {0};
+
+    set_variables(fixture, 2);
+    fixture->sim->hook = cut_the_undo;
+    fixture->sim->hook_data = &cut;
+    engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_RESTORE, "r-cut", id), &outcome);
+    assert_non_null(outcome.error);
+    assert_true(cut.defines > 2);
+    record = ckpt_store_get_vm(fixture->store, FIXTURE_VM, NULL);
+    assert_null(record->quarantine_reason);
+    assert_int_equal(ckpt_sim_find_vm(fixture->sim, FIXTURE_VM)->power, CKPT_POWER_RUNNING);
+    assert_int_equal(variables(fixture), 2);
+    assert_int_equal(raw_files(fixture), 1);
+}
+
 static void
 checkpoint_whose_copy_was_changed_is_not_restored(void **state)
 {
@@ -174,6 +224,8 @@ main(void)
         cmocka_unit_test_setup_teardown(restore_that_discards_leaves_no_copy_behind, setup,
                                         engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(failed_restore_puts_the_present_variables_back, setup,
+                                        engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(undo_that_is_cut_short_is_done_again, setup,
                                         engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(checkpoint_whose_copy_was_changed_is_not_restored, setup,
                                         engine_fixture_teardown),

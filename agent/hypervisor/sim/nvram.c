@@ -102,7 +102,7 @@ ckpt_sim_put_nvram_undo(CkptSimRun *run, GError **error)
     CkptSimFile *file = ckpt_sim_find(run->sim, run->step->base);
 
     if (run->step->from)
-        return put(run, run->step->from, error);
+        return !ckpt_sim_find(run->sim, run->step->from) || put(run, run->step->from, error);
     if (!file)
         return TRUE;
     ckpt_sim_unlink(run->sim, file);
