@@ -387,7 +387,7 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
     case CKPT_OUTCOME_UNCLEAR:
         break;
     }
-    if (ckpt_executor_is_away(why)) {
+    if (ckpt_executor_is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
         g_clear_error(&cause);
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_LATER;

@@ -27,6 +27,7 @@
 #define PATIENCE_US (30 * G_USEC_PER_SEC)
 
 typedef struct {
+    gboolean known; /* the rest is */
     guint64 done, left, pass;
 } Stats;
 
@@ -130,24 +131,28 @@ keep_synced(gpointer data)
 
 /* ---- Looking ---- */
 
+/* FALSE: the job that is under way is not the capture's. Somebody else's, a migration or a backup, may have begun
+ * just before it: the call then waits for that, and has not made its file yet. */
 static gboolean
-read_stats(virDomainPtr domain, Stats *stats)
+read_stats(const Capture *capture, virDomainPtr domain, Stats *stats)
 {
     virTypedParameterPtr params = NULL;
     unsigned long long done = 0, left = 0, pass = 0;
-    int count = 0, type = VIR_DOMAIN_JOB_NONE;
+    int count = 0, type = VIR_DOMAIN_JOB_NONE, operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
     gboolean known;
 
     if (virDomainGetJobStats(domain, &type, &params, &count, 0) < 0) {
         virResetLastError();
         return FALSE;
     }
+    (void)virTypedParamsGetInt(params, count, VIR_DOMAIN_JOB_OPERATION, &operation);
     known = virTypedParamsGetULLong(params, count, VIR_DOMAIN_JOB_DATA_PROCESSED, &done) == 1 &&
             virTypedParamsGetULLong(params, count, VIR_DOMAIN_JOB_DATA_REMAINING, &left) == 1;
     (void)virTypedParamsGetULLong(params, count, VIR_DOMAIN_JOB_MEMORY_ITERATION, &pass);
     virTypedParamsFree(params, count);
-    *stats = (Stats){done, left, pass};
-    return known && type != VIR_DOMAIN_JOB_NONE;
+    *stats = (Stats){known, done, left, pass};
+    return type != VIR_DOMAIN_JOB_NONE && operation == VIR_DOMAIN_JOB_OPERATION_SNAPSHOT &&
+           g_file_test(capture->run->step->file, G_FILE_TEST_EXISTS);
 }
 
 static void
@@ -186,12 +191,14 @@ look(Capture *capture, virDomainPtr domain)
 
     if (g_cancellable_is_cancelled(run->cancellable))
         ask_to_stop(capture, CKPT_REASON_OPERATION_CANCELLED, "cancelled before it took effect");
-    if (read_stats(domain, &stats)) {
+    if (!read_stats(capture, domain, &stats))
+        return;
+    if (stats.known) {
         if (run->progress)
             run->progress(stats.done, stats.done + stats.left, run->data);
         raise_downtime(capture, domain, &stats);
     }
-    /* Again each time: the job may not have begun. */
+    /* Again each time: it may not have heard. */
     if (is_to_stop(capture) && virDomainAbortJob(domain) < 0)
         virResetLastError();
 }
@@ -267,6 +274,7 @@ ckpt_memory_snapshot(CkptRun *run, const CkptView *view, const char *xml, GError
     int code = VIR_ERR_OK;
 
     begin(&capture, run, view);
+    ckpt_fault_point_named("calling");
     syncing = g_thread_new("sync-memory", keep_synced, &capture);
     looking = g_thread_new("watch-memory", keep_looking, &capture);
     snapshot = virDomainSnapshotCreateXML(
@@ -283,6 +291,7 @@ ckpt_memory_snapshot(CkptRun *run, const CkptView *view, const char *xml, GError
     if (virDomainMigrateSetMaxDowntime(view->domain, capture.downtime_before_ms, 0) < 0)
         g_warning("VM %s: its downtime limit is left at %u ms, it was %u (virsh migrate-setmaxdowntime)",
                   run->plan->vm_id, capture.downtime_ms, capture.downtime_before_ms);
+    g_clear_pointer(&run->step->note, g_free);
     if (capture.downtime_ms > FIRST_DOWNTIME_MS && snapshot)
         run->step->note = g_strdup_printf(
             "the guest changed its memory faster than it could be written: its pause was allowed to be %u ms",

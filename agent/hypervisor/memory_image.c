@@ -131,13 +131,15 @@ ckpt_memory_interrupt(CkptRun *run)
     }
 }
 
-/* Whoever paused the VM by hand wants it so. */
+/* Whoever paused the VM by hand wants it so. A guest that could not write since the image took the last room has
+ * that back by now; where it has not, it stands again at once. */
 static gboolean
 stands_for_capture(const CkptView *view)
 {
     return view->active && view->state == VIR_DOMAIN_PAUSED &&
            (view->reason == VIR_DOMAIN_PAUSED_SNAPSHOT || view->reason == VIR_DOMAIN_PAUSED_MIGRATION ||
-            view->reason == VIR_DOMAIN_PAUSED_SAVE || view->reason == VIR_DOMAIN_PAUSED_UNKNOWN);
+            view->reason == VIR_DOMAIN_PAUSED_SAVE || view->reason == VIR_DOMAIN_PAUSED_IOERROR ||
+            view->reason == VIR_DOMAIN_PAUSED_UNKNOWN);
 }
 
 /* The files that the plan has sealed: sealed again, or as they were before. */

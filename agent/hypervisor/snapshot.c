@@ -158,6 +158,9 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     gboolean forward;
     CkptOutcome outcome;
 
+    /* No job of ours is to be waited for then; somebody else's may take hours. */
+    if (run->step->untried)
+        return CKPT_OUTCOME_NOT_DONE;
     ckpt_freeze_recover(run);
     ckpt_memory_recover(run);
     if (!ckpt_settle(run->connection, run->plan->vm_id, error))
@@ -266,13 +269,21 @@ is_as_planned(CkptRun *run, const CkptView *view, GError **error)
     return TRUE;
 }
 
-/* libvirt would refuse the switch, but only after the guest was frozen; and what is not tried has nothing to be
- * closed, for which the undo would wait until the job ends. */
+/* libvirt would refuse the switch, but only after the guest was frozen, and after 30 s; and what is not tried has
+ * nothing to be closed, for which the undo would wait until the job ends. */
 static gboolean
 has_job(const CkptView *view, GError **error)
 {
     g_autoptr(GError) job = NULL;
+    virDomainJobInfo info = {0};
 
+    if (view->active && virDomainGetJobInfo(view->domain, &info) < 0)
+        virResetLastError();
+    if (info.type == VIR_DOMAIN_JOB_BOUNDED || info.type == VIR_DOMAIN_JOB_UNBOUNDED) {
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                       "a job was begun on the VM meanwhile (virsh domjobinfo): wait for it");
+        return TRUE;
+    }
     if (!view->active || ckpt_nodes_no_job(view->domain, view->live_xml, FALSE, &job) ||
         ckpt_error_reason(job) != CKPT_REASON_VM_BUSY)
         return FALSE;
@@ -288,7 +299,8 @@ is_good_enough(const CkptStep *step, GError **error)
 {
     if (step->asked < CKPT_CONSISTENCY_APPLICATION || step->reached >= step->minimum)
         return TRUE;
-    ckpt_error_set(error, CKPT_REASON_QUIESCE_FAILED, "%s", step->note);
+    ckpt_error_set(error, CKPT_REASON_QUIESCE_FAILED, "%s",
+                   step->note ? step->note : "it is not known whether the memory was captured");
     return FALSE;
 }
 

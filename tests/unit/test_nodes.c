@@ -13,10 +13,12 @@ int __wrap_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command,
                                        unsigned int flags);
 int __wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomainBlockJobInfo *info,
                                     unsigned int flags);
+int __wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfo *info);
 
 static guint asked;     /* QEMU, through its monitor */
 static gboolean denied; /* libvirt forbids that */
 static gboolean pulled; /* a block job is under way */
+static int job;         /* virDomainJobType of a job of the domain's */
 
 int
 __wrap_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command, char **result,
@@ -34,6 +36,13 @@ __wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomain
                                 unsigned int flags)
 {
     return pulled;
+}
+
+int
+__wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfo *info)
+{
+    *info = (virDomainJobInfo){.type = job};
+    return 0;
 }
 
 typedef struct {
@@ -54,6 +63,7 @@ world_new(void)
 
     asked = 0;
     denied = pulled = FALSE;
+    job = VIR_DOMAIN_JOB_NONE;
     shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
           "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
@@ -128,6 +138,20 @@ a_job_that_began_meanwhile_is_seen_before_the_switch(void **state)
     assert_int_equal(asked, 0);
 }
 
+/* A migration, a backup: it may take hours, and none of it is waited for. */
+static void
+a_job_of_the_domain_is_seen_before_the_switch(void **state)
+{
+    g_autoptr(World) world = world_new();
+
+    job = VIR_DOMAIN_JOB_UNBOUNDED;
+    fails(world, CKPT_REASON_VM_BUSY);
+    assert_true(world->step->untried);
+    assert_int_equal(ckpt_step_snapshot_check(&world->run, NULL), CKPT_OUTCOME_NOT_DONE);
+    undo(world);
+    assert_int_equal(asked, 0);
+}
+
 static void
 an_undo_of_a_switch_that_failed_asks(void **state)
 {
@@ -182,6 +206,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_undo_before_the_switch_asks_nothing),
         cmocka_unit_test(a_job_that_began_meanwhile_is_seen_before_the_switch),
+        cmocka_unit_test(a_job_of_the_domain_is_seen_before_the_switch),
         cmocka_unit_test(an_undo_of_a_switch_that_failed_asks),
         cmocka_unit_test(after_a_crash_it_is_asked),
         cmocka_unit_test(beside_a_block_job_it_is_not_asked_but_tried_again),

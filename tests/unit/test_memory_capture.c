@@ -1,0 +1,235 @@
+/* A capture of memory beside jobs of others: only its own is told of, given more downtime or ended; and which guests
+ * go on after one that failed. On libvirt's test driver, with what that lacks put in between. */
+#include "agent/hypervisor/memory.h"
+#include "tests/unit/image_fixture.h"
+
+#define VM "11111111-1111-4111-8111-111111111111"
+#define CALL_US (400 * 1000)
+#define POLL_US (5 * 1000)
+
+virDomainSnapshotPtr __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml,
+                                                       unsigned int flags);
+int __wrap_virDomainGetJobStats(virDomainPtr domain, int *type, virTypedParameterPtr *params, int *count,
+                                unsigned int flags);
+int __real_virDomainAbortJob(virDomainPtr domain);
+int __wrap_virDomainAbortJob(virDomainPtr domain);
+int __wrap_virDomainMigrateSetMaxDowntime(virDomainPtr domain, unsigned long long ms, unsigned int flags);
+int __wrap_virDomainMigrateGetMaxDowntime(virDomainPtr domain, unsigned long long *ms, unsigned int flags);
+
+int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+int __wrap_virDomainResume(virDomainPtr domain);
+
+/* Written before the capture begins, or atomic. */
+static int operation;       /* of the job under way */
+static const char *makes;   /* the file that the call makes at its beginning; NULL = it waits */
+static int aborted;
+static int limit;           /* ms */
+static int told;
+static int stands;          /* virDomainPausedReason */
+static guint resumed;
+
+/* Fails when its job is ended, or in the end, as one that waited for another's job in vain. */
+virDomainSnapshotPtr
+__wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags)
+{
+    gint64 until = g_get_monotonic_time() + CALL_US;
+
+    (void)xml;
+    (void)flags;
+    if (makes)
+        assert_true(g_file_set_contents(makes, "LibvirtQemudPart", -1, NULL));
+    while (g_get_monotonic_time() < until && !g_atomic_int_get(&aborted))
+        g_usleep(POLL_US);
+    (void)__real_virDomainAbortJob(domain); /* the test driver has none, and says so */
+    return NULL;
+}
+
+int
+__wrap_virDomainGetJobStats(virDomainPtr domain, int *type, virTypedParameterPtr *params, int *count,
+                            unsigned int flags)
+{
+    int max = 0;
+
+    (void)domain;
+    (void)flags;
+    *type = VIR_DOMAIN_JOB_UNBOUNDED;
+    *params = NULL;
+    *count = 0;
+    virTypedParamsAddInt(params, count, &max, VIR_DOMAIN_JOB_OPERATION, operation);
+    virTypedParamsAddULLong(params, count, &max, VIR_DOMAIN_JOB_DATA_PROCESSED, 10);
+    virTypedParamsAddULLong(params, count, &max, VIR_DOMAIN_JOB_DATA_REMAINING, 90);
+    virTypedParamsAddULLong(params, count, &max, VIR_DOMAIN_JOB_MEMORY_ITERATION, 100);
+    return 0;
+}
+
+int
+__wrap_virDomainAbortJob(virDomainPtr domain)
+{
+    (void)domain;
+    g_atomic_int_inc(&aborted);
+    return 0;
+}
+
+int
+__wrap_virDomainMigrateSetMaxDowntime(virDomainPtr domain, unsigned long long ms, unsigned int flags)
+{
+    (void)domain;
+    (void)flags;
+    g_atomic_int_set(&limit, (int)ms);
+    return 0;
+}
+
+int
+__wrap_virDomainMigrateGetMaxDowntime(virDomainPtr domain, unsigned long long *ms, unsigned int flags)
+{
+    (void)domain;
+    (void)flags;
+    *ms = 300;
+    return 0;
+}
+
+int
+__wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags)
+{
+    (void)domain;
+    (void)flags;
+    *state = VIR_DOMAIN_PAUSED;
+    if (reason)
+        *reason = stands;
+    return 0;
+}
+
+int
+__wrap_virDomainResume(virDomainPtr domain)
+{
+    (void)domain;
+    resumed++;
+    return 0;
+}
+
+static void
+on_progress(guint64 done, guint64 total, gpointer data)
+{
+    (void)data;
+    assert_true(done == 10 && total == 100);
+    g_atomic_int_inc(&told);
+}
+
+/* A host with the VM "on". */
+static CkptConnection *
+connect(void)
+{
+    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
+
+    shell("cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
+          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain></node>\nEND");
+    return ckpt_connection_new_shared(uri);
+}
+
+/* Cancelled before it began. The reason why it failed. */
+static CkptReason
+capture(const char *file)
+{
+    CkptConnection *connection = connect();
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    g_autoptr(GCancellable) cancellable = g_cancellable_new();
+    CkptStep *step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+    CkptRun run = {.plan = plan, .step = step, .progress = on_progress, .cancellable = cancellable};
+    g_autoptr(CkptView) view = NULL;
+    g_autoptr(GError) error = NULL;
+    CkptReason reason;
+
+    run.connection = connection;
+    plan->vm_id = g_strdup(VM);
+    g_ptr_array_add(plan->steps, step);
+    step->file = g_strdup(file);
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    aborted = told = limit = 0;
+    g_cancellable_cancel(cancellable);
+    view = ckpt_view_load(connection, VM, &error);
+    if (!view)
+        fail_msg("%s", error->message);
+    assert_false(ckpt_memory_snapshot(&run, view, "<domainsnapshot/>", &error));
+    reason = ckpt_error_reason(error);
+    g_clear_pointer(&view, ckpt_view_free);
+    ckpt_connection_free(connection);
+    return reason;
+}
+
+static void
+a_cancel_ends_its_own_job(void **state)
+{
+    g_autofree char *file = image("own.memory");
+
+    (void)state;
+    makes = file;
+    operation = VIR_DOMAIN_JOB_OPERATION_SNAPSHOT;
+    assert_int_equal(capture(file), CKPT_REASON_OPERATION_CANCELLED);
+    assert_true(aborted > 0);
+    assert_true(told > 0);
+    assert_int_equal(limit, 300);
+}
+
+static void
+a_cancel_does_not_end_anothers_job(void **state)
+{
+    static const int operations[] = {VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT, VIR_DOMAIN_JOB_OPERATION_BACKUP,
+                                     VIR_DOMAIN_JOB_OPERATION_SNAPSHOT /* virsh's own */};
+    g_autofree char *file = image("waits.memory");
+
+    (void)state;
+    makes = NULL;
+    for (guint i = 0; i < G_N_ELEMENTS(operations); i++) {
+        operation = operations[i];
+        assert_int_equal(capture(file), CKPT_REASON_OPERATION_CANCELLED);
+        assert_int_equal(aborted, 0);
+        assert_int_equal(told, 0);
+        assert_int_equal(limit, 300);
+    }
+}
+
+static void
+a_guest_goes_on_unless_its_owner_paused_it(void **state)
+{
+    static const int ours[] = {VIR_DOMAIN_PAUSED_SNAPSHOT, VIR_DOMAIN_PAUSED_MIGRATION,
+                               VIR_DOMAIN_PAUSED_IOERROR /* the image took the last room */};
+    static const int others[] = {VIR_DOMAIN_PAUSED_USER, VIR_DOMAIN_PAUSED_WATCHDOG,
+                                 VIR_DOMAIN_PAUSED_DUMP};
+    CkptConnection *connection = connect();
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    CkptStep *step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+    CkptRun run = {.connection = connection, .plan = plan, .step = step};
+
+    (void)state;
+    plan->vm_id = g_strdup(VM);
+    g_ptr_array_add(plan->steps, step);
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->power = CKPT_POWER_RUNNING;
+    resumed = 0;
+    for (guint i = 0; i < G_N_ELEMENTS(others); i++) {
+        stands = others[i];
+        ckpt_memory_recover(&run);
+    }
+    assert_int_equal(resumed, 0);
+    for (guint i = 0; i < G_N_ELEMENTS(ours); i++) {
+        stands = ours[i];
+        ckpt_memory_recover(&run);
+    }
+    assert_int_equal(resumed, G_N_ELEMENTS(ours));
+    step->power = CKPT_POWER_PAUSED; /* before, too */
+    ckpt_memory_recover(&run);
+    assert_int_equal(resumed, G_N_ELEMENTS(ours));
+    ckpt_connection_free(connection);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cancel_ends_its_own_job),
+        cmocka_unit_test(a_cancel_does_not_end_anothers_job),
+        cmocka_unit_test(a_guest_goes_on_unless_its_owner_paused_it),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
