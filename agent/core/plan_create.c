@@ -172,6 +172,7 @@ add_snapshot(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *p
     gboolean active = input->vm->power != CKPT_POWER_SHUT_OFF;
     gboolean memory = plan->checkpoint->reached == CKPT_CONSISTENCY_MEMORY;
     gboolean freeze = active && plan->checkpoint->reached == CKPT_CONSISTENCY_APPLICATION;
+    const CkptDisk *first = g_ptr_array_index(input->vm->disks, 0);
 
     step->power = input->vm->power;
     step->untried = TRUE;
@@ -182,7 +183,7 @@ add_snapshot(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *p
         return;
     step->asked = CKPT_CONSISTENCY_MEMORY;
     step->file = g_strdup(memory_of(plan->checkpoint)->path);
-    step->size = input->limits->reserve_bytes;
+    step->size = ckpt_plan_reserve_of(input->limits, g_ptr_array_index(first->chain, 0));
     step->downtime_ms = input->vm->downtime_ms;
 }
 

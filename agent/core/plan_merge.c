@@ -433,10 +433,10 @@ check_space(const CkptPlanInput *input, GPtrArray *merges, GError **error)
 
     for (guint i = 0; i < merges->len; i++) {
         const CkptMerge *merge = g_ptr_array_index(merges, i);
+        guint64 needed = ckpt_merge_needs(merge);
 
-        if (merge->overlay.layer &&
-            !ckpt_plan_take_space(input, space, ckpt_merge_target(merge), ckpt_merge_needs(merge),
-                                  error))
+        /* One that takes nothing is the way out where the reserve is touched already. */
+        if (needed > 0 && !ckpt_plan_take_space(input, space, ckpt_merge_target(merge), needed, error))
             return FALSE;
     }
     return TRUE;

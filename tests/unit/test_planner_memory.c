@@ -222,6 +222,19 @@ memory_needs_as_much_space_as_the_vm_has(void **state)
     planned(world);
 }
 
+/* Watched while it is written, as it was looked for beforehand. */
+static void
+a_reserve_in_percent_stays_free_beside_the_image(void **state)
+{
+    World *world = *state;
+
+    ask(world, CKPT_KIND_CREATE);
+    ckpt_vm_find_file(world->vm, TOP)->fs_size = 2000 * MIB;
+    world->limits.reserve_percent = 10;
+    planned(world);
+    assert_true(find(world, CKPT_STEP_SNAPSHOT, NULL)->size == 200 * MIB);
+}
+
 static void
 what_cannot_be_written_down_falls_back_or_is_refused(void **state)
 {
@@ -332,6 +345,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(memory_lies_beside_the_first_overlay, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_needs_as_much_space_as_the_vm_has, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_reserve_in_percent_stays_free_beside_the_image, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_written_down_falls_back_or_is_refused, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_restore_goes_on_from_the_image, set_up, tear_down),
