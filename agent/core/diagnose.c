@@ -1,6 +1,7 @@
 #include "agent/core/diagnose.h"
 
 #include "agent/core/graph.h"
+#include "agent/core/plan_parts.h"
 
 /* Longer than any operation that only works; a merge may take hours, so this is no error. */
 #define LONG_US (G_GINT64_CONSTANT(3600) * G_USEC_PER_SEC)
@@ -124,7 +125,7 @@ look_at_contents(const Look *look, const CkptCheckpoint *row, const CkptCheckpoi
              "disk %s of checkpoint %s is missing: bring the file back to this path (from a backup, or "
              "mount its file system); if it is lost, so are this checkpoint and all that lies on it",
              disk->target, row->name);
-    else if (!ckpt_file_id_equal(&layer->id, &disk->id))
+    else if (!ckpt_file_id_holds(&layer->id, &disk->id))
         tell(look, CKPT_FINDING_SEALED_FILE_CHANGED, CKPT_SEVERITY_ERROR, row->id, disk->sealed_file,
              "disk %s of checkpoint %s is not what was captured: it was replaced, or written to, after it "
              "was sealed. Put a backup of it back with its times (cp -a), or delete the checkpoints that "
@@ -165,7 +166,7 @@ look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDi
     if (!layer || !layer->exists)
         return;
     look_at_users(look, row, disk, layer);
-    if (layer->mode & 0222) {
+    if ((layer->mode & 0222) && !layer->block) { /* no mode holds anybody off a device */
         CkptFinding *finding =
             tell(look, CKPT_FINDING_SEALED_FILE_WRITABLE, CKPT_SEVERITY_WARNING, row->id,
                  disk->sealed_file,
@@ -371,14 +372,17 @@ look_at_space(const Look *look)
     for (guint i = 0; i < input->vm->disks->len; i++) {
         const CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
         const CkptLayer *top = disk->chain->len ? g_ptr_array_index(disk->chain, 0) : NULL;
-        g_autofree char *folder = top && top->exists ? g_path_get_dirname(top->path) : NULL;
+        guint64 reserve = top ? ckpt_plan_reserve_of(input->limits, top) : 0;
+        g_autofree char *folder = NULL;
 
-        if (folder && top->fs_available < input->limits->reserve_bytes)
-            tell(look, CKPT_FINDING_SPACE_LOW, CKPT_SEVERITY_ERROR, NULL, folder,
-                 "%" G_GUINT64_FORMAT " MiB are free here, less than the reserve (%" G_GUINT64_FORMAT
-                 " MiB): no checkpoint can be made or deleted, and VMs will be paused when it is full. "
-                 "Make room",
-                 top->fs_available >> 20, input->limits->reserve_bytes >> 20);
+        if (!top || !top->exists || top->fs_available >= reserve)
+            continue;
+        folder = top->overlay_folder ? g_strdup(top->overlay_folder) : g_path_get_dirname(top->path);
+        tell(look, CKPT_FINDING_SPACE_LOW, CKPT_SEVERITY_ERROR, NULL, folder,
+             "%" G_GUINT64_FORMAT " MiB are free here, less than the reserve (%" G_GUINT64_FORMAT
+             " MiB): no checkpoint can be made, nor deleted where that takes room first, and VMs will be "
+             "paused when it is full. Make room",
+             top->fs_available >> 20, reserve >> 20);
     }
 }
 

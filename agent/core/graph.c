@@ -308,6 +308,17 @@ ckpt_graph_is_doomed(const CkptPlanInput *input, const char *file)
 }
 
 char *
+ckpt_graph_manifest(const CkptLayer *layer)
+{
+    g_autofree char *name = NULL;
+
+    if (!layer->overlay_folder)
+        return g_strconcat(layer->path, CKPT_MANIFEST_ENDING, NULL);
+    name = g_strdelimit(g_strdup(layer->path + 1), "/", '-');
+    return g_strconcat(layer->overlay_folder, "/", name, CKPT_MANIFEST_ENDING, NULL);
+}
+
+char *
 ckpt_graph_describe(const CkptPlanInput *input, const char *file)
 {
     CkptCheckpoint *owner = ckpt_graph_owner(input, file, NULL);

@@ -42,5 +42,7 @@ gboolean ckpt_graph_is_doomed(const CkptPlanInput *input, const char *file);
 /* Whether QEMU writes to this overlay for the disk, be it that libvirt names one below it. One that was
  * opened and never switched to is open for writing, too, and so is then the file below. */
 gboolean ckpt_graph_runs_on(const CkptPlanInput *input, const CkptDisk *disk, const CkptLayer *overlay);
+/* Where the manifest of what this file holds is: beside it, of a block device in the folder for its overlays. */
+char *ckpt_graph_manifest(const CkptLayer *layer);
 /* What a reader is, for people: "checkpoint NAME (ID)", "the present state", "FILE". */
 char *ckpt_graph_describe(const CkptPlanInput *input, const char *file);

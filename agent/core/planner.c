@@ -46,10 +46,12 @@ ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
     return depth;
 }
 
-/* A present state whose newest file is gone can still be given up. */
+/* A present state whose newest file is gone can still be given up. UEFI variables are no part of a delete. */
 static gboolean
 is_overcome(const CkptVm *vm, const CkptRequest *request, const CkptObstacle *obstacle)
 {
+    if (request->kind == CKPT_KIND_DELETE && obstacle->reason == CKPT_REASON_NVRAM_UNSUPPORTED)
+        return TRUE;
     if (request->kind != CKPT_KIND_RESTORE || !request->discard_present_state ||
         obstacle->reason != CKPT_REASON_DISK_FILE_MISSING)
         return FALSE;
@@ -98,11 +100,13 @@ refuse_sealed_top(const CkptPlanInput *input, const CkptDisk *disk, GError **err
     if (!owner && (!top->manifest || is_stale_manifest(input, top)))
         return FALSE;
     if (!owner) {
+        g_autofree char *manifest = ckpt_graph_manifest(top);
+
         ckpt_error_set(error, CKPT_REASON_VM_QUARANTINED,
-                       "disk %s is defined on %s, beside which lies the manifest (%s.vmckpt.json) of "
+                       "disk %s is defined on %s, of which there is the manifest (%s) of "
                        "another VM's checkpoint: writing to it would ruin that one; if that "
                        "checkpoint is gone, remove the manifest",
-                       disk->target, top->path, top->path);
+                       disk->target, top->path, manifest);
         ckpt_error_add(error, CKPT_META_DISK, disk->target);
         ckpt_error_add(error, CKPT_META_FILE, top->path);
         return TRUE;
@@ -295,7 +299,7 @@ verify_file(const CkptPlanInput *input, const CkptCheckpointDisk *disk, GError *
     if (!layer || !layer->exists)
         ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING, "%s of disk %s is missing",
                        disk->sealed_file, disk->target);
-    else if (!ckpt_file_id_equal(&layer->id, &disk->id))
+    else if (!ckpt_file_id_holds(&layer->id, &disk->id))
         ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED,
                        "%s of disk %s was changed after it was sealed", disk->sealed_file,
                        disk->target);

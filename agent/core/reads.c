@@ -127,9 +127,7 @@ fill_files(CkptCheckpointInfo *info, const CkptVm *vm)
 
         g_ptr_array_add(info->backing_files, files_below(vm, layer));
         g_ptr_array_add(info->manifests,
-                        layer && layer->manifest
-                            ? g_strconcat(disk->sealed_file, CKPT_MANIFEST_ENDING, NULL)
-                            : g_strdup(""));
+                        layer && layer->manifest ? ckpt_graph_manifest(layer) : g_strdup(""));
     }
 }
 

@@ -85,7 +85,7 @@ seal(CkptEngine *engine, Situation *situation, const CkptFinding *finding, GErro
     CkptCheckpointDisk *disk = NULL;
 
     if (!ckpt_graph_owner(&situation->input, finding->file, &disk) || !layer ||
-        !ckpt_file_id_equal(&layer->id, &disk->id)) {
+        !ckpt_file_id_holds(&layer->id, &disk->id)) {
         ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED, "%s was changed meanwhile", finding->file);
         return FALSE;
     }

@@ -480,7 +480,7 @@ ckpt_block_identify(const char *path, const struct stat *node, guint64 size, Ckp
 
     for (const char *at = name; *at; at++)
         hash = (hash ^ (guint8)*at) * 1099511628211u;
-    *id = (CkptFileId){.device = G_MAXUINT64, .inode = hash | 1, .size = size, .mtime_ns = 0};
+    *id = (CkptFileId){.device = CKPT_FILE_ID_BLOCK, .inode = hash | 1, .size = size, .mtime_ns = 0};
 }
 
 char *

@@ -42,6 +42,14 @@ ckpt_file_id_equal(const CkptFileId *a, const CkptFileId *b)
 }
 
 gboolean
+ckpt_file_id_holds(const CkptFileId *found, const CkptFileId *sealed)
+{
+    return ckpt_file_id_equal(found, sealed) ||
+           (found->device == CKPT_FILE_ID_BLOCK && sealed->device == CKPT_FILE_ID_BLOCK &&
+            found->inode == sealed->inode && found->size > sealed->size);
+}
+
+gboolean
 ckpt_file_id_is_set(const CkptFileId *id)
 {
     return id->inode != 0;

@@ -58,7 +58,11 @@ typedef struct {
     guint64 size;     /* bytes, st_size */
     gint64 mtime_ns;
 } CkptFileId;
+/* The `device` of block devices: their nodes' own says nothing. */
+#define CKPT_FILE_ID_BLOCK G_MAXUINT64
 gboolean ckpt_file_id_equal(const CkptFileId *a, const CkptFileId *b);
+/* Whether what was found is what was sealed: a block device that has grown since holds it where it was. */
+gboolean ckpt_file_id_holds(const CkptFileId *found, const CkptFileId *sealed);
 gboolean ckpt_file_id_is_set(const CkptFileId *id);
 
 /* ---- Virtual machines, as a driver finds them ---- */

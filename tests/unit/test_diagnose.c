@@ -292,6 +292,35 @@ a_full_file_system_is_found_once(void **state)
 }
 
 static void
+a_reserve_in_percent_counts(void **state)
+{
+    World *world = *state;
+
+    world->limits.reserve_percent = 10;
+    layer(world, "/i/o2.qcow2")->fs_size = 20 * layer(world, "/i/o2.qcow2")->fs_available;
+    assert_string_equal(must_find(world, CKPT_FINDING_SPACE_LOW, 0)->file, "/i");
+}
+
+/* Nothing that a repair could not put right: its node is nobody's to close. */
+static void
+a_block_device_is_not_expected_to_be_sealed(void **state)
+{
+    World *world = *state;
+    CkptLayer *device = layer(world, "/i/base.raw");
+    CkptCheckpoint *row = g_ptr_array_index(world->checkpoints, 0);
+
+    device->block = TRUE;
+    device->mode = 0660;
+    device->id = (CkptFileId){.device = CKPT_FILE_ID_BLOCK, .inode = 77, .size = 64 * MIB};
+    ((CkptCheckpointDisk *)row->disks->pdata[0])->id = device->id;
+    must_find_nothing(world);
+    device->id.size = 128 * MIB; /* it has grown: what it held is where it was */
+    must_find_nothing(world);
+    device->id.size = 32 * MIB;
+    must_find(world, CKPT_FINDING_SEALED_FILE_CHANGED, 0);
+}
+
+static void
 an_unfinished_delete_is_found_unless_it_is_under_way(void **state)
 {
     World *world = *state;
@@ -361,6 +390,8 @@ main(void)
         TEST(a_quarantine_is_repairable_only_when_all_agrees),
         TEST(a_doomed_file_that_is_still_there_is_repairable),
         TEST(a_full_file_system_is_found_once),
+        TEST(a_reserve_in_percent_counts),
+        TEST(a_block_device_is_not_expected_to_be_sealed),
         TEST(an_unfinished_delete_is_found_unless_it_is_under_way),
         TEST(checkpoints_of_an_undefined_vm_are_orphans_with_their_origin),
         cmocka_unit_test(a_finding_keeps_its_id_and_two_have_two),

@@ -308,6 +308,18 @@ create_saves_uefi_variables_just_before_the_snapshot(void **state)
     assert_string_equal(made->warnings->pdata[made->warnings->len - 1], "not captured: the TPM's state");
 }
 
+/* It works on disks alone, and may be the way to get space back. */
+static void
+delete_is_not_refused_for_uefi_variables(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+
+    ckpt_vm_add_obstacle(world->vm, CKPT_REASON_NVRAM_UNSUPPORTED, NULL, NULL, "they are in a qcow2 file");
+    assert_refused(world, CKPT_KIND_CREATE, NULL, CKPT_REASON_NVRAM_UNSUPPORTED);
+    assert_refused(world, CKPT_KIND_RESTORE, "c1", CKPT_REASON_NVRAM_UNSUPPORTED);
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
+}
+
 static void
 overlays_of_a_block_device_go_into_their_folder(void **state)
 {
@@ -339,6 +351,29 @@ disk_that_outgrew_its_block_device_is_not_merged(void **state)
     ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, only->id));
     ckpt_vm_find_file(world->vm, sealed)->block = TRUE;
     assert_refused(world, CKPT_KIND_DELETE, only->id, CKPT_REASON_DISK_RESIZED);
+}
+
+/* As the refusal above asks for. */
+static void
+block_device_that_grew_still_holds_its_checkpoint(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    CkptCheckpoint *only = g_ptr_array_index(world->checkpoints, 0);
+    CkptCheckpointDisk *kept = g_ptr_array_index(only->disks, 0);
+    CkptLayer *device = ckpt_vm_find_file(world->vm, kept->sealed_file);
+    CkptDisk *disk = g_ptr_array_index(world->vm->disks, 0);
+
+    device->block = TRUE;
+    kept->id = device->id =
+        (CkptFileId){.device = CKPT_FILE_ID_BLOCK, .inode = 77, .size = device->virtual_size};
+    ((CkptLayer *)disk->chain->pdata[0])->virtual_size += MIB;
+    device->virtual_size += MIB;
+    device->id.size += MIB;
+    assert_true(ckpt_plan_verify(&world->input, only, NULL));
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, only->id));
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_RESTORE, only->id));
+    device->id.inode++; /* another one of that name */
+    assert_refused(world, CKPT_KIND_DELETE, only->id, CKPT_REASON_SEALED_FILE_CHANGED);
 }
 
 static void
@@ -1199,6 +1234,8 @@ delete_into_an_allocated_file_needs_no_room(void **state)
     base->virtual_size = base->allocated = overlay->virtual_size = 1000ull * MIB;
     overlay->allocated = 1000ull * MIB;
     ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
+    base->fs_available = MIB; /* the reserve is touched: this is how it comes back */
+    ckpt_plan_free(plan_ok(world, CKPT_KIND_DELETE, "c1"));
     overlay->virtual_size = 2000ull * MIB; /* grown since */
     assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_SPACE_LOW);
 }
@@ -1505,8 +1542,10 @@ main(void)
         cmocka_unit_test(create_seals_before_the_snapshot_and_checks_what_it_catalogued),
         cmocka_unit_test(an_overlay_lets_the_group_in_only_where_it_could_write),
         cmocka_unit_test(create_saves_uefi_variables_just_before_the_snapshot),
+        cmocka_unit_test(delete_is_not_refused_for_uefi_variables),
         cmocka_unit_test(overlays_of_a_block_device_go_into_their_folder),
         cmocka_unit_test(disk_that_outgrew_its_block_device_is_not_merged),
+        cmocka_unit_test(block_device_that_grew_still_holds_its_checkpoint),
         cmocka_unit_test(create_on_a_line_has_the_current_one_as_parent),
         cmocka_unit_test(create_names_disks_of_one_name_apart),
         cmocka_unit_test(create_is_refused_beyond_the_depth_limit),
