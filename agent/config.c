@@ -150,6 +150,15 @@ take_number(const Setting *setting, gpointer member, const char *value, GError *
 }
 
 static gboolean
+take_boolean(const Setting *setting, gpointer member, const char *value, GError **error)
+{
+    if (!g_str_equal(value, "true") && !g_str_equal(value, "false"))
+        return bad(error, "%s: '%s' is neither true nor false", setting->key, value);
+    *(gboolean *)member = g_str_equal(value, "true");
+    return TRUE;
+}
+
+static gboolean
 take_seconds(const Setting *setting, gpointer member, const char *value, GError **error)
 {
     guint seconds = 0;
@@ -208,6 +217,7 @@ static const Setting settings[] = {
     {"limits", "max_connections", take_number, AT(max_connections), RANGE(2, 65536)},
     {"limits", "guest_agent_seconds", take_number, AT(guest_agent_seconds), RANGE(1, 60)},
     {"checkpoints", "block_overlay_folder", take_folder, AT(block_overlay_folder)},
+    {"checkpoints", "offline_without_locks", take_boolean, AT(offline_without_locks)},
     {"limits", "max_watches", take_number, AT(max_watches), RANGE(1, 4096)},
 };
 

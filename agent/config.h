@@ -19,6 +19,7 @@ typedef struct {
     guint handler_threads, max_calls, max_connections, max_watches; /* 0 = the default */
     guint guest_agent_seconds; /* likewise */
     char *block_overlay_folder; /* NULL: disks on block devices are refused */
+    gboolean offline_without_locks; /* on network file systems, too */
 } CkptConfig;
 
 /* INVALID_ARGUMENT "FILE:LINE: what", or FILE_FAILED. */

@@ -145,6 +145,7 @@ open_qemu(const CkptConfig *config, GError **error)
         .guard_program = "/proc/self/exe",
         .guard_folder = guards,
         .block_overlay_folder = config->block_overlay_folder,
+        .offline_without_locks = config->offline_without_locks,
     };
     CkptDriver *driver = ckpt_qemu_driver_new(&options, error);
     g_autoptr(GPtrArray) folders = g_ptr_array_new();

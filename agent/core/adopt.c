@@ -10,8 +10,6 @@
 #include "agent/core/import.h"
 #include "common/fault.h"
 
-#define AGAIN_SECONDS 5
-
 typedef struct {
     CkptEngine *engine;
     const char *vm_id;
@@ -51,23 +49,45 @@ set_moved(CkptCheckpoint *row, const CkptManifest *taker)
     ckpt_set_str(&row->disabled_reason, why);
 }
 
+/* Where a VM is. */
+typedef struct {
+    gboolean here;   /* defined on this host */
+    gboolean active; /* … and not off */
+    gboolean left;   /* it migrated away, and was not here since */
+} Place;
+
+/* Of a migration with its disks (--copy-storage-all) what it was made of is still here, and the VM's present is
+ * not. Started here, or defined anew, it is back. */
+static gboolean
+has_stayed(const CkptCheckpoint *row, const Place *place)
+{
+    if (row->state == CKPT_STATE_MOVED)
+        return FALSE;
+    if (place->left && !place->active)
+        return TRUE;
+    return row->stayed && !place->active && !(place->here && row->departed);
+}
+
 /* NULL: the row stays as it is. */
 static CkptCheckpoint *
-judge_row(const Adoption *adoption, const CkptCheckpoint *row, gboolean here)
+judge_row(const Adoption *adoption, const CkptCheckpoint *row, const Place *place)
 {
+    gboolean here = place->here;
     g_autoptr(CkptManifest) taker =
         row->state == CKPT_STATE_MOVED ? NULL : find_taker(adoption, row);
     gboolean departed = row->state == CKPT_STATE_MOVED || taker ? row->departed || !here : !here;
+    gboolean stayed = !taker && has_stayed(row, place);
     CkptCheckpoint *changed;
 
-    if (!taker && departed == row->departed)
+    if (!taker && departed == row->departed && stayed == row->stayed)
         return NULL;
     changed = ckpt_checkpoint_copy(row);
     changed->departed = departed;
+    changed->stayed = stayed;
     if (taker)
         set_moved(changed, taker);
-    else if (!here && row->state == CKPT_STATE_READY)
-        ckpt_set_str(&changed->disabled_reason, CKPT_NOT_DEFINED_REASON);
+    else if ((stayed || !here) && row->state == CKPT_STATE_READY)
+        ckpt_set_str(&changed->disabled_reason, stayed ? CKPT_STAYED_REASON : CKPT_NOT_DEFINED_REASON);
     return changed;
 }
 
@@ -85,14 +105,14 @@ forget_files(const Adoption *adoption, CkptChange *change, GError **error)
 
 /* Records which rows are another agent's by now, and whether the VM is defined here. */
 static gboolean
-mark_rows(const Adoption *adoption, gboolean here, GError **error)
+mark_rows(const Adoption *adoption, const Place *place, GError **error)
 {
     g_autoptr(CkptChange) change = ckpt_change_new();
     guint moved = 0;
 
     for (guint i = 0; i < adoption->rows->len; i++) {
         const CkptCheckpoint *row = g_ptr_array_index(adoption->rows, i);
-        CkptCheckpoint *changed = judge_row(adoption, row, here);
+        CkptCheckpoint *changed = judge_row(adoption, row, place);
 
         if (!changed)
             continue;
@@ -131,17 +151,31 @@ was_deleted(const Adoption *adoption, const char *checkpoint_id)
     return !ended;
 }
 
+static gboolean
+was_left_out(CkptEngine *engine, const char *checkpoint_id)
+{
+    gboolean left_out;
+
+    g_mutex_lock(&engine->lock);
+    left_out = g_hash_table_contains(engine->left_out, checkpoint_id);
+    g_mutex_unlock(&engine->lock);
+    return left_out;
+}
+
 /* Another agent's, or ours by an adoption that did not come to its end. */
 static gboolean
 is_to_be_taken(const Adoption *adoption, const CkptManifest *head)
 {
     const CkptCheckpoint *row = ckpt_graph_find(adoption->rows, head->checkpoint_id);
 
+    /* Another's whose epoch is not greater than that of a row of ours is our own of before this host's UUID
+     * changed (another mainboard): whoever takes over writes a greater one. */
     if (!g_str_equal(head->agent, adoption->host->host_id))
-        return !row || head->epoch > row->epoch || row->state == CKPT_STATE_MOVED;
+        return TRUE;
     if (row)
         return row->state == CKPT_STATE_MOVED && head->epoch > row->epoch;
-    return head->epoch > 1 && !was_deleted(adoption, head->checkpoint_id);
+    return head->epoch > 1 && !was_left_out(adoption->engine, head->checkpoint_id) &&
+           !was_deleted(adoption, head->checkpoint_id);
 }
 
 static gboolean
@@ -206,13 +240,13 @@ is_read_here(const CkptVm *vm, const char *file)
     return FALSE;
 }
 
-/* Another VM's clone that runs here may read a sealed file. */
+/* Another VM's clone that runs here may read a sealed file. Where locks tell nothing it may be open. */
 static gboolean
 is_open(const CkptVm *vm, const char *file)
 {
     const CkptLayer *layer = ckpt_vm_find_file(vm, file);
 
-    return layer && (layer->write_locked || (layer->read_locked && !is_read_here(vm, file)));
+    return layer && (layer->write_locked || layer->unguarded || (layer->read_locked && !is_read_here(vm, file)));
 }
 
 /* Off here, and off wherever else it may be defined: nobody has any of its files open. A host that has given
@@ -231,11 +265,11 @@ refuse_off(const Adoption *adoption, const CkptImport *import)
 
         for (guint k = 0; k < row->disks->len; k++)
             if (is_open(import->vm, ((CkptCheckpointDisk *)g_ptr_array_index(row->disks, k))->sealed_file))
-                return "one of its files is open elsewhere";
+                return "one of its files is, or may be, open elsewhere";
     }
     for (guint i = 0; i < import->made->len; i++)
         if (is_open(import->vm, g_ptr_array_index(import->made, i)))
-            return "one of its files is open elsewhere";
+            return "one of its files is, or may be, open elsewhere";
     return NULL;
 }
 
@@ -251,12 +285,16 @@ refuse_now(const Adoption *adoption, const CkptImport *import)
 /* ---- Taking over ---- */
 
 static guint64
-greatest_epoch(const CkptImport *import)
+greatest_epoch(const Adoption *adoption, const CkptImport *import)
 {
     guint64 epoch = 0;
 
+    for (guint i = 0; i < adoption->rows->len; i++)
+        epoch = MAX(epoch, ((CkptCheckpoint *)g_ptr_array_index(adoption->rows, i))->epoch);
     for (guint i = 0; i < import->manifests->len; i++)
         epoch = MAX(epoch, ((CkptManifest *)g_ptr_array_index(import->manifests, i))->epoch);
+    for (guint i = 0; i < import->left_out->len; i++)
+        epoch = MAX(epoch, ((CkptManifest *)g_ptr_array_index(import->left_out, i))->epoch);
     return epoch;
 }
 
@@ -296,24 +334,62 @@ replace_row(const Adoption *adoption, CkptCheckpoint *row)
     row->state = row->state == CKPT_STATE_MOVED ? CKPT_STATE_READY : row->state;
 }
 
+/* Written by this agent when its host had another UUID. */
+static gboolean
+is_of_old_name(const Adoption *adoption, const CkptManifest *manifest, const CkptCheckpoint *known)
+{
+    return !g_str_equal(manifest->agent, adoption->host->host_id) && manifest->epoch <= known->epoch;
+}
+
 static gboolean
 take_all(const Adoption *adoption, CkptImport *import, guint *taken, GError **error)
 {
-    guint64 epoch = greatest_epoch(import) + 1;
+    guint64 epoch = greatest_epoch(adoption, import) + 1;
 
+    if (epoch > CKPT_MANIFEST_EPOCH_MAX) {
+        ckpt_error_set(error, CKPT_REASON_VALIDATION_FAILED, "no greater epoch is left for its manifests");
+        return FALSE;
+    }
     for (guint i = 0; i < import->checkpoints->len; i++) {
         CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, i);
         const CkptManifest *manifest = g_ptr_array_index(import->manifests, i);
         const CkptCheckpoint *known = ckpt_graph_find(adoption->rows, row->id);
 
-        if (known && known->state != CKPT_STATE_MOVED)
-            continue;
+        if (known && known->state != CKPT_STATE_MOVED) {
+            if (!is_of_old_name(adoption, manifest, known))
+                continue;
+            ckpt_checkpoint_free(row); /* the catalogue knows it better */
+            row = import->checkpoints->pdata[i] = ckpt_checkpoint_copy(known);
+        }
         /* Ours by an earlier attempt, at some of its files at least. */
         row->epoch =
             g_str_equal(manifest->agent, adoption->host->host_id) ? manifest->epoch : epoch;
         if (!take_checkpoint(adoption, row, error))
             return FALSE;
         (*taken)++;
+    }
+    return TRUE;
+}
+
+/* What the other agent was in the midst of (a create, a delete) when its host was lost, nobody finishes: the
+ * manifests of it are taken over all the same, or they would say for ever that the VM is that one's. */
+static gboolean
+take_left_out(const Adoption *adoption, CkptImport *import, GError **error)
+{
+    CkptEngine *engine = adoption->engine;
+    guint64 epoch = greatest_epoch(adoption, import) + 1;
+
+    for (guint i = 0; i < import->left_out->len; i++) {
+        const CkptManifest *manifest = g_ptr_array_index(import->left_out, i);
+        g_autofree char *text = ckpt_manifest_text(manifest->row, adoption->host, epoch);
+
+        if (!g_str_equal(manifest->agent, adoption->host->host_id) &&
+            !engine->driver->take_over(engine->driver, manifest->path, text, manifest->agent,
+                                       manifest->epoch, error))
+            return FALSE;
+        g_mutex_lock(&engine->lock);
+        g_hash_table_add(engine->left_out, g_strdup(manifest->checkpoint_id));
+        g_mutex_unlock(&engine->lock);
     }
     return TRUE;
 }
@@ -328,7 +404,8 @@ make_change(const Adoption *adoption, const CkptImport *import)
         CkptCheckpoint *row = g_ptr_array_index(change->upserts, i - 1);
         const CkptCheckpoint *known = ckpt_graph_find(adoption->rows, row->id);
 
-        if (known && known->state != CKPT_STATE_MOVED)
+        if (known && known->state != CKPT_STATE_MOVED &&
+            !is_of_old_name(adoption, g_ptr_array_index(import->manifests, i - 1), known))
             g_ptr_array_remove_index(change->upserts, i - 1);
         else
             replace_row(adoption, row);
@@ -342,15 +419,34 @@ make_change(const Adoption *adoption, const CkptImport *import)
     return change;
 }
 
+/* One ID is one checkpoint: that of another VM would take this one's place in the catalogue. */
+static void
+leave_out_strangers(const Adoption *adoption, CkptImport *import)
+{
+    for (guint i = import->checkpoints->len; i > 0; i--) {
+        const CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, i - 1);
+        g_autoptr(CkptCheckpoint) known =
+            ckpt_store_get_checkpoint(adoption->engine->store, row->id, NULL);
+
+        if (!known || g_str_equal(known->vm_id, adoption->vm_id))
+            continue;
+        g_warning("VM %s: checkpoint %s is not adopted: VM %s has one of that ID", adoption->vm_id, row->id,
+                  known->vm_id);
+        g_ptr_array_remove_index(import->checkpoints, i - 1);
+        g_ptr_array_remove_index(import->manifests, i - 1);
+    }
+}
+
 static gboolean
 adopt(const Adoption *adoption, CkptImport *import, GError **error)
 {
     g_autoptr(CkptChange) change = NULL;
     guint taken = 0;
 
+    leave_out_strangers(adoption, import);
     for (guint i = 0; i < import->notes->len; i++)
         g_warning("VM %s: %s", adoption->vm_id, (char *)g_ptr_array_index(import->notes, i));
-    if (!take_all(adoption, import, &taken, error))
+    if (!take_all(adoption, import, &taken, error) || !take_left_out(adoption, import, error))
         return FALSE;
     change = make_change(adoption, import);
     ckpt_fault_point();
@@ -436,6 +532,15 @@ read_rows(Adoption *adoption, GError **error)
     return adoption->rows != NULL;
 }
 
+static gboolean
+has_claims(const Adoption *adoption)
+{
+    for (guint i = 0; i < adoption->rows->len; i++)
+        if (((CkptCheckpoint *)g_ptr_array_index(adoption->rows, i))->state != CKPT_STATE_MOVED)
+            return TRUE;
+    return FALSE;
+}
+
 /* TRUE: it is worth another look soon, nothing else may tell. */
 static gboolean
 look(Adoption *adoption)
@@ -443,19 +548,23 @@ look(Adoption *adoption)
     CkptDriver *driver = adoption->engine->driver;
     g_autoptr(GError) error = NULL;
     g_autoptr(CkptVm) vm = driver->inspect(driver, adoption->vm_id, NULL, &error);
-    gboolean here = vm != NULL;
+    const Place place = {
+        .here = vm != NULL,
+        .active = vm && vm->power != CKPT_POWER_SHUT_OFF,
+        .left = driver->has_left && driver->has_left(driver, adoption->vm_id),
+    };
 
     if (!vm && ckpt_error_reason(error) != CKPT_REASON_VM_NOT_FOUND)
         return FALSE;
     g_clear_error(&error);
-    if (!read_rows(adoption, &error) || !mark_rows(adoption, here, &error)) {
+    if (!read_rows(adoption, &error) || !mark_rows(adoption, &place, &error)) {
         g_warning("VM %s: cannot record where it is: %s", adoption->vm_id, error->message);
         return FALSE;
     }
-    if (!here) /* who has it by now may not have said so yet */
-        return adoption->rows->len > 0;
     if (!read_rows(adoption, &error))
         return FALSE;
+    if (!place.here) /* who has it by now may not have said so yet */
+        return has_claims(adoption);
     if (!has_come(adoption, vm)) {
         if (!drop_deleted(adoption, &error))
             g_warning("VM %s: %s", adoption->vm_id, error->message);
@@ -466,41 +575,6 @@ look(Adoption *adoption)
     g_message("VM %s: its checkpoints belong to another agent still: %s", adoption->vm_id,
               error->message);
     return TRUE;
-}
-
-static gboolean
-on_again(gpointer data)
-{
-    CkptEngine *engine = data;
-    g_autoptr(GHashTable) again = NULL;
-    GHashTableIter iter;
-    gpointer vm_id;
-
-    g_mutex_lock(&engine->lock);
-    engine->again_timer = 0;
-    again = g_steal_pointer(&engine->again);
-    g_mutex_unlock(&engine->lock);
-    g_hash_table_iter_init(&iter, again);
-    while (g_hash_table_iter_next(&iter, &vm_id, NULL))
-        ckpt_engine_mark(engine, vm_id);
-    return G_SOURCE_REMOVE;
-}
-
-/* Once for each time that somebody told of the VM: an idle agent sleeps. */
-static void
-look_again(CkptEngine *engine, const char *vm_id)
-{
-    g_mutex_lock(&engine->lock);
-    if (!g_hash_table_remove(engine->looked_again, vm_id) &&
-        !g_atomic_int_get(&engine->stopping)) {
-        g_hash_table_add(engine->looked_again, g_strdup(vm_id));
-        if (!engine->again)
-            engine->again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-        g_hash_table_add(engine->again, g_strdup(vm_id));
-        if (!engine->again_timer)
-            engine->again_timer = g_timeout_add_seconds(AGAIN_SECONDS, on_again, engine);
-    }
-    g_mutex_unlock(&engine->lock);
 }
 
 void
@@ -515,6 +589,8 @@ ckpt_adopt_look(CkptEngine *engine, const char *vm_id)
         return;
     adoption.host = host;
     if (look(&adoption))
-        look_again(engine, vm_id);
+        ckpt_look_again(engine, vm_id);
+    else
+        ckpt_look_settled(engine, vm_id);
     g_clear_pointer(&adoption.rows, g_ptr_array_unref);
 }

@@ -128,8 +128,8 @@ look_at_contents(const Look *look, const CkptCheckpoint *row, const CkptCheckpoi
     else if (!ckpt_file_id_holds(&layer->id, &disk->id))
         tell(look, CKPT_FINDING_SEALED_FILE_CHANGED, CKPT_SEVERITY_ERROR, row->id, disk->sealed_file,
              "disk %s of checkpoint %s is not what was captured: it was replaced, or written to, after it "
-             "was sealed. Put a backup of it back with its times (cp -a), or delete the checkpoints that "
-             "are not enabled",
+             "was sealed. Put a backup of it back with its times (cp -a); until then neither this checkpoint "
+             "nor what lies on it is restored or merged (docs/by-hand.md copies the present state out of it)",
              disk->target, row->name);
     else
         return TRUE;
@@ -157,6 +157,18 @@ look_at_users(const Look *look, const CkptCheckpoint *row, const CkptCheckpointD
              row->name, who == (user ? user->user : NULL) ? "it is a writable disk of " : "", who);
 }
 
+static gboolean
+has_begun_delete(const CkptDiagnosis *diagnosis)
+{
+    for (guint i = 0; i < diagnosis->checkpoints->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(diagnosis->checkpoints, i);
+
+        if (row->state == CKPT_STATE_DELETING && !row->deferred)
+            return TRUE;
+    }
+    return FALSE;
+}
+
 static void
 look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDisk *disk)
 {
@@ -166,7 +178,8 @@ look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDi
     if (!layer || !layer->exists)
         return;
     look_at_users(look, row, disk, layer);
-    if ((layer->mode & 0222) && !layer->block) { /* no mode holds anybody off a device */
+    /* A device's node is udev's; and a delete that has begun needs what it has opened. */
+    if (layer->mode & 0222 && !layer->block && !has_begun_delete(look->diagnosis)) {
         CkptFinding *finding =
             tell(look, CKPT_FINDING_SEALED_FILE_WRITABLE, CKPT_SEVERITY_WARNING, row->id,
                  disk->sealed_file,
@@ -176,6 +189,12 @@ look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDi
         if (whole)
             can_repair(finding, "chmod 0440");
     }
+    if (layer->manifest_unread)
+        tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_ERROR, row->id, disk->sealed_file,
+             "the manifest of disk %s of checkpoint %s cannot be read, or another user than root and the agent's "
+             "wrote it: until that is put right nothing is done with the file, which may be another agent's. If "
+             "it is this one's alone, move the manifest away (its path: vmcheckpoint show --files), then repair",
+             disk->target, row->name);
     if (!layer->manifest)
         can_repair(tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_WARNING, row->id,
                         disk->sealed_file,
@@ -236,6 +255,28 @@ look_at_delete(const Look *look, const CkptCheckpoint *row)
              row->id);
 }
 
+/* Its VM is not defined here: who it was is all that is left. */
+static void
+look_at_orphan(const Look *look, const CkptCheckpoint *row)
+{
+    g_autoptr(GDateTime) made = g_date_time_new_from_unix_utc(row->added_us / G_USEC_PER_SEC);
+    g_autofree char *when = made ? g_date_time_format(made, "%Y-%m-%d %H:%M:%S") : g_strdup("");
+    CkptFinding *finding =
+        tell(look, CKPT_FINDING_CHECKPOINT_ORPHANED, CKPT_SEVERITY_WARNING, row->id,
+             row->disks->len ? ((CkptCheckpointDisk *)row->disks->pdata[0])->sealed_file : NULL,
+             row->stayed ? "checkpoint %s stayed here with its disks when its VM migrated to another host: if "
+                           "nobody needs it, vmcheckpoint delete %s"
+                         : "checkpoint %s is of a VM that is not defined on this host: define the VM again, or, if "
+                           "nobody needs it, vmcheckpoint delete %s",
+             row->name, row->id);
+
+    if (!finding)
+        return;
+    g_free(finding->origin);
+    finding->origin = g_strdup_printf("VM %s (%s), made %s UTC by %s", row->vm_name, row->vm_id, when,
+                                      row->creator);
+}
+
 static void
 look_at_checkpoint(const Look *look, const CkptCheckpoint *row)
 {
@@ -247,7 +288,9 @@ look_at_checkpoint(const Look *look, const CkptCheckpoint *row)
         return; /* its files are on their way, or the hypervisor's */
     for (guint i = 0; i < row->disks->len; i++)
         look_at_file(look, row, g_ptr_array_index(row->disks, i));
-    if (row->state == CKPT_STATE_READY)
+    if (row->stayed)
+        look_at_orphan(look, row);
+    else if (row->state == CKPT_STATE_READY)
         look_at_verdict(look, row);
 }
 
@@ -400,26 +443,6 @@ look_at_operations(const Look *look)
                  "a %s for %s has not ended for %" G_GINT64_FORMAT " minutes: vmcheckpoint operation %s",
                  ckpt_kind_name(op->kind), op->identity, minutes, op->request_id);
     }
-}
-
-/* Its VM is not defined here: who it was is all that is left. */
-static void
-look_at_orphan(const Look *look, const CkptCheckpoint *row)
-{
-    g_autoptr(GDateTime) made = g_date_time_new_from_unix_utc(row->added_us / G_USEC_PER_SEC);
-    g_autofree char *when = made ? g_date_time_format(made, "%Y-%m-%d %H:%M:%S") : g_strdup("");
-    CkptFinding *finding =
-        tell(look, CKPT_FINDING_CHECKPOINT_ORPHANED, CKPT_SEVERITY_WARNING, row->id,
-             row->disks->len ? ((CkptCheckpointDisk *)row->disks->pdata[0])->sealed_file : NULL,
-             "checkpoint %s is of a VM that is not defined on this host: define the VM again, or, if nobody "
-             "needs it, vmcheckpoint delete %s",
-             row->name, row->id);
-
-    if (!finding)
-        return;
-    g_free(finding->origin);
-    finding->origin = g_strdup_printf("VM %s (%s), made %s UTC by %s", row->vm_name, row->vm_id, when,
-                                      row->creator);
 }
 
 void

@@ -85,48 +85,6 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
     return TRUE;
 }
 
-static gboolean
-add_ids(GHashTable *ids, GPtrArray *found)
-{
-    for (guint i = 0; i < found->len; i++)
-        g_hash_table_add(ids, g_strdup(g_ptr_array_index(found, i)));
-    return TRUE;
-}
-
-static int
-compare_strings(gconstpointer a, gconstpointer b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* char *, in a stable order: of the hypervisor, if that answers, and of the catalogue. */
-static GPtrArray *
-list_vms(CkptEngine *engine, GPtrArray *findings, GError **error)
-{
-    g_autoptr(GHashTable) ids = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    g_autoptr(GPtrArray) known = ckpt_store_vms(engine->store, error);
-    g_autoptr(GError) why = NULL;
-    g_autoptr(GPtrArray) defined = NULL;
-    GPtrArray *list;
-    GHashTableIter iter;
-    gpointer id;
-
-    if (!known)
-        return NULL;
-    add_ids(ids, known);
-    defined = engine->driver->list_vms(engine->driver, &why);
-    if (!defined)
-        add_not_examined(findings, NULL, why);
-    for (guint i = 0; defined && i < defined->len; i++)
-        g_hash_table_add(ids, g_strdup(((CkptVmSummary *)defined->pdata[i])->id));
-    list = g_ptr_array_new_with_free_func(g_free);
-    g_hash_table_iter_init(&iter, ids);
-    while (g_hash_table_iter_next(&iter, &id, NULL))
-        g_ptr_array_add(list, g_strdup(id));
-    g_ptr_array_sort(list, compare_strings);
-    return list;
-}
-
 static int
 compare_findings(gconstpointer a, gconstpointer b)
 {
@@ -178,6 +136,13 @@ look_at_catalogue(CkptEngine *engine, GPtrArray *findings)
 
         tell(findings, CKPT_FINDING_CATALOGUE_DAMAGED, CKPT_SEVERITY_ERROR, NULL, message);
     }
+}
+
+static void
+add_ids(GHashTable *ids, GPtrArray *found)
+{
+    for (guint i = 0; i < found->len; i++)
+        g_hash_table_add(ids, g_strdup(g_ptr_array_index(found, i)));
 }
 
 /* Of all VMs: paths that the catalogue or a definition knows. */
@@ -284,30 +249,241 @@ check_known(CkptEngine *engine, const char *vm_id, GError **error)
     return FALSE;
 }
 
+/* ---- Several at once, in a bounded time ----
+ * A VM whose QEMU or guest agent does not answer must not keep the caller from the others. */
+
+typedef struct {
+    GMutex lock;           /* guards the rest */
+    GCond progress;
+    GPtrArray *findings;   /* of the VMs that were looked at */
+    GHashTable *pending;   /* set: vm_id of the others */
+    GHashTable *seen;      /* set: vm_id of both */
+    gboolean listing;      /* which VMs the hypervisor has is being asked */
+    gboolean searching;    /* the folders are being looked through */
+    GError *fault;         /* of the catalogue; NULL = none */
+    gboolean over;         /* nobody waits any more */
+} Round;                   /* counted: a thread that is kept waiting outlives the caller */
+
+typedef struct Task Task;
+struct Task {
+    Round *round;
+    char *vm_id; /* NULL: of no VM alone */
+    void (*work)(CkptEngine *engine, const Task *task);
+};
+
+static void
+round_clear(gpointer data)
+{
+    Round *round = data;
+
+    g_mutex_clear(&round->lock);
+    g_cond_clear(&round->progress);
+    g_ptr_array_unref(round->findings);
+    g_hash_table_unref(round->pending);
+    g_hash_table_unref(round->seen);
+    g_clear_error(&round->fault);
+}
+
+static void
+round_unref(Round *round)
+{
+    g_atomic_rc_box_release_full(round, round_clear);
+}
+
+static Round *
+round_new(void)
+{
+    Round *round = g_atomic_rc_box_new0(Round);
+
+    g_mutex_init(&round->lock);
+    g_cond_init(&round->progress);
+    round->findings = ckpt_findings_new();
+    round->pending = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    round->seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    return round;
+}
+
+static void
+push(CkptEngine *engine, Round *round, const char *vm_id,
+     void (*work)(CkptEngine *engine, const Task *task))
+{
+    Task *task = g_new0(Task, 1);
+
+    task->round = g_atomic_rc_box_acquire(round);
+    task->vm_id = g_strdup(vm_id);
+    task->work = work;
+    g_thread_pool_push(engine->doctors, task, NULL);
+}
+
+static gboolean
+is_over(Round *round)
+{
+    gboolean over;
+
+    g_mutex_lock(&round->lock);
+    over = round->over;
+    g_mutex_unlock(&round->lock);
+    return over;
+}
+
+static void
+move_findings(GPtrArray *to, GPtrArray *from)
+{
+    while (from->len > 0)
+        ckpt_findings_add(to, g_ptr_array_steal_index(from, from->len - 1));
+}
+
+static void
+examine_vm(CkptEngine *engine, const Task *task)
+{
+    Round *round = task->round;
+    g_autoptr(GPtrArray) findings = ckpt_findings_new();
+    g_autoptr(GError) error = NULL;
+    gboolean done = ckpt_doctor_look(engine, task->vm_id, findings, &error);
+
+    g_mutex_lock(&round->lock);
+    move_findings(round->findings, findings);
+    if (done)
+        g_hash_table_remove(round->pending, task->vm_id);
+    else if (!round->fault)
+        round->fault = g_steal_pointer(&error);
+    g_cond_signal(&round->progress);
+    g_mutex_unlock(&round->lock);
+}
+
+/* Called with the lock held. */
+static void
+add_vm(CkptEngine *engine, Round *round, const char *vm_id)
+{
+    if (!g_hash_table_add(round->seen, g_strdup(vm_id)))
+        return;
+    g_hash_table_add(round->pending, g_strdup(vm_id));
+    push(engine, round, vm_id, examine_vm);
+}
+
+static void
+list_vms(CkptEngine *engine, const Task *task)
+{
+    Round *round = task->round;
+    g_autoptr(GError) why = NULL;
+    g_autoptr(GPtrArray) defined = engine->driver->list_vms(engine->driver, &why);
+
+    g_mutex_lock(&round->lock);
+    round->listing = FALSE;
+    if (!defined)
+        add_not_examined(round->findings, NULL, why);
+    for (guint i = 0; defined && !round->over && i < defined->len; i++)
+        add_vm(engine, round, ((CkptVmSummary *)defined->pdata[i])->id);
+    g_cond_signal(&round->progress);
+    g_mutex_unlock(&round->lock);
+}
+
+static void
+search_folders(CkptEngine *engine, const Task *task)
+{
+    Round *round = task->round;
+    g_autoptr(GPtrArray) findings = ckpt_findings_new();
+
+    if (!has_running(engine))
+        look_at_folders(engine, findings);
+    g_mutex_lock(&round->lock);
+    round->searching = FALSE;
+    move_findings(round->findings, findings);
+    g_cond_signal(&round->progress);
+    g_mutex_unlock(&round->lock);
+}
+
+void
+ckpt_doctor_work(gpointer data, gpointer user_data)
+{
+    CkptEngine *engine = user_data;
+    Task *task = data;
+
+    if (!is_over(task->round) && !g_atomic_int_get(&engine->stopping))
+        task->work(engine, task);
+    round_unref(task->round);
+    g_free(task->vm_id);
+    g_free(task);
+}
+
+static void
+wait_for_all(CkptEngine *engine, Round *round)
+{
+    gint64 until = g_get_monotonic_time() + engine->limits.max_diagnose_us;
+
+    g_mutex_lock(&round->lock);
+    while (!round->fault && (round->listing || round->searching || g_hash_table_size(round->pending) > 0))
+        if (!g_cond_wait_until(&round->progress, &round->lock, until))
+            break;
+    round->over = TRUE;
+    g_mutex_unlock(&round->lock);
+}
+
+static void
+add_pending(const CkptEngine *engine, Round *round, GPtrArray *findings)
+{
+    g_autoptr(GError) late = NULL;
+    GHashTableIter iter;
+    gpointer vm_id;
+
+    ckpt_error_set(&late, CKPT_REASON_VM_BUSY,
+                   "not within %" G_GINT64_FORMAT " s: its QEMU, its guest agent or libvirt does not answer, or "
+                   "those of others kept all threads waiting; ask for this VM alone",
+                   engine->limits.max_diagnose_us / G_USEC_PER_SEC);
+    if (round->listing || round->searching)
+        add_not_examined(findings, NULL, late);
+    g_hash_table_iter_init(&iter, round->pending);
+    while (g_hash_table_iter_next(&iter, &vm_id, NULL))
+        add_not_examined(findings, vm_id, late);
+}
+
+/* These VMs, and with `all` what else the hypervisor has, and the folders. FALSE if the catalogue cannot be read. */
+static gboolean
+examine(CkptEngine *engine, GPtrArray *vms, gboolean all, GPtrArray *findings, GError **error)
+{
+    Round *round = round_new();
+    gboolean done;
+
+    g_mutex_lock(&round->lock);
+    round->listing = round->searching = all;
+    if (all) {
+        push(engine, round, NULL, list_vms);
+        push(engine, round, NULL, search_folders);
+    }
+    for (guint i = 0; i < vms->len; i++)
+        add_vm(engine, round, g_ptr_array_index(vms, i));
+    g_mutex_unlock(&round->lock);
+    wait_for_all(engine, round);
+    g_mutex_lock(&round->lock); /* a late thread may still be at its end */
+    done = !round->fault;
+    if (done) {
+        move_findings(findings, round->findings);
+        add_pending(engine, round, findings);
+    } else {
+        g_propagate_error(error, g_steal_pointer(&round->fault));
+    }
+    g_mutex_unlock(&round->lock);
+    round_unref(round);
+    return done;
+}
+
 GPtrArray *
 ckpt_engine_diagnose(CkptEngine *engine, const char *vm_id, GError **error)
 {
     g_autoptr(GPtrArray) findings = ckpt_findings_new();
     g_autoptr(GPtrArray) vms = NULL;
+    gboolean all = !vm_id || !*vm_id;
 
-    if (vm_id && *vm_id) {
-        if (!check_known(engine, vm_id, error))
-            return NULL;
+    if (all) {
+        vms = ckpt_store_vms(engine->store, error);
+    } else if (check_known(engine, vm_id, error)) {
         vms = g_ptr_array_new_with_free_func(g_free);
         g_ptr_array_add(vms, g_strdup(vm_id));
-    } else {
-        vms = list_vms(engine, findings, error);
     }
-    for (guint i = 0; vms && i < vms->len; i++)
-        if (!ckpt_doctor_look(engine, g_ptr_array_index(vms, i), findings, error))
-            return NULL;
-    if (!vms)
+    if (!vms || !examine(engine, vms, all, findings, error))
         return NULL;
-    if (!vm_id || !*vm_id) {
+    if (all)
         look_at_catalogue(engine, findings);
-        if (!has_running(engine))
-            look_at_folders(engine, findings);
-    }
     g_ptr_array_sort(findings, compare_findings);
     return g_steal_pointer(&findings);
 }

@@ -4,6 +4,7 @@
 
 #define RETRY_MIN_MS 1000
 #define RETRY_MAX_MS 15000
+#define DOCTORS 8 /* so many VMs may hang before a Diagnose tells nothing of the others */
 
 /* ---- Live operations ---- */
 
@@ -408,8 +409,11 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->watches = g_ptr_array_new_with_free_func(g_free);
     engine->deferred = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->finishing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    engine->again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    engine->left_out = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->looked_again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
+    engine->doctors = g_thread_pool_new(ckpt_doctor_work, engine, DOCTORS, FALSE, NULL);
     engine->lookers = g_thread_pool_new(ckpt_reconcile_work, engine, 1, FALSE, NULL);
     return engine;
 }
@@ -504,6 +508,7 @@ ckpt_engine_free(CkptEngine *engine)
     ckpt_engine_stop(engine, 0);
     g_thread_pool_free(engine->pool, FALSE, TRUE);
     g_thread_pool_free(engine->lookers, FALSE, TRUE);
+    g_thread_pool_free(engine->doctors, FALSE, TRUE);
     g_clear_pointer(&engine->changed, g_hash_table_unref);
     g_hash_table_unref(engine->queues);
     g_hash_table_unref(engine->live);
@@ -511,7 +516,8 @@ ckpt_engine_free(CkptEngine *engine)
     g_hash_table_unref(engine->deferred);
     g_hash_table_unref(engine->finishing);
     g_hash_table_unref(engine->looked_again);
-    g_clear_pointer(&engine->again, g_hash_table_unref);
+    g_hash_table_unref(engine->again);
+    g_hash_table_unref(engine->left_out);
     g_free(engine->host_id);
     g_free(engine->host_name);
     g_ptr_array_unref(engine->watches);

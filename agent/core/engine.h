@@ -18,6 +18,7 @@ typedef struct {
     guint reserve_percent;      /* of its size, where that is more; 0 */
     guint result_days;          /* 7 */
     gint64 max_wait_us;         /* 5 min */
+    gint64 max_diagnose_us;     /* what does not answer by then is told as not examined; 10 s */
 } CkptLimits;
 void ckpt_limits_init(CkptLimits *limits);
 

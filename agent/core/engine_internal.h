@@ -55,6 +55,7 @@ struct _CkptEngine {
     GHashTable *tickets;  /* ticket → Waiter; lock */
     GHashTable *queues;   /* vm_id → VmQueue; lock */
     GThreadPool *lookers; /* of reconcile.c: char *, a vm_id, or "" for all of them */
+    GThreadPool *doctors; /* of doctor.c: VMs to be diagnosed */
     GHashTable *changed;  /* such, told of since; NULL = none; lock */
     guint settle;         /* source; 0 = none; lock */
     guint64 last_ticket;  /* lock */
@@ -63,8 +64,9 @@ struct _CkptEngine {
     GHashTable *deferred; /* set: vm_id of VMs that have a delete that waits; lock */
     GHashTable *finishing; /* set: checkpoint_id whose delete the agent itself has submitted; lock */
     guint deferred_timer; /* source; 0 = none; lock */
-    GHashTable *again;    /* set: vm_id of VMs to be looked at when again_timer fires; NULL = none; lock */
-    GHashTable *looked_again; /* set: vm_id of those that were; lock */
+    GHashTable *again;    /* vm_id of VMs to be looked at again → how often again_timer fires until then; lock */
+    GHashTable *looked_again; /* vm_id → how often in a row it was; lock */
+    GHashTable *left_out; /* set: checkpoint_id of those that an adoption left out, since this agent began; lock */
     guint again_timer;    /* source; 0 = none; lock */
     char *host_id;        /* as manifests name this host; NULL = not known yet; lock, and once set it stays */
     char *host_name; /* likewise, set before it */
@@ -149,11 +151,16 @@ void ckpt_operation_error(const CkptOperation *op, GError **error);
 /* adopt.c: whose the VM's checkpoints are is looked at and recorded: taken over, MOVED, or orphans. The VM's
  * turn is the caller's. */
 void ckpt_adopt_look(CkptEngine *engine, const char *vm_id);
+/* look_again.c: the VM is marked to be looked at in a while; or that is not needed any more. */
+void ckpt_look_again(CkptEngine *engine, const char *vm_id);
+void ckpt_look_settled(CkptEngine *engine, const char *vm_id);
 /* The manifests beside the files of the VM's rows are made to say what those say; what fails is logged. */
 void ckpt_manifests_refresh(CkptEngine *engine, const char *vm_id);
 /* As manifests name this host; NULL if the hypervisor is away, or keeps none. */
 const char *ckpt_engine_host_id(CkptEngine *engine);
 #define CKPT_NOT_DEFINED_REASON "its VM is not defined on this host"
+#define CKPT_STAYED_REASON                                                                                  \
+    "its VM migrated to another host, and the disks that it was made of stayed here"
 
 /* reconcile.c */
 void ckpt_reconcile_changed(const char *vm_id, gpointer engine); /* CkptVmChangedFunc */
@@ -195,7 +202,9 @@ void ckpt_engine_quarantine(CkptEngine *engine, const char *vm_id, const char *r
 /* The planner found catalogue and world in agreement: whatever was wrong has been put right. */
 gboolean ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error);
 
-/* doctor.c. Whether the VM's last operation ended neither way. */
+/* doctor.c. One VM of a Diagnose, on a thread of engine->doctors. */
+void ckpt_doctor_work(gpointer task, gpointer engine);
+/* Whether the VM's last operation ended neither way. */
 gboolean ckpt_doctor_left_stuck(CkptEngine *engine, const char *vm_id);
 /* repair.c. Fills op->repair: with what is found and what was put right of it; foresee changes nothing. */
 gboolean ckpt_repair_run(CkptEngine *engine, CkptOperation *op, GError **error);

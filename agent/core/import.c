@@ -12,6 +12,7 @@ ckpt_import_free(CkptImport *import)
     g_free(import->vm_id);
     g_ptr_array_unref(import->checkpoints);
     g_ptr_array_unref(import->manifests);
+    g_ptr_array_unref(import->left_out);
     g_ptr_array_unref(import->made);
     g_ptr_array_unref(import->notes);
     g_free(import->current_id);
@@ -27,6 +28,7 @@ import_new(const char *vm_id)
     import->vm_id = g_strdup(vm_id);
     import->checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
     import->manifests = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
+    import->left_out = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
     import->made = g_ptr_array_new_with_free_func(g_free);
     import->notes = g_ptr_array_new_with_free_func(g_free);
     return import;
@@ -98,6 +100,13 @@ is_disputed(GPtrArray *group, const CkptManifest *best)
     return FALSE;
 }
 
+static void
+leave_out(CkptImport *import, GPtrArray *group)
+{
+    while (group->len > 0)
+        g_ptr_array_add(import->left_out, g_ptr_array_steal_index(group, group->len - 1));
+}
+
 /* Steals it from the group. NULL: it is left out, which was noted. */
 static CkptManifest *
 choose(CkptImport *import, GPtrArray *group)
@@ -115,17 +124,20 @@ choose(CkptImport *import, GPtrArray *group)
         else if (best == group->len || holds_over(manifest, g_ptr_array_index(group, best)))
             best = i;
     }
-    if (best == group->len)
+    if (best == group->len) {
         note(import, "checkpoint %s (%s): no manifest of it lies beside its file %s: left out", any->row->name,
              any->checkpoint_id, bare);
-    else if (!is_identified(((CkptManifest *)g_ptr_array_index(group, best))->row))
+        leave_out(import, group);
+    } else if (!is_identified(((CkptManifest *)g_ptr_array_index(group, best))->row)) {
         note(import, "checkpoint %s (%s): its making was not finished: left out", any->row->name,
              any->checkpoint_id);
-    else if (is_disputed(group, g_ptr_array_index(group, best)))
+        leave_out(import, group);
+    } else if (is_disputed(group, g_ptr_array_index(group, best))) {
         note(import, "checkpoint %s (%s): two agents claim it with one epoch: left out", any->row->name,
              any->checkpoint_id);
-    else
+    } else {
         return g_ptr_array_steal_index(group, best);
+    }
     return NULL;
 }
 
@@ -269,6 +281,7 @@ make_row(CkptImport *import, const CkptManifest *manifest)
         identify_extra(import, row, g_ptr_array_index(row->extras, i));
     row->epoch = manifest->epoch;
     row->departed = FALSE;
+    row->stayed = FALSE;
     if (any)
         return row;
     note(import, "checkpoint %s (%s): none of its files is there: left out", row->name, row->id);
@@ -556,8 +569,11 @@ ckpt_import_folders(const CkptVm *vm)
     for (guint i = 0; i < vm->disks->len; i++) {
         const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
 
-        for (guint k = 0; k < disk->chain->len; k++)
-            add_folder(seen, folders, ((CkptLayer *)g_ptr_array_index(disk->chain, k))->path);
+        for (guint k = 0; k < disk->chain->len; k++) {
+            const CkptLayer *layer = g_ptr_array_index(disk->chain, k);
+
+            add_folder(seen, folders, layer->manifest_file ? layer->manifest_file : layer->path);
+        }
     }
     g_ptr_array_add(folders, NULL);
     return (char **)g_ptr_array_free(folders, FALSE);

@@ -18,6 +18,7 @@ typedef struct {
     char *vm_id;
     GPtrArray *checkpoints; /* CkptCheckpoint, parents first */
     GPtrArray *manifests;   /* CkptManifest of each of these, in the same order: owner and epoch */
+    GPtrArray *left_out;    /* CkptManifest of checkpoints that are not among these: unfinished, or in part gone */
     GPtrArray *made;        /* char *, sorted */
     char *current_id;       /* by the VM's chains, or, where these tell nothing, by the newest overlays;
                                NULL = none */

@@ -141,6 +141,20 @@ is_attached(const CkptPlanInput *input, const char *file)
     return FALSE;
 }
 
+/* Beside the present chain a file is only known to be free by its locks. */
+static gboolean
+refuse_unguarded(const CkptPlanInput *input, const CkptLayer *layer, GError **error)
+{
+    if (!layer || !layer->unguarded || ckpt_graph_attached(input, layer->path))
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_LOCKS_UNAVAILABLE,
+                   "%s lies on a network file system whose locks do not tell whether another host uses it: mount it "
+                   "with locks, or set offline_without_locks in [checkpoints] of the agent's configuration",
+                   layer->path);
+    ckpt_error_add(error, CKPT_META_FILE, layer->path);
+    return TRUE;
+}
+
 /* The newest file of a disk that was detached since may be somebody's only copy of it: neither merged
  * away under its name nor removed. */
 static gboolean
@@ -294,7 +308,7 @@ check_sibling(const CkptPlanInput *input, const CkptMerge *merge, const CkptTree
     const CkptLayer *layer = sibling->layer;
     gboolean ours = sibling->owner || ckpt_graph_agent_made(input, layer->path);
 
-    if (refuse_user(input, layer->path, error))
+    if (refuse_user(input, layer->path, error) || refuse_unguarded(input, layer, error))
         return FALSE;
     if (ours && !layer->read_locked && !layer->write_locked &&
         !ckpt_graph_attached(input, layer->path))
@@ -384,7 +398,8 @@ find_merge(const CkptPlanInput *input, const CkptCheckpoint *target, CkptMerge *
         if (!find_above(input, merge, error))
             return FALSE;
     }
-    if (refuse_foreign(input, merge, error))
+    if (refuse_foreign(input, merge, error) ||
+        refuse_unguarded(input, merge->overlay.layer ? merge->overlay.layer : merge->sealed, error))
         return FALSE;
     if (refuse_detached(input, merge, error))
         return FALSE;

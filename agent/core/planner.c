@@ -17,6 +17,7 @@ ckpt_limits_init(CkptLimits *limits)
         .reserve_bytes = 64 * 1024 * 1024,
         .result_days = 7,
         .max_wait_us = 5 * G_TIME_SPAN_MINUTE,
+        .max_diagnose_us = 10 * G_TIME_SPAN_SECOND, /* the client gives up after 15 */
     };
 }
 
@@ -283,9 +284,45 @@ ckpt_plan_refuse_moved(const CkptPlanInput *input, GError **error)
 }
 
 static gboolean
+refuse_layer_unread(const CkptLayer *layer, GError **error)
+{
+    if (!layer || !layer->manifest_unread)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED,
+                   "whose file %s is cannot be told: its manifest cannot be read, or another user than root and the "
+                   "agent's wrote it; put that right, or, if no other host has the VM, move the manifest away",
+                   layer->path);
+    ckpt_error_add(error, CKPT_META_FILE, layer->path);
+    return TRUE;
+}
+
+/* Each step would be refused. */
+static gboolean
+refuse_unread(const CkptPlanInput *input, GError **error)
+{
+    for (guint i = 0; i < input->vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(input->vm->disks, i);
+
+        for (guint k = 0; k < disk->chain->len; k++)
+            if (refuse_layer_unread(g_ptr_array_index(disk->chain, k), error))
+                return TRUE;
+    }
+    for (guint i = 0; i < input->checkpoints->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(input->checkpoints, i);
+
+        for (guint k = 0; k < row->disks->len; k++)
+            if (refuse_layer_unread(
+                    ckpt_vm_find_file(input->vm, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file),
+                    error))
+                return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
 check_vm(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
-    return !ckpt_plan_refuse_moved(input, error) &&
+    return !ckpt_plan_refuse_moved(input, error) && !refuse_unread(input, error) &&
            !ckpt_plan_refuse_obstacle(input->vm, request, error) &&
            !refuse_unfinished_delete(input, request, error) && ckpt_plan_check_tops(input, error);
 }

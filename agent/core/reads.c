@@ -203,7 +203,8 @@ verify_info(CkptEngine *engine, GHashTable *families, CkptCheckpointInfo *info, 
             g_propagate_error(error, g_steal_pointer(&why));
             return FALSE;
         }
-        ckpt_set_str(&info->checkpoint->disabled_reason, "its VM is not defined on this host");
+        ckpt_set_str(&info->checkpoint->disabled_reason,
+                     info->checkpoint->stayed ? CKPT_STAYED_REASON : CKPT_NOT_DEFINED_REASON);
         return TRUE;
     }
     row = ckpt_graph_find(family->situation->checkpoints, info->checkpoint->id);

@@ -40,6 +40,37 @@ choose(const CkptRequest *request, GPtrArray *findings)
     return wanted;
 }
 
+/* Of a VM that cannot be looked at afterwards nothing is found, and nothing is known. */
+static const CkptFinding *
+find_unexamined(GPtrArray *after, const CkptFinding *finding)
+{
+    for (guint i = 0; i < after->len; i++) {
+        const CkptFinding *other = g_ptr_array_index(after, i);
+
+        if (other->kind == CKPT_FINDING_NOT_EXAMINED && g_str_equal(other->vm_id, finding->vm_id))
+            return other;
+    }
+    return NULL;
+}
+
+static void
+add_gone(CkptRepairResult *result, const CkptFinding *finding, GPtrArray *after, GHashTable *failed)
+{
+    const char *why = failed ? g_hash_table_lookup(failed, finding->id) : NULL;
+    const CkptFinding *unexamined = find_unexamined(after, finding);
+    CkptFinding *copy = ckpt_finding_copy(finding);
+
+    if (!why && unexamined)
+        why = unexamined->message;
+    /* One whose repair failed and that is not found any more has gone by itself. */
+    if (!unexamined) {
+        g_ptr_array_add(result->repaired, copy);
+        return;
+    }
+    ckpt_set_str(&copy->repair_error, why);
+    g_ptr_array_add(result->left, copy);
+}
+
 static CkptRepairResult *
 make_result(const CkptRequest *request, GPtrArray *before, GPtrArray *after, GHashTable *wanted,
             GHashTable *failed)
@@ -50,7 +81,7 @@ make_result(const CkptRequest *request, GPtrArray *before, GPtrArray *after, GHa
         const CkptFinding *finding = g_ptr_array_index(before, i);
 
         if (g_hash_table_contains(wanted, finding->id) && !ckpt_findings_lookup(after, finding->id))
-            g_ptr_array_add(result->repaired, ckpt_finding_copy(finding));
+            add_gone(result, finding, after, failed);
     }
     for (guint i = 0; i < after->len; i++) {
         CkptFinding *finding = ckpt_finding_copy(g_ptr_array_index(after, i));

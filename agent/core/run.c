@@ -162,6 +162,32 @@ refuse_moved(const CkptCheckpoint *row, GError **error)
     ckpt_error_add(error, CKPT_META_CHECKPOINT, row->id);
 }
 
+/* The VM is on another host, without the disks that its checkpoints were made of: what is asked for would make a
+ * second one of it. Its checkpoints here can be deleted. TRUE: refused. */
+static gboolean
+refuse_left(const Situation *situation, const CkptOperation *op, GError **error)
+{
+    if (op->kind == CKPT_KIND_DELETE ||
+        (situation->vm && situation->vm->power != CKPT_POWER_SHUT_OFF)) /* it is back */
+        return FALSE;
+    for (guint i = 0; i < situation->checkpoints->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(situation->checkpoints, i);
+
+        if (!row->stayed ||
+            (op->kind == CKPT_KIND_RESTORE && g_strcmp0(row->id, op->checkpoint_id) != 0))
+            continue;
+        ckpt_error_set(error, CKPT_REASON_VM_MOVED,
+                       "VM %s (%s) migrated to another host, and the disks of checkpoint %s (%s) stayed here: "
+                       "delete what nobody needs of these; to have the VM back with them, stop it over there, and "
+                       "define it (if it is not any more) and start it here first",
+                       row->vm_name, row->vm_id, row->name, row->id);
+        ckpt_error_add(error, CKPT_META_CHECKPOINT, row->id);
+        ckpt_error_add(error, CKPT_META_VM, row->vm_id);
+        return TRUE;
+    }
+    return FALSE;
+}
+
 /* An undefined VM's checkpoints can still be deleted, by their files alone. */
 static gboolean
 read_situation(CkptEngine *engine, const CkptOperation *op, Situation *situation, GError **error)
@@ -186,12 +212,15 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
     g_autoptr(GError) refusal = NULL;
     CkptCheckpoint *row;
 
-    if (!read_situation(engine, op, &situation, error)) {
+    if (!read_situation(engine, op, &situation, &refusal)) {
         row = situation.moved ? ckpt_graph_find(situation.moved, op->checkpoint_id) : NULL;
-        if (row && error && ckpt_error_reason(*error) == CKPT_REASON_VM_NOT_FOUND) {
-            g_clear_error(error);
-            refuse_moved(row, error);
+        if (ckpt_error_reason(refusal) == CKPT_REASON_VM_NOT_FOUND) {
+            if (row)
+                refuse_moved(row, error);
+            if (row || (situation.checkpoints && refuse_left(&situation, op, error)))
+                return FALSE;
         }
+        g_propagate_error(error, g_steal_pointer(&refusal));
         return FALSE;
     }
     row = ckpt_graph_find(situation.moved, op->checkpoint_id);
@@ -199,6 +228,8 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
         refuse_moved(row, error);
         return FALSE;
     }
+    if (refuse_left(&situation, op, error))
+        return FALSE;
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
     if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING && !row->deferred)
         return plan_begun_delete(engine, &situation, row, op, error);
@@ -208,6 +239,9 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
         return dry || ckpt_engine_lift_quarantine(engine, &situation, error);
     if (!dry)
         note_refusal(engine, &situation, refusal);
+    /* Who has the files may be gone by now, or has only said so now. */
+    if (!dry && ckpt_error_reason(refusal) == CKPT_REASON_VM_MOVED)
+        ckpt_engine_mark(engine, op->vm_id);
     g_propagate_error(error, g_steal_pointer(&refusal));
     return FALSE;
 }

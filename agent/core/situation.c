@@ -151,6 +151,8 @@ verify(const Situation *situation, CkptCheckpoint *checkpoint)
 
     if (checkpoint->state == CKPT_STATE_DELETING)
         reason = ckpt_plan_deleting_reason(checkpoint);
+    else if (checkpoint->stayed)
+        reason = CKPT_STAYED_REASON;
     else if (!ckpt_plan_verify(&situation->input, checkpoint, &why))
         reason = why->message;
     if (g_strcmp0(checkpoint->disabled_reason ? checkpoint->disabled_reason : "", reason) == 0)

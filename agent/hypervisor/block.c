@@ -27,6 +27,20 @@ refuse(CkptVm *vm, const char *target, const char *file)
 }
 
 static void
+fill_owner(CkptLayer *layer, const CkptQemuOptions *options)
+{
+    g_autoptr(CkptManifest) head =
+        layer->manifest ? ckpt_manifest_head_of(options, layer->path) : NULL;
+
+    layer->manifest_unread = layer->manifest && !head;
+    if (!head)
+        return;
+    layer->owner_agent = g_steal_pointer(&head->agent);
+    layer->owner_host = g_steal_pointer(&head->host_name);
+    layer->owner_vm = g_steal_pointer(&head->domain);
+}
+
+static void
 fill(CkptLayer *layer, const CkptQemuOptions *options)
 {
     g_autofree char *manifest = ckpt_block_beside(options, layer->path, CKPT_MANIFEST_ENDING);
@@ -36,6 +50,8 @@ fill(CkptLayer *layer, const CkptQemuOptions *options)
 
     layer->overlay_folder = g_strdup(folder);
     layer->manifest = g_file_test(manifest, G_FILE_TEST_EXISTS);
+    layer->manifest_file = g_steal_pointer(&manifest);
+    fill_owner(layer, options);
     if (statvfs(folder, &space) == 0 && stat(folder, &found) == 0) {
         layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
         layer->fs_size = (guint64)space.f_blocks * space.f_frsize;

@@ -45,6 +45,8 @@ disk_free(CkptXmlDisk *disk)
     g_free(disk->device);
     g_free(disk->type);
     g_free(disk->source);
+    g_free(disk->pool);
+    g_free(disk->volume);
     g_free(disk->format);
     g_strfreev(disk->chain);
     g_free(disk->mirror);
@@ -136,6 +138,10 @@ read_disk(xmlNodePtr node)
     if (!disk->type)
         disk->type = g_strdup("file");
     disk->source = source_path(node, disk->type);
+    if (g_str_equal(disk->type, "volume")) {
+        disk->pool = attribute(source, "pool");
+        disk->volume = attribute(source, "volume");
+    }
     disk->format = attribute(child(node, "driver"), "type");
     disk->readonly = child(node, "readonly") != NULL;
     disk->shareable = child(node, "shareable") != NULL;
@@ -534,4 +540,18 @@ ckpt_xml_snapshot(const CkptXmlDomain *domain, const char *name, const char *mem
         set_attribute(xmlNewChild(node, NULL, (const xmlChar *)"source", NULL), "file", file->file);
     }
     return to_text(doc);
+}
+
+char *
+ckpt_xml_pool_folder(const char *xml)
+{
+    static const char *const folders[] = {"dir", "fs", "netfs", NULL};
+    g_autoptr(xmlDoc) doc = xmlReadMemory(xml, (int)strlen(xml), "pool.xml", NULL,
+                                          XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+    xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+    g_autofree char *type = attribute(root, "type");
+
+    if (!type || !g_strv_contains(folders, type))
+        return NULL;
+    return content(child(child(root, "target"), "path"));
 }

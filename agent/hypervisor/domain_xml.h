@@ -8,6 +8,7 @@ typedef struct {
     char *device;      /* "disk" where the XML does not say */
     char *type;        /* "file", "block", "network", … */
     char *source;      /* path of a file or block device; NULL = none, or something else */
+    char *pool, *volume; /* of type "volume", whose file libvirt's pool knows; NULL of any other */
     char *format;      /* driver type; NULL = not said */
     gboolean readonly, shareable, transient, encrypted, sliced;
     gboolean chain_ends; /* the XML tells where the chain ends (an empty <backingStore/>); where it
@@ -40,6 +41,8 @@ CkptXmlDomain *ckpt_xml_domain_parse(const char *xml, GError **error) G_GNUC_WAR
 void ckpt_xml_domain_free(CkptXmlDomain *domain);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptXmlDomain, ckpt_xml_domain_free)
 CkptXmlDisk *ckpt_xml_domain_find(const CkptXmlDomain *domain, const char *target);
+/* The folder of a storage pool by its XML; NULL if it is none. (transfer full) */
+char *ckpt_xml_pool_folder(const char *xml);
 /* Whether a checkpoint must capture it: writable, and not a CD-ROM or an empty floppy drive. */
 gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
 

@@ -410,7 +410,8 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
         return FALSE;
     if (layer->read_locked || layer->write_locked)
         user = ckpt_locks_holder(path);
-    else if (!ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user, &user, error))
+    else if (!ckpt_users_are_known(run->connection, error) ||
+             !ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user, &user, error))
         return FALSE;
     if (!user)
         return TRUE;

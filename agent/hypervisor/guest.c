@@ -5,17 +5,20 @@
 #include <libvirt/libvirt-qemu.h>
 #include <string.h>
 
+/* Whoever diagnoses waits for all VMs together, and one whose agent hangs is not frozen for that. */
+#define ASK_SECONDS 5
+
 /* ---- Paused ---- */
 
 /* The file whose mark says that we paused the guest, among all of its disks' chains; NULL if none. */
 static char *
-find_mark(const CkptView *view)
+find_mark(const CkptView *view, const CkptQemuOptions *options)
 {
     for (guint i = 0; view->live_xml && i < view->live_xml->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
 
         for (char **file = disk->chain; file && *file; file++) {
-            g_autofree char *mark = g_strconcat(*file, CKPT_PAUSED_ENDING, NULL);
+            g_autofree char *mark = ckpt_block_beside(options, *file, CKPT_PAUSED_ENDING);
 
             if (g_file_test(mark, G_FILE_TEST_EXISTS))
                 return g_strdup(*file);
@@ -62,7 +65,7 @@ has_job(virDomainPtr domain)
 }
 
 static CkptHalt
-halt_of(const CkptView *view, char **detail)
+halt_of(const CkptView *view, const CkptQemuOptions *options, char **detail)
 {
     g_autofree char *mark = NULL;
 
@@ -70,7 +73,7 @@ halt_of(const CkptView *view, char **detail)
         return CKPT_HALT_CRASHED;
     if (view->state != VIR_DOMAIN_PAUSED || has_job(view->domain))
         return CKPT_HALT_NONE;
-    mark = find_mark(view);
+    mark = find_mark(view, options);
     if (mark)
         return CKPT_HALT_OURS;
     switch (view->reason) {
@@ -116,10 +119,10 @@ ckpt_guest_look(CkptConnection *connection, const CkptQemuOptions *options, cons
         return FALSE;
     if (!view->active)
         return TRUE;
-    guest->halt = halt_of(view, &guest->detail);
+    guest->halt = halt_of(view, options, &guest->detail);
     guest->frozen_by_us = ckpt_guard_is_due(options->guard_folder, vm_id);
     if (!ckpt_freeze_obstacle(view))
-        ask_frozen(view->domain, options->guest_agent_seconds, guest);
+        ask_frozen(view->domain, MIN(options->guest_agent_seconds, ASK_SECONDS), guest);
     return TRUE;
 }
 
@@ -149,7 +152,7 @@ ckpt_guest_release(CkptConnection *connection, const CkptQemuOptions *options, c
     if (!view->active)
         return TRUE;
     ckpt_set_str(&plan->vm_id, vm_id);
-    marked = find_mark(view);
+    marked = find_mark(view, options);
     if (marked)
         ckpt_merge_let_go(&run, marked);
     if (!ckpt_guard_is_due(options->guard_folder, vm_id))

@@ -121,11 +121,14 @@ struct _CkptDriver {
     GPtrArray *(*foreign)(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
                           GError **error);
 
-    /* Asks the guest of an active VM, its guest agent at most for the time limit; one that does not answer
+    /* Asks the guest of an active VM, its guest agent for at most 5 s; one that does not answer
      * is no error. NULL in a driver that cannot ask; so the one below. */
     gboolean (*guest_look)(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error);
     /* Thaws what the agent froze, resumes what it paused; nothing that somebody else did. */
     gboolean (*guest_release)(CkptDriver *driver, const char *vm_id, GError **error);
+    /* The VM migrated to another host, as far as is known since the watch began, and was not here since. NULL in a
+     * driver whose VMs do not. */
+    gboolean (*has_left)(CkptDriver *driver, const char *vm_id);
     /* Puts this text in the place of the manifest beside the file, synced, if that is still of this agent and
      * epoch, and no step of another agent is at work on the file: VM_BUSY, VM_MOVED otherwise. */
     gboolean (*take_over)(CkptDriver *driver, const char *file, const char *text, const char *agent,
@@ -163,6 +166,8 @@ typedef struct {
     const char *guard_program, *guard_folder;
     /* Where overlays over block devices, and their manifests, go; NULL: such disks are refused. */
     const char *block_overlay_folder;
+    /* Offline work also where locks do not tell what other hosts do. */
+    gboolean offline_without_locks;
 } CkptQemuOptions;
 
 /* Copies options. Connects lazily and reconnects. Needs GLib's default main context to be iterated

@@ -1,6 +1,7 @@
 #include "agent/hypervisor/image.h"
 
 #include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/share.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -430,6 +431,7 @@ fill_open(CkptLayer *layer, int fd, CkptQcow2 **header, GError **fault)
         layer->fs_available = (guint64)space.f_bavail * space.f_frsize;
         layer->fs_size = (guint64)space.f_blocks * space.f_frsize;
     }
+    layer->unguarded = !ckpt_share_tells(fd);
     if (!ckpt_locks_probe(fd, &layer->read_locked, &layer->write_locked, fault))
         return FALSE;
     switch (layer->format) {
@@ -489,21 +491,26 @@ ckpt_block_stem(const char *path)
     return g_strdelimit(g_strdup(*path == '/' ? path + 1 : path), "/", '-');
 }
 
+/* It is written beside the name that the definition has; the file may have another. */
 static gboolean
 has_manifest(const char *path)
 {
     char *real = realpath(path, NULL);
+    g_autofree char *named = g_strconcat(path, CKPT_MANIFEST_ENDING, NULL);
     g_autofree char *manifest = real ? g_strconcat(real, CKPT_MANIFEST_ENDING, NULL) : NULL;
 
     free(real);
-    return manifest && g_file_test(manifest, G_FILE_TEST_EXISTS);
+    return g_file_test(named, G_FILE_TEST_EXISTS) ||
+           (manifest && g_file_test(manifest, G_FILE_TEST_EXISTS));
 }
 
 static void
 fill_owner(CkptLayer *layer)
 {
+    g_autofree char *path = g_strconcat(layer->path, CKPT_MANIFEST_ENDING, NULL);
     g_autoptr(CkptManifest) head = ckpt_manifest_head_beside(layer->path);
 
+    layer->manifest_unread = !head && !ckpt_manifest_is_first(path);
     if (!head)
         return;
     layer->owner_agent = g_steal_pointer(&head->agent);

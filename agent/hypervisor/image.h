@@ -54,8 +54,14 @@ char *ckpt_block_stem(const char *path);
  * below the folder of `path`. NULL for names with a protocol ("json:{…}", "nbd://…"). */
 char *ckpt_image_resolve(const char *path, const char *backing);
 
-/* manifests.c: CkptDriver.manifest_head. */
+/* manifests.c: the head of the manifest beside this file, under its own name or its link's; NULL: none. */
 CkptManifest *ckpt_manifest_head_beside(const char *file);
+/* … that lies at `path`; NULL with what is wrong with it. */
+CkptManifest *ckpt_manifest_read_head(const char *path, const char *file, GError **error);
+/* All of it, whatever it says, of a regular file that only root or who we are can have written. */
+char *ckpt_manifest_read(const char *path, GError **error);
+/* It is of the first format, whose agents shared no folder: it tells nothing of whose the file is. */
+gboolean ckpt_manifest_is_first(const char *path);
 
 /* Whether both paths name one file, by name or by device and inode. */
 gboolean ckpt_image_same(const char *a, const char *b);

@@ -169,6 +169,53 @@ set_abilities(CkptVm *vm, const CkptView *view)
     vm->application.reason = g_strdup(first->message);
 }
 
+/* Nobody can tell whether a VM is off everywhere. */
+static void
+add_unguarded(CkptVm *vm, const char *target, const CkptLayer *layer)
+{
+    ckpt_vm_add_obstacle(vm, CKPT_REASON_LOCKS_UNAVAILABLE, target, layer->path,
+                         "%s lies on a network file system whose locks do not tell what other hosts do with it: "
+                         "while the VM is off nothing is done with it; mount it with locks, start the VM, or, if "
+                         "no other host has the VM, set offline_without_locks in [checkpoints] of the agent's "
+                         "configuration",
+                         layer->path);
+}
+
+static gboolean
+is_asked_for(const CkptKnownFile *files, const char *path)
+{
+    for (; files && files->path; files++)
+        if (g_str_equal(files->path, path))
+            return TRUE;
+    return FALSE;
+}
+
+/* off: of its disks and of `files`, as far as they lie there. */
+static void
+inspect_shares(CkptVm *vm, const CkptQemuOptions *options, const CkptKnownFile *files, gboolean off)
+{
+    GHashTableIter iter;
+    gpointer path, value;
+
+    g_hash_table_iter_init(&iter, vm->files);
+    while (g_hash_table_iter_next(&iter, &path, &value)) {
+        CkptLayer *layer = value;
+
+        layer->unguarded = layer->unguarded && !options->offline_without_locks;
+        if (off && layer->unguarded && is_asked_for(files, path)) {
+            add_unguarded(vm, NULL, layer);
+            return;
+        }
+    }
+    for (guint i = 0; off && i < vm->disks->len; i++) {
+        const CkptDisk *disk = g_ptr_array_index(vm->disks, i);
+        const CkptLayer *top = disk->chain->len ? g_ptr_array_index(disk->chain, 0) : NULL;
+
+        if (top && top->unguarded)
+            add_unguarded(vm, disk->target, top);
+    }
+}
+
 static CkptVm *
 inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const CkptView *view,
              const char *vm_id, const CkptKnownFile *files, GError **error)
@@ -190,6 +237,7 @@ inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const C
     ckpt_inspect_block(vm, options, files);
     if (!ckpt_inspect_foreign(vm, view, error))
         return NULL;
+    inspect_shares(vm, options, files, !view->active);
     ckpt_inspect_confinement(vm, view);
     if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
         return NULL;
@@ -220,8 +268,8 @@ ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const c
 }
 
 CkptVm *
-ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
-                       GError **error)
+ckpt_inspect_undefined(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
+                       const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = ckpt_vm_new();
 
@@ -230,6 +278,8 @@ ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const Ckpt
     vm->power = CKPT_POWER_SHUT_OFF;
     vm->mechanism = CKPT_MECHANISM_OVERLAY;
     ckpt_inspect_files(vm, files);
+    ckpt_inspect_block(vm, options, files);
+    inspect_shares(vm, options, files, TRUE);
     if (!ckpt_users_scan(connection, NULL, TRUE, vm->files, add_user, vm, error))
         return NULL;
     return g_steal_pointer(&vm);

@@ -79,10 +79,11 @@ static char *
 read_id(const char *path)
 {
     g_autoptr(JsonParser) parser = json_parser_new_immutable();
+    g_autofree char *text = ckpt_manifest_read(path, NULL);
     JsonNode *root;
     JsonObject *object;
 
-    if (!json_parser_load_from_file(parser, path, NULL))
+    if (!text || !json_parser_load_from_data(parser, text, -1, NULL))
         return NULL;
     root = json_parser_get_root(parser);
     if (!root || !JSON_NODE_HOLDS_OBJECT(root))

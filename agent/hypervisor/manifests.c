@@ -1,6 +1,7 @@
 /* Manifests read back, from folders in which others may write too. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "agent/model/json.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -8,6 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define FIRST "{\"vmcheckpoint_manifest\":1"
 
 static gboolean G_GNUC_PRINTF(2, 3)
 refuse(GError **error, const char *format, ...)
@@ -99,10 +102,32 @@ check_definition(const CkptManifest *manifest, GError **error)
     return TRUE;
 }
 
+/* The file whose manifest this is: the one beside which it lies, or the block device among its disks that has
+ * its manifest in this place. */
+static char *
+find_file(const CkptQemuOptions *options, const char *path, const char *text)
+{
+    g_autoptr(CkptManifest) told =
+        options->block_overlay_folder ? ckpt_manifest_from_json(text, NULL) : NULL;
+
+    for (guint i = 0; told && told->row && i < told->row->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(told->row->disks, i);
+        g_autofree char *own =
+            ckpt_is_block(disk->sealed_file)
+                ? ckpt_block_beside(options, disk->sealed_file, CKPT_MANIFEST_ENDING)
+                : NULL;
+
+        if (own && ckpt_image_same(own, path))
+            return g_strdup(disk->sealed_file);
+    }
+    return g_strndup(path, strlen(path) - strlen(CKPT_MANIFEST_ENDING));
+}
+
 static CkptManifest *
-read_manifest(const char *file, const char *path, GError **error)
+read_manifest(const CkptQemuOptions *options, const char *path, GError **error)
 {
     g_autofree char *text = open_and_read(path, CKPT_MANIFEST_MAX, error);
+    g_autofree char *file = text ? find_file(options, path, text) : NULL;
     g_autoptr(CkptManifest) manifest = text ? ckpt_manifest_parse(text, file, error) : NULL;
 
     if (text)
@@ -112,36 +137,70 @@ read_manifest(const char *file, const char *path, GError **error)
     return g_steal_pointer(&manifest);
 }
 
+char *
+ckpt_manifest_read(const char *path, GError **error)
+{
+    return open_and_read(path, CKPT_MANIFEST_MAX, error);
+}
+
+gboolean
+ckpt_manifest_is_first(const char *path)
+{
+    g_autofree char *text = open_and_read(path, strlen(FIRST), NULL);
+
+    return g_strcmp0(text, FIRST) == 0;
+}
+
+CkptManifest *
+ckpt_manifest_read_head(const char *path, const char *file, GError **error)
+{
+    g_autofree char *text = open_and_read(path, CKPT_MANIFEST_HEAD, error);
+    CkptManifest *head = text ? ckpt_manifest_parse_head(text, file) : NULL;
+
+    if (text && !head)
+        refuse(error, "it is none, or of a later version of the agent");
+    return head;
+}
+
 CkptManifest *
 ckpt_manifest_head_beside(const char *file)
 {
     g_autofree char *path = g_strconcat(file, CKPT_MANIFEST_ENDING, NULL);
-    g_autofree char *text = open_and_read(path, CKPT_MANIFEST_HEAD, NULL);
-    char *real = text ? NULL : realpath(file, NULL);
+    CkptManifest *head = ckpt_manifest_read_head(path, file, NULL);
+    char *real = head ? NULL : realpath(file, NULL);
 
     if (real && !g_str_equal(real, file)) { /* the file by another name */
         g_autofree char *beside = g_strconcat(real, CKPT_MANIFEST_ENDING, NULL);
 
-        text = open_and_read(beside, CKPT_MANIFEST_HEAD, NULL);
+        head = ckpt_manifest_read_head(beside, file, NULL);
     }
     free(real);
-    return text ? ckpt_manifest_parse_head(text, file) : NULL;
+    return head;
+}
+
+CkptManifest *
+ckpt_manifest_head_of(const CkptQemuOptions *options, const char *file)
+{
+    g_autofree char *path = NULL;
+
+    if (!options->block_overlay_folder || !ckpt_is_block(file))
+        return ckpt_manifest_head_beside(file);
+    path = ckpt_block_beside(options, file, CKPT_MANIFEST_ENDING);
+    return ckpt_manifest_read_head(path, file, NULL);
 }
 
 static void
-add_file(const char *folder, const char *name, CkptFoundFiles *found)
+add_file(const CkptQemuOptions *options, const char *folder, const char *name, CkptFoundFiles *found)
 {
     g_autofree char *path = g_build_filename(folder, name, NULL);
     g_autoptr(GError) error = NULL;
     CkptManifest *manifest;
-    g_autofree char *file = NULL;
 
     if (ckpt_manifest_is_overlay_name(path))
         g_ptr_array_add(found->overlays, g_strdup(path));
     if (!g_str_has_suffix(name, CKPT_MANIFEST_ENDING) || g_str_equal(name, CKPT_MANIFEST_ENDING))
         return;
-    file = g_strndup(path, strlen(path) - strlen(CKPT_MANIFEST_ENDING));
-    manifest = read_manifest(file, path, &error);
+    manifest = read_manifest(options, path, &error);
     if (manifest)
         g_ptr_array_add(found->manifests, manifest);
     else
@@ -149,7 +208,7 @@ add_file(const char *folder, const char *name, CkptFoundFiles *found)
 }
 
 static gboolean
-scan_folder(const char *folder, CkptFoundFiles *found, GError **error)
+scan_folder(const CkptQemuOptions *options, const char *folder, CkptFoundFiles *found, GError **error)
 {
     DIR *entries = opendir(folder);
 
@@ -164,7 +223,7 @@ scan_folder(const char *folder, CkptFoundFiles *found, GError **error)
         entry = readdir(entries);
         if (!entry)
             break;
-        add_file(folder, entry->d_name, found);
+        add_file(options, folder, entry->d_name, found);
     }
     if (errno != 0) {
         ckpt_file_error(error, "look into folder", folder);
@@ -176,12 +235,12 @@ scan_folder(const char *folder, CkptFoundFiles *found, GError **error)
 }
 
 CkptFoundFiles *
-ckpt_manifests_find(const char *const *folders, GError **error)
+ckpt_manifests_find(const CkptQemuOptions *options, const char *const *folders, GError **error)
 {
     g_autoptr(CkptFoundFiles) found = ckpt_found_files_new();
 
     for (; *folders; folders++)
-        if (!scan_folder(*folders, found, error))
+        if (!scan_folder(options, *folders, found, error))
             return NULL;
     return g_steal_pointer(&found);
 }

@@ -268,7 +268,8 @@ commit_files(CkptRun *run, GError **error)
     const char *const unlimited[] = {"commit", "-p", "-d", "-f", "qcow2", step->file, NULL};
     guint64 bytes = 0;
 
-    return lies_on_base(step, &bytes, error) && ckpt_file_is_free(step->file, error) &&
+    return lies_on_base(step, &bytes, error) && ckpt_pins_check(run, error) &&
+           ckpt_file_is_free(step->file, error) &&
            ckpt_file_is_free(step->base, error) &&
            (!step->above || ckpt_file_is_free(step->above, error)) &&
            ckpt_qemu_img(run, bytes, rate ? arguments : unlimited, error) &&

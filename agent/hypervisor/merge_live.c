@@ -136,6 +136,8 @@ begin(CkptRun *run, CkptView *view, gboolean top, GError **error)
         ckpt_error_add(error, CKPT_META_DISK, step->target);
         return FALSE;
     }
+    if (!ckpt_pins_check(run, error))
+        return FALSE;
     while (!ckpt_image_same(live->chain[place], step->file))
         place++;
     /* libvirt compares names, so it gets its own. */

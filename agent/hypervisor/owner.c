@@ -12,6 +12,7 @@
 #define LAYERS_MAX 64
 
 struct _CkptOwnership {
+    const CkptQemuOptions *options; /* the driver's */
     GArray *held;     /* int: open manifests, with a shared lock */
     GHashTable *seen; /* set: files looked at */
 };
@@ -60,11 +61,26 @@ refuse_taken(const CkptManifest *head, GError **error)
     return FALSE;
 }
 
+/* Somebody has sealed the file, and nobody can tell who: an agent of a later version, or one whose user is not
+ * believed here. What may be another's is not touched. */
+static gboolean
+refuse_unread(const char *path, const GError *why, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED,
+                   "whose file this is cannot be told from its manifest %s: %s; the agents of hosts that share a "
+                   "folder must run as one user (or as root) and know the manifest's format; one that nobody "
+                   "needs can be moved away",
+                   path, why->message);
+    ckpt_error_add(error, CKPT_META_FILE, path);
+    return FALSE;
+}
+
 /* Held from before it is read: whoever takes over needs it alone. */
 static gboolean
 hold(CkptOwnership *ownership, const char *file, const char *host_id, const char *vm_id, GError **error)
 {
-    g_autofree char *path = g_strconcat(file, CKPT_MANIFEST_ENDING, NULL);
+    g_autofree char *path = ckpt_block_beside(ownership->options, file, CKPT_MANIFEST_ENDING);
+    g_autoptr(GError) why = NULL;
 
     for (guint attempt = 0; attempt < 8; attempt++) {
         int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
@@ -80,8 +96,10 @@ hold(CkptOwnership *ownership, const char *file, const char *host_id, const char
             continue;
         }
         g_array_append_val(ownership->held, fd);
-        head = ckpt_manifest_head_beside(file);
-        return !head || !g_str_equal(head->domain, vm_id) || g_str_equal(head->agent, host_id) ||
+        head = ckpt_manifest_read_head(path, file, &why);
+        if (!head)
+            return ckpt_manifest_is_first(path) || refuse_unread(path, why, error);
+        return !g_str_equal(head->domain, vm_id) || g_str_equal(head->agent, host_id) ||
                refuse_taken(head, error);
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY, "another agent is taking over %s", file);
@@ -126,11 +144,13 @@ hold_chain(CkptOwnership *ownership, const char *file, const char *host_id, cons
 }
 
 CkptOwnership *
-ckpt_ownership_hold(const char *host_id, const CkptPlan *plan, const CkptStep *step, GError **error)
+ckpt_ownership_hold(const CkptQemuOptions *options, const char *host_id, const CkptPlan *plan,
+                    const CkptStep *step, GError **error)
 {
     const char *const files[] = {step->file, step->base, step->above, step->from};
     g_autoptr(CkptOwnership) ownership = g_new0(CkptOwnership, 1);
 
+    ownership->options = options;
     ownership->held = g_array_new(FALSE, FALSE, sizeof(int));
     ownership->seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     for (guint i = 0; i < G_N_ELEMENTS(files); i++)
@@ -149,11 +169,12 @@ ckpt_ownership_hold(const char *host_id, const CkptPlan *plan, const CkptStep *s
 /* ---- Taking over ---- */
 
 gboolean
-ckpt_manifest_take_over(const char *file, const char *text, const char *agent, guint64 epoch,
-                        GError **error)
+ckpt_manifest_take_over(const CkptQemuOptions *options, const char *file, const char *text,
+                        const char *agent, guint64 epoch, GError **error)
 {
-    g_autofree char *path = g_strconcat(file, CKPT_MANIFEST_ENDING, NULL);
+    g_autofree char *path = ckpt_block_beside(options, file, CKPT_MANIFEST_ENDING);
     g_autoptr(CkptManifest) head = NULL;
+    g_autoptr(GError) why = NULL;
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     gboolean done = FALSE;
 
@@ -161,14 +182,12 @@ ckpt_manifest_take_over(const char *file, const char *text, const char *agent, g
         return ckpt_file_error(error, "open", path);
     if (!lock(fd, F_WRLCK) || !is_present(fd, path))
         ckpt_error_set(error, CKPT_REASON_VM_BUSY, "another agent is at work on %s", file);
-    else
-        head = ckpt_manifest_head_beside(file);
-    if (head && (!g_str_equal(head->agent, agent) || head->epoch != epoch))
+    else if (!(head = ckpt_manifest_read_head(path, file, &why)))
+        refuse_unread(path, why, error);
+    else if (!g_str_equal(head->agent, agent) || head->epoch != epoch)
         refuse_taken(head, error);
-    else if (head)
+    else
         done = ckpt_manifest_write(path, text, error);
-    else if (error && !*error)
-        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is no manifest any more", path);
     close(fd);
     return done;
 }

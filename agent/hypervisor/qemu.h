@@ -53,11 +53,22 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
                          GHashTable *files, CkptUserFunc found, gpointer data, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/* Whether all that uses files can be told: FILE_FAILED if a library of stored VMs cannot be read. For who is about
+ * to take a file away, or to write to it. */
+gboolean ckpt_users_are_known(CkptConnection *connection, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* ---- pins.c ---- */
+/* That the step's `file` may be merged into its `base`, as far as other tools' snapshots, other VMs and stored ones
+ * go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT. The plan knew only those that were there then. */
+gboolean ckpt_pins_check(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_step_reserve_unpinned(CkptRun *run, GError **error);
+
 /* ---- inspect.c, inspect_disk.c ---- */
 CkptVm *ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
                      const CkptKnownFile *files, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-CkptVm *ckpt_inspect_undefined(CkptConnection *connection, const char *vm_id, const CkptKnownFile *files,
-                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CkptVm *ckpt_inspect_undefined(CkptConnection *connection, const CkptQemuOptions *options,
+                               const char *vm_id, const CkptKnownFile *files, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* Adds the disks, their chains and what stands in their way. */
 void ckpt_inspect_disks(CkptVm *vm, const CkptView *view);
 void ckpt_inspect_files(CkptVm *vm, const CkptKnownFile *files);
@@ -136,8 +147,10 @@ CkptOutcome ckpt_step_write_manifest_check(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
 
 /* ---- manifests.c ---- */
-CkptFoundFiles *ckpt_manifests_find(const char *const *folders, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+CkptFoundFiles *ckpt_manifests_find(const CkptQemuOptions *options, const char *const *folders,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* CkptDriver.manifest_head: of a block device it lies in the folder for its overlays. */
+CkptManifest *ckpt_manifest_head_of(const CkptQemuOptions *options, const char *file);
 /* Puts it in place, synced; 0600. */
 gboolean ckpt_manifest_write(const char *path, const char *text, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
@@ -145,19 +158,24 @@ gboolean ckpt_manifest_write(const char *path, const char *text, GError **error)
 /* ---- owner.c ---- */
 typedef struct _CkptOwnership CkptOwnership;
 /* No other agent takes over the step's files, or what lies below them, until this is freed. VM_MOVED if one
- * has: `host_id` is ours. */
-CkptOwnership *ckpt_ownership_hold(const char *host_id, const CkptPlan *plan, const CkptStep *step,
-                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * has: `host_id` is ours. FILE_FAILED if there is a manifest that cannot be read: it may be another's. */
+CkptOwnership *ckpt_ownership_hold(const CkptQemuOptions *options, const char *host_id,
+                                   const CkptPlan *plan, const CkptStep *step, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 void ckpt_ownership_free(CkptOwnership *ownership);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptOwnership, ckpt_ownership_free)
 /* CkptDriver.take_over. */
-gboolean ckpt_manifest_take_over(const char *file, const char *text, const char *agent, guint64 epoch,
-                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean ckpt_manifest_take_over(const CkptQemuOptions *options, const char *file, const char *text,
+                                 const char *agent, guint64 epoch, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- watch.c ---- */
 typedef struct _CkptWatcher CkptWatcher;
-/* Calls func as CkptDriver.watch says, until it is stopped. Needs the default main context. */
-CkptWatcher *ckpt_watcher_start(const char *uri, CkptVmChangedFunc func, gpointer data);
+/* Told before the change itself is: the VM has migrated to another host, or is here (again). */
+typedef void (*CkptMigratedFunc)(const char *vm_id, gboolean away, gpointer data);
+/* Calls both as CkptDriver.watch says, until it is stopped. Needs the default main context. */
+CkptWatcher *ckpt_watcher_start(const char *uri, CkptVmChangedFunc func, gpointer data,
+                                CkptMigratedFunc migrated, gpointer migrated_data);
 void ckpt_watcher_stop(CkptWatcher *watcher); /* NULL is none */
 
 /* ---- snapshot.c ---- */

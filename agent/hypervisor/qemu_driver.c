@@ -4,7 +4,6 @@
 #include "agent/hypervisor/host.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/memory.h"
-#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 #include "agent/hypervisor/stored.h"
 
@@ -16,8 +15,9 @@ typedef struct {
     CkptWatcher *watcher; /* NULL = nobody watches; touched by who starts and stops the engine */
     guint merge_mib;      /* a second; 0 = no limit */
     CkptQemuOptions options; /* its strings are the driver's */
-    GMutex lock;          /* guards host_id, which once known stays */
+    GMutex lock;          /* guards host_id, which once known stays, and left */
     char *host_id;        /* NULL = not known yet */
+    GHashTable *left;     /* set: vm_id of VMs that migrated away */
 } QemuDriver;
 
 typedef struct {
@@ -43,7 +43,7 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_MERGE] = {ckpt_step_merge, NULL, ckpt_step_merge_check},
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_step_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {ckpt_step_remove_file, NULL, ckpt_step_remove_file_check},
-    [CKPT_STEP_RESERVE] = {ckpt_step_reserve, ckpt_step_reserve_undo, NULL},
+    [CKPT_STEP_RESERVE] = {ckpt_step_reserve_unpinned, ckpt_step_reserve_undo, NULL},
     [CKPT_STEP_PULL] = {ckpt_step_pull, NULL, ckpt_step_pull_check},
     [CKPT_STEP_SAVE_NVRAM] = {ckpt_step_save_nvram, ckpt_step_save_nvram_undo,
                               ckpt_step_save_nvram_check},
@@ -172,7 +172,7 @@ hold(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GError **er
 {
     const char *host_id = host_id_of(driver, error);
 
-    return host_id ? ckpt_ownership_hold(host_id, plan, step, error) : NULL;
+    return host_id ? ckpt_ownership_hold(options_of(driver), host_id, plan, step, error) : NULL;
 }
 
 static gboolean
@@ -241,31 +241,64 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
 }
 
 static void
+on_migrated(const char *vm_id, gboolean away, gpointer data)
+{
+    QemuDriver *qemu = data;
+
+    g_mutex_lock(&qemu->lock);
+    if (away)
+        g_hash_table_add(qemu->left, g_strdup(vm_id));
+    else
+        g_hash_table_remove(qemu->left, vm_id);
+    g_mutex_unlock(&qemu->lock);
+}
+
+/* What libvirt remembers of one that is still defined here, too: until libvirtd is restarted. */
+static gboolean
+has_left(CkptDriver *driver, const char *vm_id)
+{
+    QemuDriver *qemu = (QemuDriver *)driver;
+    g_autoptr(virDomain) domain = NULL;
+    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+    gboolean left;
+
+    g_mutex_lock(&qemu->lock);
+    left = g_hash_table_contains(qemu->left, vm_id);
+    g_mutex_unlock(&qemu->lock);
+    if (left)
+        return TRUE;
+    domain = ckpt_connection_lookup(connection_of(driver), vm_id, NULL);
+    return domain && virDomainGetState(domain, &state, &reason, 0) == 0 &&
+           state == VIR_DOMAIN_SHUTOFF && reason == VIR_DOMAIN_SHUTOFF_MIGRATED;
+}
+
+static void
 watch(CkptDriver *driver, CkptVmChangedFunc func, gpointer data)
 {
     QemuDriver *qemu = (QemuDriver *)driver;
 
     g_clear_pointer(&qemu->watcher, ckpt_watcher_stop);
     if (func)
-        qemu->watcher = ckpt_watcher_start(ckpt_connection_uri(qemu->connection), func, data);
+        qemu->watcher = ckpt_watcher_start(ckpt_connection_uri(qemu->connection), func, data,
+                                           on_migrated, qemu);
 }
 
 static CkptFoundFiles *
 find_manifests(CkptDriver *driver, const char *const *folders, GError **error)
 {
-    return ckpt_manifests_find(folders, error);
+    return ckpt_manifests_find(options_of(driver), folders, error);
 }
 
 static CkptVm *
 inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
-    return ckpt_inspect_undefined(connection_of(driver), vm_id, files, error);
+    return ckpt_inspect_undefined(connection_of(driver), options_of(driver), vm_id, files, error);
 }
 
 static CkptManifest *
 manifest_head(CkptDriver *driver, const char *file)
 {
-    return ckpt_manifest_head_beside(file);
+    return ckpt_manifest_head_of(options_of(driver), file);
 }
 
 static gboolean
@@ -284,7 +317,7 @@ static gboolean
 take_over(CkptDriver *driver, const char *file, const char *text, const char *agent, guint64 epoch,
           GError **error)
 {
-    return ckpt_manifest_take_over(file, text, agent, epoch, error);
+    return ckpt_manifest_take_over(options_of(driver), file, text, agent, epoch, error);
 }
 
 static void
@@ -296,6 +329,7 @@ driver_free(CkptDriver *driver)
     ckpt_connection_free(connection_of(driver));
     g_mutex_clear(&((QemuDriver *)driver)->lock);
     g_free(((QemuDriver *)driver)->host_id);
+    g_hash_table_unref(((QemuDriver *)driver)->left);
     g_free((char *)options->uri);
     g_free((char *)options->guard_program);
     g_free((char *)options->guard_folder);
@@ -330,6 +364,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guest_look = guest_look,
         .guest_release = guest_release,
         .take_over = take_over,
+        .has_left = has_left,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),
@@ -337,8 +372,10 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guard_program = g_strdup(options->guard_program),
         .guard_folder = g_strdup(options->guard_folder),
         .block_overlay_folder = g_strdup(options->block_overlay_folder),
+        .offline_without_locks = options->offline_without_locks,
     };
     g_mutex_init(&driver->lock);
+    driver->left = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     driver->connection = ckpt_connection_new(options->uri);
     if (options->guard_program)
         ckpt_guard_take_up(options->guard_program, options->uri, options->guard_folder);

@@ -22,6 +22,7 @@ struct _CkptStoredVms {
     GPtrArray *domains; /* CkptStoredDomain */
     GPtrArray *seen;    /* Folder: each one that was read, before it was */
     gint64 read_us;     /* monotonic */
+    char *fault;        /* why one could not be read; NULL = all could */
 };
 
 static void
@@ -61,32 +62,36 @@ ckpt_stored_vms_free(CkptStoredVms *stored)
     g_strfreev(stored->folders);
     g_clear_pointer(&stored->domains, g_ptr_array_unref);
     g_clear_pointer(&stored->seen, g_ptr_array_unref);
+    g_free(stored->fault);
     g_mutex_clear(&stored->lock);
     g_free(stored);
 }
 
+/* Called with the lock held. */
 static void
-read_library(const char *folder, GPtrArray *domains)
+read_library(CkptStoredVms *stored, const char *folder)
 {
     g_autoptr(CkptLibrary) library = ckpt_library_read(folder, folder);
+    GPtrArray *domains = stored->domains;
 
-    if (library->error)
-        g_warning("library %s: which files its stored VMs lie on cannot be told: %s", folder,
-                  library->error->message);
+    if (library->error) {
+        g_warning("which files stored VMs lie on cannot be told: %s", library->error->message);
+        ckpt_set_str(&stored->fault, library->error->message);
+    }
     for (guint i = 0; i < library->vms->len; i++) {
         const CkptStoredVm *vm = g_ptr_array_index(library->vms, i);
         g_autofree char *xml = NULL;
-        CkptStoredDomain *stored;
+        CkptStoredDomain *found;
         CkptXmlDomain *domain = NULL;
 
         if (g_file_get_contents(vm->file, &xml, NULL, NULL))
             domain = ckpt_xml_domain_parse(xml, NULL);
         if (!domain)
             continue;
-        stored = g_new0(CkptStoredDomain, 1);
-        stored->file = g_strdup(vm->file);
-        stored->domain = domain;
-        g_ptr_array_add(domains, stored);
+        found = g_new0(CkptStoredDomain, 1);
+        found->file = g_strdup(vm->file);
+        found->domain = domain;
+        g_ptr_array_add(domains, found);
     }
 }
 
@@ -155,10 +160,11 @@ read_all(CkptStoredVms *stored)
     g_clear_pointer(&stored->seen, g_ptr_array_unref);
     stored->domains = g_ptr_array_new_with_free_func(domain_free);
     stored->seen = g_ptr_array_new_with_free_func(folder_free);
+    g_clear_pointer(&stored->fault, g_free);
     stored->read_us = g_get_monotonic_time();
     for (char **folder = stored->folders; *folder; folder++) {
         see_library(stored, *folder);
-        read_library(*folder, stored->domains);
+        read_library(stored, *folder);
     }
 }
 
@@ -173,4 +179,17 @@ ckpt_stored_vms_read(CkptStoredVms *stored)
     if (!is_current(stored))
         read_all(stored);
     return g_ptr_array_ref(stored->domains);
+}
+
+char *
+ckpt_stored_vms_fault(CkptStoredVms *stored)
+{
+    char *fault;
+
+    if (!stored)
+        return NULL;
+    g_mutex_lock(&stored->lock);
+    fault = g_strdup(stored->fault);
+    g_mutex_unlock(&stored->lock);
+    return fault;
 }

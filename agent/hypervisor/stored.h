@@ -15,3 +15,6 @@ void ckpt_stored_vms_free(CkptStoredVms *stored);
 /* CkptStoredDomain of all libraries, read anew if a definition came or went since, or if that is some seconds ago.
  * What cannot be read is logged. (transfer full) NULL has none. */
 GPtrArray *ckpt_stored_vms_read(CkptStoredVms *stored);
+/* Why a library could not be read the last time, so that there may be more than these. NULL: all could.
+ * (transfer full) */
+char *ckpt_stored_vms_fault(CkptStoredVms *stored);

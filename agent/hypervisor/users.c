@@ -11,6 +11,7 @@ typedef struct {
     GHashTable *files;      /* the wanted ones, by path; borrowed */
     GHashTable *identities; /* "device:inode" → path borrowed from files */
     GHashTable *seen;       /* "file\nuser" already told */
+    virConnectPtr conn;     /* borrowed */
     CkptUserFunc found;
     gpointer data;
 } Scan;
@@ -69,6 +70,62 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
         scan->found(file, is_top, user, scan->data);
 }
 
+/* ---- Volumes ----
+ * A disk of type 'volume' names a file by its pool: its path is libvirt's to tell. */
+
+/* Of a pool that is a folder, also while it is not active. */
+static char *
+path_in_folder(virStoragePoolPtr pool, const char *volume)
+{
+    char *xml = virStoragePoolGetXMLDesc(pool, 0);
+    char *folder = xml ? ckpt_xml_pool_folder(xml) : NULL;
+    char *path = folder ? g_build_filename(folder, volume, NULL) : NULL;
+
+    free(xml);
+    g_free(folder);
+    return path;
+}
+
+/* NULL: such a volume is not known, and nobody can start a VM that has it. */
+static char *
+volume_path(virConnectPtr conn, const CkptXmlDisk *disk)
+{
+    virStoragePoolPtr pool =
+        disk->pool && disk->volume ? virStoragePoolLookupByName(conn, disk->pool) : NULL;
+    virStorageVolPtr volume = pool ? virStorageVolLookupByName(pool, disk->volume) : NULL;
+    char *told = volume ? virStorageVolGetPath(volume) : NULL;
+    char *path = told ? g_strdup(told) : pool ? path_in_folder(pool, disk->volume) : NULL;
+
+    free(told);
+    if (volume)
+        virStorageVolFree(volume);
+    if (pool)
+        virStoragePoolFree(pool);
+    if (!path) {
+        g_debug("where volume %s of pool %s is cannot be told", disk->volume, disk->pool);
+        virResetLastError();
+    }
+    return path;
+}
+
+static void
+scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk);
+
+static void
+scan_volume(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+{
+    g_autofree char *path = volume_path(scan->conn, disk);
+    char *chain[] = {path, NULL};
+    CkptXmlDisk found = *disk;
+
+    if (!path)
+        return;
+    found.source = path;
+    found.volume = NULL;
+    found.chain = chain;
+    scan_disk(scan, kind, domain, &found);
+}
+
 static void
 scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
 {
@@ -79,8 +136,10 @@ scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptX
     g_autoptr(GHashTable) files = NULL;
     g_autoptr(GPtrArray) chain = NULL;
 
+    if (disk->volume)
+        scan_volume(scan, kind, domain, disk);
     for (char **path = disk->chain; path && *path; path++)
-        tell(scan, *path, path == disk->chain && writable, user);
+        tell(scan, *path, path == disk->chain && writable && disk->source, user);
     if (disk->mirror && *disk->mirror)
         tell(scan, disk->mirror, TRUE, user);
     if (!disk->source || format != CKPT_FORMAT_QCOW2)
@@ -145,7 +204,8 @@ scan_stored(Scan *scan, const CkptStoredDomain *stored)
 
     for (guint i = 0; i < stored->domain->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(stored->domain->disks, i);
-        g_autofree char *name = disk->source ? g_path_get_basename(disk->source) : NULL;
+        const char *told = disk->source ? disk->source : disk->volume;
+        g_autofree char *name = told ? g_path_get_basename(told) : NULL;
         g_autofree char *beside = name ? g_build_filename(folder, name, NULL) : NULL;
         CkptXmlDisk found = *disk;
         char *no_chain[] = {NULL};
@@ -154,6 +214,7 @@ scan_stored(Scan *scan, const CkptStoredDomain *stored)
             continue;
         if (g_file_test(beside, G_FILE_TEST_EXISTS)) {
             found.source = beside;
+            found.volume = NULL;
             found.chain = no_chain;
         }
         found.readonly = TRUE;
@@ -202,7 +263,7 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     g_autoptr(GHashTable) identities = index_identities(files);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GPtrArray) stored = NULL;
-    Scan scan = {files, identities, seen, found, data};
+    Scan scan = {files, identities, seen, conn, found, data};
 
     if (!conn)
         return FALSE;
@@ -217,4 +278,20 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     for (guint i = 0; i < stored->len; i++)
         scan_stored(&scan, g_ptr_array_index(stored, i));
     return TRUE;
+}
+
+gboolean
+ckpt_users_are_known(CkptConnection *connection, GError **error)
+{
+    CkptStoredVms *stored = ckpt_connection_stored(connection);
+    g_autoptr(GPtrArray) vms = ckpt_stored_vms_read(stored);
+    g_autofree char *fault = ckpt_stored_vms_fault(stored);
+
+    if (!fault)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED,
+                   "which files stored VMs lie on cannot be told: %s: mend that, or take the library out of the "
+                   "agent's configuration",
+                   fault);
+    return FALSE;
 }

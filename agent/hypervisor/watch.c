@@ -10,6 +10,8 @@ struct _CkptWatcher {
     char *uri;
     CkptVmChangedFunc func;
     gpointer data;
+    CkptMigratedFunc migrated;
+    gpointer migrated_data;
     GMutex lock; /* guards all below; held while func is called, so that it is not after stop */
     gboolean stopped;
     virConnectPtr conn; /* NULL = not open */
@@ -57,6 +59,15 @@ tell(CkptWatcher *watcher, const char *vm_id)
     g_mutex_unlock(&watcher->lock);
 }
 
+static void
+tell_migrated(CkptWatcher *watcher, const char *vm_id, gboolean away)
+{
+    g_mutex_lock(&watcher->lock);
+    if (!watcher->stopped)
+        watcher->migrated(vm_id, away, watcher->migrated_data);
+    g_mutex_unlock(&watcher->lock);
+}
+
 static int
 on_event(virConnectPtr conn, virDomainPtr domain, int event, int detail, void *data)
 {
@@ -70,6 +81,11 @@ on_event(virConnectPtr conn, virDomainPtr domain, int event, int detail, void *d
     if (virDomainGetUUIDString(domain, uuid) < 0)
         return 0;
     id = g_ascii_strdown(uuid, -1);
+    if (event == VIR_DOMAIN_EVENT_STOPPED && detail == VIR_DOMAIN_EVENT_STOPPED_MIGRATED)
+        tell_migrated(data, id, TRUE);
+    else if (event == VIR_DOMAIN_EVENT_STARTED || event == VIR_DOMAIN_EVENT_RESUMED ||
+             (event == VIR_DOMAIN_EVENT_DEFINED && detail == VIR_DOMAIN_EVENT_DEFINED_ADDED))
+        tell_migrated(data, id, FALSE);
     tell(data, id);
     return 0;
 }
@@ -205,13 +221,16 @@ open_in_thread(gpointer data)
 }
 
 CkptWatcher *
-ckpt_watcher_start(const char *uri, CkptVmChangedFunc func, gpointer data)
+ckpt_watcher_start(const char *uri, CkptVmChangedFunc func, gpointer data, CkptMigratedFunc migrated,
+                   gpointer migrated_data)
 {
     CkptWatcher *watcher = g_atomic_rc_box_new0(CkptWatcher);
 
     watcher->uri = g_strdup(uri);
     watcher->func = func;
     watcher->data = data;
+    watcher->migrated = migrated;
+    watcher->migrated_data = migrated_data;
     watcher->events = -1;
     g_mutex_init(&watcher->lock);
     run_in_thread(watcher, open_in_thread);

@@ -124,6 +124,7 @@ static const CkptJsonMember checkpoint_members[] = {
     UINT64(CkptCheckpoint, revision),
     STRING(CkptCheckpoint, run_id),
     ENUM(CkptCheckpoint, state, CkptState, CKPT_STATE_MOVED),
+    LATER_BOOLEAN(CkptCheckpoint, stayed),
     STRING(CkptCheckpoint, ticket),
     STRING(CkptCheckpoint, vm_id),
     STRING(CkptCheckpoint, vm_name),

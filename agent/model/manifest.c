@@ -8,6 +8,7 @@
 #define ROW ",\"row\":"
 #define NAME_MAX_BYTES 4096
 #define DISKS_MAX 256
+#define TEXTS_MAX (128u * 1024)
 
 CkptManifest *
 ckpt_manifest_new(void)
@@ -89,9 +90,10 @@ is_plain_path(const char *path)
     return g_str_equal(plain, path);
 }
 
-/* What follows an agent's mark in the file's name: NAME.ckpt-SHORTID<this>; NULL if it has none. */
+/* What follows an agent's mark in the file's name: NAME.ckpt-SHORTID<this>; NULL if it has none, or that of
+ * another checkpoint than `id` (NULL: of any). */
 static char *
-after_mark(const char *file)
+after_mark(const char *file, const char *id)
 {
     g_autofree char *name = g_path_get_basename(file);
     const char *mark = g_strrstr(name, ".ckpt-");
@@ -99,6 +101,8 @@ after_mark(const char *file)
     if (!mark || mark == name)
         return NULL;
     mark += strlen(".ckpt-");
+    if (id && strncmp(mark, id, 8) != 0)
+        return NULL;
     for (guint i = 0; i < 8; i++, mark++)
         if (!g_ascii_isxdigit(*mark))
             return NULL;
@@ -108,7 +112,7 @@ after_mark(const char *file)
 gboolean
 ckpt_manifest_is_overlay_name(const char *file)
 {
-    g_autofree char *rest = after_mark(file);
+    g_autofree char *rest = after_mark(file, NULL);
 
     return g_strcmp0(rest, ".qcow2") == 0;
 }
@@ -118,9 +122,10 @@ check_extras(const CkptCheckpoint *row, GError **error)
 {
     for (guint i = 0; i < row->extras->len; i++) {
         const CkptCheckpointFile *extra = g_ptr_array_index(row->extras, i);
-        g_autofree char *rest = after_mark(extra->path);
+        g_autofree char *rest = after_mark(extra->path, row->id);
 
-        if (!is_plain_path(extra->path) || !rest)
+        /* It is removed with the checkpoint: never another one's. */
+        if (!is_plain_path(extra->path) || !rest || ckpt_checkpoint_find_extra(row, extra->kind) != extra)
             return refuse(error, "it says that an agent made its %s file %s, which is not named so",
                           ckpt_file_kind_name(extra->kind), extra->path);
     }
@@ -135,7 +140,7 @@ check_head(const CkptManifest *head, GError **error)
                       CKPT_MANIFEST_FORMAT);
     if (!is_id(head->agent) || !is_id(head->checkpoint_id) || !is_id(head->domain))
         return refuse(error, "its agent, checkpoint or VM is no UUID");
-    if (head->epoch == 0 || head->epoch > G_MAXINT64)
+    if (head->epoch == 0 || head->epoch > CKPT_MANIFEST_EPOCH_MAX)
         return refuse(error, "its epoch %" G_GUINT64_FORMAT " is none", head->epoch);
     return TRUE;
 }
@@ -183,6 +188,35 @@ check_disks(const CkptCheckpoint *row, const char *file, GError **error)
                             file);
 }
 
+static gsize
+length_of(GHashTable *labels)
+{
+    gsize length = 0;
+    GHashTableIter iter;
+    gpointer key, value;
+
+    g_hash_table_iter_init(&iter, labels);
+    while (g_hash_table_iter_next(&iter, &key, &value))
+        length += strlen(key) + strlen(value);
+    return length;
+}
+
+/* A request has 64 KiB at most, and a reply that lists it must have room for it. */
+static gboolean
+check_texts(const CkptCheckpoint *row, GError **error)
+{
+    const char *const texts[] = {row->name,   row->description,  row->vm_name, row->most_recent_task,
+                                 row->run_id, row->reason,       row->ticket,  row->creator,
+                                 row->hold,   row->qemu_version, row->disabled_reason};
+    gsize length = length_of(row->labels);
+
+    for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
+        length += texts[i] ? strlen(texts[i]) : 0;
+    for (guint i = 0; i < row->not_captured->len; i++)
+        length += strlen(g_ptr_array_index(row->not_captured, i));
+    return length <= TEXTS_MAX || refuse(error, "its texts have %" G_GSIZE_FORMAT " bytes", length);
+}
+
 static gboolean
 check_row(const CkptManifest *manifest, const char *file, GError **error)
 {
@@ -200,7 +234,7 @@ check_row(const CkptManifest *manifest, const char *file, GError **error)
         return refuse(error, "its checkpoint is not complete");
     if (!row->definition || !*row->definition)
         return refuse(error, "it has no definition");
-    return check_extras(row, error) && check_disks(row, file, error);
+    return check_texts(row, error) && check_extras(row, error) && check_disks(row, file, error);
 }
 
 CkptManifest *

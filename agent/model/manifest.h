@@ -8,6 +8,9 @@
 /* No longer one is read: libvirt's own limit of a definition is 4 MiB, and there are two. */
 #define CKPT_MANIFEST_MAX (16u * 1024 * 1024)
 
+/* No agent takes over so often. */
+#define CKPT_MANIFEST_EPOCH_MAX G_MAXUINT32
+
 typedef struct {
     char *agent;         /* host UUID of the agent that the checkpoint belongs to */
     char *checkpoint_id; /* these three are the row's */

@@ -66,6 +66,7 @@ ckpt_layer_free(CkptLayer *layer)
     g_free(layer->owner_host);
     g_free(layer->owner_vm);
     g_free(layer->overlay_folder);
+    g_free(layer->manifest_file);
     g_free(layer);
 }
 

@@ -87,12 +87,16 @@ typedef struct {
     char *overlay_folder;   /* where overlays and manifests of it go; NULL = beside it. Of a block device */
     guint64 overlay_device; /* of that folder's file system, of which fs_available then is */
     gboolean manifest;      /* a checkpoint's manifest lies beside it: somebody has sealed it */
+    char *manifest_file;    /* where it lies if that is not beside it; NULL = FILE.vmckpt.json */
+    gboolean manifest_unread; /* … which nobody can tell: it cannot be read, or not be believed */
     char *owner_agent, *owner_host, *owner_vm; /* as that says: the agent's host, its name, the VM; NULL if it
                                                   cannot be read */
     gboolean bitmaps;       /* has persistent dirty bitmaps */
     gboolean snapshots;     /* has internal snapshots */
     gboolean commit_denied; /* the running VM's confinement denies writing to it (hazard A14) */
     gboolean encrypted;     /* its header says so */
+    gboolean unguarded;     /* on a network file system whose locks do not tell what other hosts do, and the agent's
+                               configuration does not say that this is all right */
     gboolean read_locked;   /* a process holds QEMU's lock byte 100 (consistent read) */
     gboolean write_locked;  /* … 101 (write) */
 } CkptLayer;
@@ -271,6 +275,7 @@ typedef struct {
     guint64 revision;      /* grows with every change; the etag */
     guint64 epoch;         /* of the manifest by which it is this agent's; 1 for who made it */
     gboolean departed;     /* the VM was seen to be defined here no longer */
+    gboolean stayed;       /* the VM migrated away, and its disks of that time stayed here */
 } CkptCheckpoint;
 CkptCheckpoint *ckpt_checkpoint_new(void); /* strings "" where "" means none, disks and labels empty */
 CkptCheckpoint *ckpt_checkpoint_copy(const CkptCheckpoint *checkpoint);

@@ -66,6 +66,7 @@ sample_checkpoint(const char *id, const char *vm_id, gint64 added_us)
     checkpoint->mechanism = CKPT_MECHANISM_OVERLAY;
     checkpoint->state = CKPT_STATE_READY;
     checkpoint->deferred = TRUE;
+    checkpoint->stayed = TRUE;
     checkpoint->definition = g_strdup("<domain type='kvm'>\n <name>a &amp; b</name>\n</domain>\n");
     checkpoint->live_definition = g_strdup("<domain id='7'/>");
     checkpoint->autostart = TRUE;

@@ -122,8 +122,8 @@ everything_that_is_set_counts(void **state)
     g_autoptr(CkptConfig) config =
         load(fixture,
              "[access]\nspiffe://example.org/ops/a = admin\ndns:ops.example.org=viewer\n"
-             "[library main store]\npath = /srv/library\n[limits]\nmax_depth = 7\n"
-             "merge_mib_per_second = 50\nreserve_bytes = 2 GiB\nreserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
+             "[library main store]\npath = /srv/library\n[checkpoints]\noffline_without_locks = true\n"
+             "[limits]\nmax_depth = 7\nmerge_mib_per_second = 50\nreserve_bytes = 2 GiB\nreserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
              &error);
     const CkptLibraryPlace *place;
 
@@ -141,6 +141,7 @@ everything_that_is_set_counts(void **state)
     assert_int_equal(config->limits.reserve_percent, 5);
     assert_int_equal(config->limits.max_wait_us, 60 * G_USEC_PER_SEC);
     assert_int_equal(config->max_connections, 99);
+    assert_true(config->offline_without_locks);
 }
 
 static void
@@ -157,6 +158,7 @@ unknown_and_repeated_names_are_refused_in_their_line(void **state)
     assert_refused(fixture, "[access]\ndns:a = viewer\ndns:a = admin\n", 11, "comes twice");
     assert_refused(fixture, "[library ]\npath = /x\n", 9, "[library NAME]");
     assert_refused(fixture, "[library a]\npaths = /x\n", 10, "unknown key 'paths'");
+    assert_refused(fixture, "[checkpoints]\noffline_without_locks = yes\n", 10, "neither true nor false");
 }
 
 static void

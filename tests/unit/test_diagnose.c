@@ -247,6 +247,43 @@ a_missing_manifest_is_repairable(void **state)
     assert_string_not_equal(must_find(world, CKPT_FINDING_MANIFEST_MISSING, 0)->repair, "");
 }
 
+/* Its mode is udev's: a seal is none of it. */
+static void
+a_block_devices_mode_is_no_finding(void **state)
+{
+    World *world = *state;
+
+    layer(world, "/i/base.raw")->block = TRUE;
+    layer(world, "/i/base.raw")->mode = 0660;
+    ckpt_diagnose_vm(&world->diagnosis, world->findings);
+    assert_int_equal(world->findings->len, 0);
+}
+
+/* Its plan has opened the files of its merge: sealed again, it could not be finished. */
+static void
+what_a_begun_delete_has_unsealed_is_no_finding(void **state)
+{
+    World *world = *state;
+    CkptCheckpoint *row = g_ptr_array_index(world->checkpoints, 0);
+
+    row->state = CKPT_STATE_DELETING;
+    layer(world, "/i/o1.qcow2")->mode = 0600;
+    must_find(world, CKPT_FINDING_DELETE_UNFINISHED, 0);
+    assert_int_equal(world->findings->len, 1);
+}
+
+static void
+a_manifest_that_cannot_be_read_is_left_alone(void **state)
+{
+    World *world = *state;
+    const CkptFinding *finding;
+
+    layer(world, "/i/o1.qcow2")->manifest_unread = TRUE;
+    finding = must_find(world, CKPT_FINDING_MANIFEST_MISSING, 0);
+    assert_int_equal(finding->severity, CKPT_SEVERITY_ERROR);
+    assert_string_equal(finding->repair, "");
+}
+
 static void
 a_disabled_checkpoint_that_is_whole_is_repairable(void **state)
 {
@@ -386,6 +423,9 @@ main(void)
         TEST(a_sealed_file_that_somebody_may_write_to_is_found),
         TEST(a_definition_on_a_sealed_file_is_a_mismatch_too),
         TEST(a_missing_manifest_is_repairable),
+        TEST(a_block_devices_mode_is_no_finding),
+        TEST(what_a_begun_delete_has_unsealed_is_no_finding),
+        TEST(a_manifest_that_cannot_be_read_is_left_alone),
         TEST(a_disabled_checkpoint_that_is_whole_is_repairable),
         TEST(a_quarantine_is_repairable_only_when_all_agrees),
         TEST(a_doomed_file_that_is_still_there_is_repairable),

@@ -1,10 +1,13 @@
 #include "agent/hypervisor/locks.h"
+#include "agent/hypervisor/share.h"
 #include "common/error.h"
 #include "tests/unit/image_fixture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 static GPid holder;
 
@@ -122,6 +125,64 @@ wait_ends_when_the_holder_does(void **state)
     release();
 }
 
+/* ---- Whether locks tell what other hosts do ---- */
+
+static void
+mounts_say_whether_locks_reach_other_hosts(void **state)
+{
+    static const struct {
+        const char *type, *options;
+        gboolean tells;
+    } mounts[] = {
+        {"nfs4", "rw,vers=4.2,local_lock=none,addr=10.0.0.1", TRUE},
+        {"nfs", "rw,vers=3,nolock,local_lock=all", FALSE},
+        {"nfs", "rw,vers=3,local_lock=posix", FALSE},
+        {"cifs", "rw,vers=3.0", TRUE},
+        {"cifs", "rw,nobrl", FALSE},
+        {"fuse.glusterfs", "rw", TRUE},
+        {"fuse.sshfs", "rw", FALSE},
+        {"fuseblk", "rw", TRUE},
+        {"9p", "rw,trans=virtio", FALSE},
+        {"virtiofs", "rw", FALSE},
+        {"lustre", "rw,flock", TRUE},
+        {"lustre", "rw", FALSE},
+        {"gfs2", "rw,localflocks", FALSE},
+        {"somethingfs", "rw", FALSE},
+    };
+
+    for (gsize i = 0; i < G_N_ELEMENTS(mounts); i++)
+        if (ckpt_share_mount_tells(mounts[i].type, mounts[i].options) != mounts[i].tells)
+            fail_msg("%s with %s", mounts[i].type, mounts[i].options);
+}
+
+static gboolean
+tells(const char *name)
+{
+    g_autofree char *path = image(name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    gboolean answer;
+
+    assert_true(fd >= 0);
+    answer = ckpt_share_tells(fd);
+    close(fd);
+    return answer;
+}
+
+/* A real one: QEMU's storage daemon shows an image as a file by FUSE. */
+static void
+a_file_behind_fuse_is_not_guarded_by_locks(void **state)
+{
+    shell("rm -f $d/share $d/pid; truncate -s 1M $d/b.raw; touch $d/share");
+    assert_true(tells("share"));
+    if (geteuid() != 0 || !g_file_test("/dev/fuse", G_FILE_TEST_EXISTS))
+        skip();
+    shell("qemu-storage-daemon --blockdev driver=file,node-name=bf,filename=$d/b.raw --export "
+          "type=fuse,id=e,node-name=bf,mountpoint=$d/share,writable=on --pidfile $d/pid --daemonize");
+    assert_false(tells("share"));
+    shell("kill $(cat $d/pid); for i in $(seq 100); do [ -e $d/pid ] || break; sleep 0.05; done");
+    assert_true(tells("share"));
+}
+
 int
 main(void)
 {
@@ -131,6 +192,8 @@ main(void)
         cmocka_unit_test(to_ask_disturbs_nobody),
         cmocka_unit_test(wait_names_the_file_and_its_holder),
         cmocka_unit_test(wait_ends_when_the_holder_does),
+        cmocka_unit_test(mounts_say_whether_locks_reach_other_hosts),
+        cmocka_unit_test(a_file_behind_fuse_is_not_guarded_by_locks),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);

@@ -146,6 +146,51 @@ what_is_only_validated_changes_nothing(void **state)
     assert_int_equal(sealed_file(fixture, id)->mode, 0644);
 }
 
+/* libvirt goes away as soon as something was changed. */
+static gboolean
+away_after_a_change(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step,
+                    gpointer data, GError **error)
+{
+    gboolean *changed = data;
+
+    if (moment == CKPT_SIM_CHANGED)
+        *changed = TRUE;
+    if (moment != CKPT_SIM_ASKED || !*changed)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "libvirt is away");
+    return FALSE;
+}
+
+static void
+what_cannot_be_looked_at_afterwards_is_not_called_repaired(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    g_autoptr(CkptFinding) finding = NULL;
+    g_auto(Outcome) outcome = {0};
+    CkptSimHook hook = fixture->sim->hook;
+    gboolean changed = FALSE, found = FALSE;
+
+    sealed_file(fixture, id)->mode = 0644;
+    finding = must_find(fixture, CKPT_FINDING_SEALED_FILE_WRITABLE);
+    fixture->sim->hook = away_after_a_change;
+    fixture->sim->hook_data = &changed;
+    repair(fixture, finding->id, &outcome);
+    assert_true(changed);
+    assert_int_equal(outcome.op->repair->repaired->len, 0);
+    for (guint i = 0; i < outcome.op->repair->left->len; i++) {
+        const CkptFinding *left = g_ptr_array_index(outcome.op->repair->left, i);
+
+        if (!g_str_equal(left->id, finding->id))
+            continue;
+        found = TRUE;
+        assert_non_null(strstr(left->repair_error, "libvirt is away"));
+    }
+    assert_true(found);
+    fixture->sim->hook = hook;
+    fixture->sim->hook_data = fixture;
+}
+
 static void
 only_what_is_asked_for_is_repaired(void **state)
 {
@@ -295,6 +340,58 @@ checkpoints_of_a_vm_that_is_gone_are_orphans_and_never_repaired(void **state)
     g_assert_nonnull(sealed_file(fixture, id));
 }
 
+/* A guest that keeps who asks it waiting until it is let go. */
+typedef struct {
+    GMutex lock;
+    GCond changed;
+    gboolean asked, go;
+} Hang;
+static Hang hang;
+
+static gboolean
+hung_guest_look(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error)
+{
+    if (!g_str_equal(vm_id, FIXTURE_VM))
+        return TRUE;
+    g_mutex_lock(&hang.lock);
+    hang.asked = TRUE;
+    while (!hang.go)
+        g_cond_wait(&hang.changed, &hang.lock);
+    g_mutex_unlock(&hang.lock);
+    return TRUE;
+}
+
+static void
+a_vm_that_does_not_answer_keeps_nobody_from_the_others(void **state)
+{
+    EngineFixture *fixture = *state;
+    static const char other_id[] = "22222222-1111-4111-8111-111111111111";
+    CkptSimVm *other = ckpt_sim_add_vm(fixture->sim, other_id, "web-02");
+    gboolean (*look)(CkptDriver *, const char *, CkptGuest *, GError **) =
+        fixture->sim->base.guest_look;
+    g_autoptr(GPtrArray) findings = NULL;
+    gint64 begun;
+
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    other->suspended = TRUE;
+    fixture->limits.max_diagnose_us = 300 * 1000;
+    engine_fixture_restart(fixture);
+    fixture->sim->base.guest_look = hung_guest_look;
+    hang.go = FALSE;
+    begun = g_get_monotonic_time();
+    findings = diagnose(fixture);
+    assert_true(g_get_monotonic_time() - begun < 5 * G_USEC_PER_SEC);
+    assert_true(hang.asked);
+    assert_int_equal(findings->len, 1);
+    assert_int_equal(((CkptFinding *)findings->pdata[0])->kind, CKPT_FINDING_NOT_EXAMINED);
+    assert_string_equal(((CkptFinding *)findings->pdata[0])->vm_id, FIXTURE_VM);
+    g_mutex_lock(&hang.lock);
+    hang.go = TRUE;
+    g_cond_broadcast(&hang.changed);
+    g_mutex_unlock(&hang.lock);
+    fixture->sim->base.guest_look = look;
+}
+
 static void
 a_vm_that_nobody_knows_is_refused(void **state)
 {
@@ -315,6 +412,7 @@ main(void)
         TEST(a_writable_sealed_file_is_sealed_again_and_its_contents_stay),
         TEST(a_missing_manifest_is_written_again),
         TEST(what_is_only_validated_changes_nothing),
+        TEST(what_cannot_be_looked_at_afterwards_is_not_called_repaired),
         TEST(only_what_is_asked_for_is_repaired),
         TEST(a_finding_that_is_gone_is_said_to_be),
         TEST(what_cannot_be_repaired_is_left_and_untouched),
@@ -323,6 +421,7 @@ main(void)
         TEST(only_a_guest_that_the_agent_froze_is_thawed),
         TEST(a_repair_is_done_once_by_its_request_id),
         TEST(checkpoints_of_a_vm_that_is_gone_are_orphans_and_never_repaired),
+        TEST(a_vm_that_does_not_answer_keeps_nobody_from_the_others),
         TEST(a_vm_that_nobody_knows_is_refused),
     };
 
