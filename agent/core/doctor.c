@@ -150,7 +150,7 @@ static GHashTable *
 known_files(CkptEngine *engine, GPtrArray *rows, GError **error)
 {
     GHashTable *known = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    g_autoptr(GPtrArray) tops = engine->driver->image_files(engine->driver, error);
+    g_autoptr(GPtrArray) tops = engine->driver->image_files(engine->driver, TRUE, error);
     g_autoptr(GPtrArray) vms = tops ? ckpt_store_vms(engine->store, error) : NULL;
 
     for (guint i = 0; i < rows->len; i++) {

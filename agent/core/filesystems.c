@@ -47,7 +47,7 @@ has_mount_point(gconstpointer item, gconstpointer mount_point)
 GPtrArray *
 ckpt_file_systems_list(CkptDriver *driver, GError **error)
 {
-    g_autoptr(GPtrArray) files = driver->image_files ? driver->image_files(driver, error)
+    g_autoptr(GPtrArray) files = driver->image_files ? driver->image_files(driver, FALSE, error)
                                                      : g_ptr_array_new();
     g_autoptr(GHashTable) folders = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     GPtrArray *list;

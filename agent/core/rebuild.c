@@ -42,11 +42,12 @@ add_folder(GHashTable *seen, GStrvBuilder *folders, char *folder)
         g_strv_builder_add(folders, kept);
 }
 
-/* Of all disks that are defined, and those in which checkpoints had files. */
+/* Of all disks that are defined, of what they lie on (another tool may have put newer files elsewhere), and those
+ * in which checkpoints had files. */
 static char **
 list_folders(CkptEngine *engine, GError **error)
 {
-    g_autoptr(GPtrArray) files = engine->driver->image_files(engine->driver, error);
+    g_autoptr(GPtrArray) files = engine->driver->image_files(engine->driver, TRUE, error);
     g_autoptr(GPtrArray) noted = ckpt_store_folders(engine->store);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GStrvBuilder) folders = g_strv_builder_new();

@@ -98,9 +98,9 @@ struct _CkptDriver {
      * hypervisor for a caller that is gone. NULL in a driver that leaves nothing. */
     void (*interrupt)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step);
 
-    /* The files of all VMs' writable disks by their definitions: char *, any order. NULL in a driver
-     * whose disks are no files of this host. */
-    GPtrArray *(*image_files)(CkptDriver *driver, GError **error);
+    /* The files of all VMs' writable disks by their definitions; below: and those that these lie on, by the
+     * headers. char *, any order, some perhaps twice. NULL in a driver whose disks are no files of this host. */
+    GPtrArray *(*image_files)(CkptDriver *driver, gboolean below, GError **error);
     /* From now on tells of changes: first that any VM may have changed, as soon as the hypervisor
      * answers, and so again whenever it was away. On any thread; func must not block. func NULL: no
      * more; it is not called after that returned. NULL in a driver that cannot tell. */

@@ -67,7 +67,22 @@ options_of(CkptDriver *driver)
 }
 
 static void
-add_image_files(GPtrArray *files, virDomainPtr domain)
+add_below(GPtrArray *files, const CkptXmlDisk *disk)
+{
+    g_autoptr(GHashTable) looked = ckpt_chain_files_new();
+    g_autoptr(GPtrArray) chain =
+        ckpt_chain_walk(disk->source, ckpt_format_from_name(disk->format), looked, NULL, NULL);
+
+    for (guint i = 1; i < chain->len; i++) {
+        const CkptLayer *layer = g_ptr_array_index(chain, i);
+
+        if (!ckpt_is_block(layer->path))
+            g_ptr_array_add(files, g_strdup(layer->path));
+    }
+}
+
+static void
+add_image_files(GPtrArray *files, virDomainPtr domain, gboolean below)
 {
     char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
     g_autoptr(CkptXmlDomain) parsed = xml ? ckpt_xml_domain_parse(xml, NULL) : NULL;
@@ -76,13 +91,16 @@ add_image_files(GPtrArray *files, virDomainPtr domain)
     for (guint i = 0; parsed && i < parsed->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(parsed->disks, i);
 
-        if (ckpt_xml_disk_is_captured(disk) && disk->source && !ckpt_is_block(disk->source))
-            g_ptr_array_add(files, g_strdup(disk->source));
+        if (!ckpt_xml_disk_is_captured(disk) || !disk->source || ckpt_is_block(disk->source))
+            continue;
+        g_ptr_array_add(files, g_strdup(disk->source));
+        if (below)
+            add_below(files, disk);
     }
 }
 
 static GPtrArray *
-image_files(CkptDriver *driver, GError **error)
+image_files(CkptDriver *driver, gboolean below, GError **error)
 {
     g_autoptr(virConnect) conn = ckpt_connection_get(connection_of(driver), error);
     g_autoptr(CkptDomainList) domains = NULL;
@@ -96,7 +114,7 @@ image_files(CkptDriver *driver, GError **error)
     }
     files = g_ptr_array_new_with_free_func(g_free);
     for (virDomainPtr *domain = domains; *domain; domain++)
-        add_image_files(files, *domain);
+        add_image_files(files, *domain, below);
     return files;
 }
 

@@ -235,12 +235,29 @@ what_another_agent_took_over_is_not_taken_back(void **state)
     assert_int_equal(made->len, 0);
 }
 
+/* By the headers of what it lies on: its definition names the other folder alone. */
+static void
+checkpoints_below_another_tools_overlay_in_another_folder_come_back(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    g_autofree char *before = rows(fixture), *after = NULL;
+
+    assert_non_null(ckpt_sim_snapshot_add(fixture->sim, fixture->sim->vms->pdata[0], "virsh-1", "/elsewhere"));
+    lose_folder(fixture);
+    settle(fixture);
+    after = rows(fixture);
+    assert_string_equal(before, after);
+    agree(fixture);
+    assert_non_null(strstr(after, id));
+}
+
 /* ---- A VM that comes while the catalogue is new ---- */
 
-static GPtrArray *(*real_image_files)(CkptDriver *driver, GError **error);
+static GPtrArray *(*real_image_files)(CkptDriver *driver, gboolean below, GError **error);
 
 static GPtrArray *
-no_image_files(CkptDriver *driver, GError **error)
+no_image_files(CkptDriver *driver, gboolean below, GError **error)
 {
     ckpt_error_set(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "told to fail");
     return NULL;
@@ -285,6 +302,7 @@ main(void)
         TEST(a_request_waits_for_no_look_to_be_refused),
         TEST(a_new_host_is_not_read_only),
         TEST(a_checkpoint_in_a_folder_that_nothing_names_is_found),
+        TEST(checkpoints_below_another_tools_overlay_in_another_folder_come_back),
         TEST(what_another_agent_took_over_is_not_taken_back),
         TEST(nothing_is_adopted_before_a_new_catalogue_was_compared),
     };

@@ -112,8 +112,18 @@ inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
     return vm;
 }
 
+static void
+add_files(GPtrArray *files, CkptSim *sim, const char *path, gboolean below)
+{
+    const CkptSimFile *file = ckpt_sim_find(sim, path);
+
+    g_ptr_array_add(files, g_strdup(path));
+    if (below && file && file->backing)
+        add_files(files, sim, file->backing, below);
+}
+
 static GPtrArray *
-image_files(CkptDriver *driver, GError **error)
+image_files(CkptDriver *driver, gboolean below, GError **error)
 {
     CkptSim *sim = sim_of(driver);
     g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(g_free);
@@ -124,7 +134,7 @@ image_files(CkptDriver *driver, GError **error)
         const CkptSimVm *vm = g_ptr_array_index(sim->vms, i);
 
         for (guint k = 0; k < vm->definition->disks->len; k++)
-            g_ptr_array_add(files, g_strdup(((CkptSimDisk *)vm->definition->disks->pdata[k])->source));
+            add_files(files, sim, ((CkptSimDisk *)vm->definition->disks->pdata[k])->source, below);
     }
     asked = ckpt_sim_ask(sim, error);
     g_rec_mutex_unlock(&sim->lock);
