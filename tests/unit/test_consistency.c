@@ -272,6 +272,17 @@ a_vm_that_is_off_has_it_without_an_agent(void **state)
 
 /* ---- Crashes ---- */
 
+static gboolean
+is_away(Fixture *fixture)
+{
+    gboolean away;
+
+    g_rec_mutex_lock(&fixture->sim->lock);
+    away = fixture->away;
+    g_rec_mutex_unlock(&fixture->sim->lock);
+    return away;
+}
+
 /* Cut off at the nth moment of the frozen guest, and taken up by another agent: the guest goes on, and a
  * snapshot of which nobody knows whether it was frozen is kept only where that is allowed. FALSE when
  * there are fewer moments. */
@@ -283,6 +294,9 @@ cut_at(Fixture *fixture, guint nth, CkptConsistency minimum)
 
     fixture->cut = nth;
     create(fixture, APPLICATION, minimum, ID_A, 100000, &outcome);
+    /* On a slow machine it may not have come that far by then. */
+    for (guint i = 0; outcome.error && !is_away(fixture) && i < 1000; i++)
+        g_usleep(10 * 1000);
     engine_close(fixture);
     reached = fixture->away;
     if (reached)
