@@ -368,6 +368,14 @@ add_made(CkptImport *import, const char *file)
         g_ptr_array_add(import->made, g_strdup(file));
 }
 
+/* Of a checkpoint that was left out, one whose making was cut short for one: it may be what a VM wrote last, and
+ * whoever merges below it must know that it is there. */
+static gboolean
+is_left_out(const CkptImport *import, const CkptPlanInput *input, const CkptLayer *layer)
+{
+    return g_strcmp0(layer->owner_vm, import->vm_id) == 0 && !ckpt_graph_owner(input, layer->path, NULL);
+}
+
 static void
 find_made(CkptImport *import, const CkptPlanInput *input, GPtrArray *overlays)
 {
@@ -386,7 +394,8 @@ find_made(CkptImport *import, const CkptPlanInput *input, GPtrArray *overlays)
     for (guint i = 0; i < overlays->len; i++) {
         const CkptLayer *layer = ckpt_vm_find_file(import->vm, g_ptr_array_index(overlays, i));
 
-        if (layer && layer->exists && layer->backing && !layer->manifest &&
+        if (layer && layer->exists && layer->backing &&
+            (!layer->manifest || is_left_out(import, input, layer)) &&
             ckpt_graph_owner(input, layer->backing, NULL))
             add_made(import, layer->path);
     }

@@ -106,6 +106,16 @@ scribble(const char *path, guint64 random)
     g_chmod(path, 0600);
 }
 
+/* Of a folder that another tool chose, and that nothing names any more, only the list that lies beside the
+ * catalogue knows: with that gone, too, a checkpoint there is not found. */
+static Loss
+choose_loss(Model *model, const Action *action)
+{
+    Loss loss = action->b % LOSSES;
+
+    return loss == LOSE_FOLDER && model->last_snapshot ? LOSE_FILE : loss;
+}
+
 static void
 lose(Model *model, Loss loss, guint64 random)
 {
@@ -243,10 +253,142 @@ read_back(Model *model, const Action *action)
         start(model);
 }
 
+/* ---- In the midst of an operation ---- */
+
+static gboolean
+has_state(Model *model, guint vm, const State *state)
+{
+    for (guint i = 0; i < MODEL_TARGETS; i++) {
+        g_autoptr(GPtrArray) chain =
+            ckpt_sim_disk_chain(model->sim, model_sim_vm(model, vm), model_target(i));
+        g_autofree char *wrong = NULL;
+
+        if (state->disks[i].attached != (chain != NULL))
+            return FALSE;
+        wrong = chain ? model_compare(model->sim, chain, &state->disks[i]) : NULL;
+        if (wrong)
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* What the VM had, or what the restore gave it: never a mixture, never another thing. */
+static void
+check_present(Model *model, guint vm, const Attempt *attempt)
+{
+    /* What is left frozen the real driver's watchdog thaws, which outlives the agent and is not simulated. */
+    if (model_sim_vm(model, vm)->suspended)
+        model_fail(model, "vm-%u is left suspended", vm);
+    if (!has_state(model, vm, &model->vms[vm].present) &&
+        !(attempt->vm == vm && attempt->kind == CKPT_KIND_RESTORE && has_state(model, vm, &attempt->restored)))
+        model_fail(model, "vm-%u has other contents than before", vm);
+}
+
+static gboolean
+is_enabled(const CkptCheckpoint *row)
+{
+    return !row->disabled_reason || !*row->disabled_reason;
+}
+
+static void
+check_contents(Model *model, const CkptCheckpoint *row, const State *state)
+{
+    for (guint i = 0; i < row->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(model->sim, disk->sealed_file);
+        g_autofree char *wrong = NULL;
+        guint target = 0;
+
+        while (!g_str_equal(model_target(target), disk->target))
+            target++;
+        wrong = chain ? model_compare(model->sim, chain, &state->disks[target]) : g_strdup("it cannot be read");
+        if (wrong)
+            model_fail(model, "checkpoint %s, %s: %s: %s", row->id,
+                       is_enabled(row) ? "enabled" : "not enabled", disk->sealed_file, wrong);
+    }
+}
+
+/* Made by what was under way, and whole: or nobody could have listed it. */
+static const State *
+find_new(Model *model, const CkptCheckpoint *row, const Attempt *attempt)
+{
+    const State *captured = g_hash_table_lookup(model->captures, row->id);
+
+    if (captured)
+        return captured;
+    return attempt->kind == CKPT_KIND_RESTORE ? &model->vms[attempt->vm].present : NULL;
+}
+
+/* Its data goes into the files of others. */
+static gboolean
+is_deleted(const Attempt *attempt, const char *id)
+{
+    return attempt->kind == CKPT_KIND_DELETE && g_str_equal(attempt->checkpoint_id, id);
+}
+
+static void
+check_rows(Model *model, const Attempt *attempt)
+{
+    for (guint i = 0; i < MODEL_VMS; i++) {
+        g_autoptr(GPtrArray) rows = ckpt_store_vm_checkpoints(model->store, model->vms[i].id, NULL);
+
+        for (guint k = 0; k < rows->len; k++) {
+            const CkptCheckpoint *row = g_ptr_array_index(rows, k);
+            const Expected *expected = model_find_expected(model, row->id);
+            const State *state = expected ? &expected->state : find_new(model, row, attempt);
+
+            if (!state)
+                model_fail(model, "checkpoint %s is listed, and nobody made it", row->id);
+            else if (is_enabled(row) || !is_deleted(attempt, row->id))
+                check_contents(model, row, state);
+        }
+    }
+    for (guint i = 0; i < model->expected->len; i++) {
+        const Expected *expected = g_ptr_array_index(model->expected, i);
+        g_autoptr(CkptCheckpoint) row = ckpt_store_get_checkpoint(model->store, expected->id, NULL);
+        /* Files that a delete works on are not what was sealed, of those above it neither. */
+        gboolean open = attempt->kind == CKPT_KIND_DELETE && attempt->vm == expected->vm;
+
+        if (expected->deferred || is_deleted(attempt, expected->id))
+            continue;
+        if (!row)
+            model_fail(model, "checkpoint %s is no longer known", expected->id);
+        else if (!open && !is_enabled(row))
+            model_fail(model, "checkpoint %s is whole, and not enabled: %s", expected->id, row->disabled_reason);
+    }
+}
+
+/* The journal is lost with the catalogue: what was under way is not gone on with. No data is lost for that. */
+static void
+lose_midway(Model *model, const Action *action)
+{
+    g_auto(Attempt) attempt = {0};
+
+    if (!model_interrupt(model, action, &attempt))
+        return;
+    model_log(model, "    the catalogue is lost (%u) with it", choose_loss(model, action));
+    model->losses_of_catalogue++;
+    lose(model, choose_loss(model, action), action->d);
+    start(model);
+    if (!model->violation && is_lost(model))
+        agree(model, &(Fault){0});
+    for (guint i = 0; i < MODEL_VMS && !model->violation; i++) {
+        ckpt_sim_tell(model->sim, model->vms[i].id);
+        model_wait(model, is_quiet, NULL);
+    }
+    for (guint i = 0; i < MODEL_VMS && !model->violation; i++)
+        check_present(model, i, &attempt);
+    if (!model->violation)
+        check_rows(model, &attempt);
+    if (model->sim->crimes->len > 0)
+        model_fail(model, "%s", (char *)model->sim->crimes->pdata[0]);
+    model->over = TRUE; /* what it left is by hand */
+}
+
 void
 model_lose(Model *model, const Action *action)
 {
-    const Loss loss = action->b % LOSSES;
+    const Loss loss = choose_loss(model, action);
     g_autofree char *before = NULL;
     guint64 inode;
     gint64 clock;
@@ -255,6 +397,10 @@ model_lose(Model *model, const Action *action)
         return;
     model_wait(model, is_quiet, NULL);
     model_reconcile(model);
+    if (action->d % 4 == 0) {
+        lose_midway(model, action);
+        return;
+    }
     before = describe(model);
     model_log(model, "    the catalogue is lost (%u)", loss);
     model_agent_stop(model);

@@ -184,6 +184,7 @@ typedef struct {
     GMutex lock;
     GCond changed;             /* answered, or dead */
     char *violation;           /* the first; NULL = none */
+    gboolean over;             /* nothing more can be said of this world */
     gboolean verbose;
     guint done, refused, failed, recovered, fired_count;
     guint reasons[64];
@@ -229,6 +230,10 @@ void model_wait(Model *model, gboolean (*ready)(Model *model, gpointer data), gp
 void model_reconcile(Model *model); /* what the agent has finished by itself */
 void model_mutate(Model *model, const Action *action);
 void model_repeat(Model *model, const Action *action);
+/* One that the agent does not survive: it is stopped then. FALSE: it was over earlier, or none could be chosen. */
+gboolean model_interrupt(Model *model, const Action *action, Attempt *attempt);
+void model_attempt_clear(Attempt *attempt);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Attempt, model_attempt_clear)
 
 /* check.c */
 void model_check_vms(Model *model); /* what the files alone tell */

@@ -404,6 +404,16 @@ is_idle(Model *model, gpointer data)
     return model->store_failed || power_vfs_fired() || ckpt_engine_is_idle(model->engine);
 }
 
+/* Until it is answered, or the agent is dead. */
+static void
+send(Model *model, Attempt *attempt, Answer *answer)
+{
+    prepare(model, attempt);
+    ckpt_engine_submit(model->engine, make_request(model, attempt), on_answer, answer);
+    model_wait(model, is_answered, answer);
+    model_wait(model, is_idle, NULL);
+}
+
 static gboolean
 run(Model *model, Attempt *attempt)
 {
@@ -411,10 +421,7 @@ run(Model *model, Attempt *attempt)
     g_auto(GStrv) tops = present_tops(model, attempt->vm);
     guint done = model->done;
 
-    prepare(model, attempt);
-    ckpt_engine_submit(model->engine, make_request(model, attempt), on_answer, &answer);
-    model_wait(model, is_answered, &answer);
-    model_wait(model, is_idle, NULL);
+    send(model, attempt, &answer);
     if (g_atomic_int_get(&model->dead) || model->store_failed || power_vfs_fired()) {
         model_log(model, "    the agent is restarted");
         model_agent_restart(model);
@@ -434,14 +441,13 @@ run(Model *model, Attempt *attempt)
     return model->done > done;
 }
 
-static void
-attempt_clear(Attempt *attempt)
+void
+model_attempt_clear(Attempt *attempt)
 {
-    g_free(attempt->request_id);
-    g_free(attempt->checkpoint_id);
-    g_free(attempt->hold);
+    g_clear_pointer(&attempt->request_id, g_free);
+    g_clear_pointer(&attempt->checkpoint_id, g_free);
+    g_clear_pointer(&attempt->hold, g_free);
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Attempt, attempt_clear)
 
 static gboolean
 choose(Model *model, const Action *action, Attempt *attempt)
@@ -498,6 +504,30 @@ model_mutate(Model *model, const Action *action)
         model_log(model, "    again");
         run(model, &attempt);
     }
+}
+
+gboolean
+model_interrupt(Model *model, const Action *action, Attempt *attempt)
+{
+    static const CkptKind kinds[] = {CKPT_KIND_CREATE, CKPT_KIND_RESTORE, CKPT_KIND_DELETE, CKPT_KIND_DELETE};
+    g_auto(Answer) answer = {0};
+
+    *attempt = (Attempt){.kind = kinds[action->c % G_N_ELEMENTS(kinds)]};
+    if (!choose(model, action, attempt))
+        return FALSE;
+    attempt->when_possible = action->c / 4 % 2;
+    model_log(model, "  %s of vm-%u, checkpoint %s, and no more", ckpt_kind_name(attempt->kind), attempt->vm,
+              attempt->checkpoint_id ? attempt->checkpoint_id : "(new)");
+    model->faults[0] = (Fault){action->c / 8 % 3 ? FAULT_CRASH : FAULT_HOST, 1 + action->c / 32 % 45, action->d};
+    model->faults[1] = (Fault){0};
+    model->fault = 0;
+    send(model, attempt, &answer);
+    model->fault = MODEL_FAULTS;
+    if (!g_atomic_int_get(&model->dead)) /* it was over by then */
+        model->over = TRUE;
+    model_agent_stop(model); /* it answers all who wait */
+    model->attempt = NULL;
+    return !model->over && !model->violation;
 }
 
 /* ---- Once more ---- */

@@ -147,6 +147,13 @@ static const Regression scripts[] = {
       {ACT_CREATE, 3974326517u, 24414974u, 2901576737u, 2703646862u, {{0}, {0}}},
       {ACT_FOREIGN, 244921931u, 1254629259u, 2129870760u, 4090041457u, {{0}, {0}}},
       {ACT_VANISH, 1251520688u, 1519136811u, 3891691069u, 863345843u, {{0}, {0}}}}},
+    {"below what a restore that the catalogue was lost with had left as the only copy, a delete that waited merged",
+     53000028,
+     4,
+     {{ACT_CREATE, 2310348147u, 780018715u, 4276115252u, 3567938485u, {{0}, {0}}},
+      {ACT_RESTORE, 1642861942u, 2040289759u, 2180905420u, 906197730u, {{0}, {0}}},
+      {ACT_DEFER, 376828928u, 2363620864u, 4152686730u, 3096581625u, {{0}, {0}}},
+      {ACT_LOSE, 3021081771u, 3596476025u, 3904671801u, 1199849660u, {{0}, {0}}}}},
 };
 /* clang-format on */
 

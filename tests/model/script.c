@@ -131,7 +131,7 @@ script_run(guint64 seed, const Action *actions, guint count, const char *dir, gb
         if (actions[i].kind == ACT_MIGRATE || actions[i].kind == ACT_LOSE)
             model_share(model);
     model_agent_start(model);
-    for (guint i = 0; i < count && !model->violation; i++) {
+    for (guint i = 0; i < count && !model->violation && !model->over; i++) {
         if (verbose) {
             g_autofree char *text = script_describe(&actions[i]);
 
@@ -139,6 +139,8 @@ script_run(guint64 seed, const Action *actions, guint count, const char *dir, gb
         }
         model->touched = actions[i].a % MODEL_VMS;
         model_act(model, &actions[i]);
+        if (model->over)
+            break;
         if (is_checked_in_full(actions[i].kind))
             model_check(model);
         else
