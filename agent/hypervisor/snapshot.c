@@ -11,6 +11,7 @@ typedef struct {
     guint old, new, elsewhere; /* answers counted over all disks */
     gboolean used;             /* an overlay was written to */
     gboolean held;             /* somebody has one open */
+    gboolean misplaced;        /* one lies on another file than its header says */
     guint open;                /* overlays that QEMU writes to */
     guint stale;               /* of the old ones: what libvirt believes of the running VM */
     GString *facts;
@@ -69,6 +70,17 @@ source_of(const CkptXmlDomain *domain, const CkptDiskFile *disk, const CkptLayer
     return found ? found->source : NULL;
 }
 
+/* What libvirt laid the overlay over, if that is not the file that the overlay's header names: a snapshot of
+ * virsh's came in between (hazard A25). NULL: it lies where it was made for, or is not used. */
+static const char *
+misplaced_on(const CkptView *view, const CkptDiskFile *disk, const CkptLayer *overlay)
+{
+    const CkptXmlDisk *live = ckpt_chain_find_top(view->live_xml, disk->target, disk->file);
+    const char *below = live && live->chain[0] ? live->chain[1] : NULL;
+
+    return below && overlay->backing && !ckpt_image_same(below, overlay->backing) ? below : NULL;
+}
+
 static void
 tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
 {
@@ -90,6 +102,7 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
     tally->used = tally->used || (header && !header->empty);
     tally->held = tally->held || overlay->read_locked || overlay->write_locked;
     tally->open += written;
+    tally->misplaced = tally->misplaced || misplaced_on(view, disk, overlay);
     g_string_append_printf(tally->facts,
                            "%sdisk %s: the definition names %s, the running VM %s, %s is %s%s",
                            tally->facts->len ? "; " : "", disk->target,
@@ -110,10 +123,13 @@ look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
 
     for (guint i = 0; i < disks->len; i++)
         tally_disk(&tally, view, g_ptr_array_index(disks, i));
+    /* What the guest writes from now on would be lost at its next start: it is taken back while it runs. */
+    if (tally.misplaced)
+        outcome = CKPT_OUTCOME_NOT_DONE;
     /* That libvirtd did not live to note it changes nothing of it (hazard A5): the next start is right,
      * and the check of the chain says what is wrong until then. */
-    if (tally.elsewhere == 0 && (tally.old == 0 || (tally.open == disks->len &&
-                                                    tally.old == tally.stale)))
+    else if (tally.elsewhere == 0 && (tally.old == 0 || (tally.open == disks->len &&
+                                                         tally.old == tally.stale)))
         outcome = CKPT_OUTCOME_DONE;
     /* An overlay that was written to is newer than the file that libvirt names (hazard A5). */
     else if (tally.elsewhere == 0 && tally.new == 0 && !tally.used)
@@ -353,8 +369,9 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
         return is_good_enough(run->step, error);
     case CKPT_OUTCOME_NOT_DONE:
         if (!cause)
-            ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "libvirt reports success, but no disk is on its overlay");
+            ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                           "the VM was put on another file, by virsh say, in the very moment: repeat the "
+                           "request");
         break;
     case CKPT_OUTCOME_UNCLEAR:
         break;
@@ -389,15 +406,18 @@ mark_path(const CkptDiskFile *disk)
 
 /* *fault: why it cannot be run. */
 static CkptStep *
-new_merge(const CkptPlan *plan, const CkptDiskFile *disk, GError **fault)
+new_merge(const CkptPlan *plan, const CkptView *view, const CkptDiskFile *disk, GError **fault)
 {
     CkptStep *merge = ckpt_step_new(CKPT_STEP_MERGE);
     CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, NULL, fault);
+    const char *below = misplaced_on(view, disk, overlay);
 
     merge->target = g_strdup(disk->target);
     merge->file = g_strdup(disk->file);
-    merge->base = g_strdup(overlay->backing ? overlay->backing : planned_base(plan, disk->file));
-    merge->base_format = overlay->backing_format;
+    merge->base = g_strdup(below ? below
+                           : overlay->backing ? overlay->backing
+                                              : planned_base(plan, disk->file));
+    merge->base_format = below ? CKPT_FORMAT_QCOW2 : overlay->backing_format; /* as what virsh lays is */
     if (!overlay->backing && *fault == NULL)
         ckpt_error_set(fault, CKPT_REASON_CHAIN_MISMATCH, "%s lies on nothing", disk->file);
     ckpt_layer_free(overlay);
@@ -474,7 +494,7 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
 
     if (refuse_unseen(view, disk, error))
         return FALSE;
-    merging.step = new_merge(run->plan, disk, &fault);
+    merging.step = new_merge(run->plan, view, disk, &fault);
     done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, fault, error), error);
     if (done && g_file_test(mark, G_FILE_TEST_EXISTS)) {
         removal.step = &removed;

@@ -20,6 +20,20 @@ __wrap_ckpt_view_load(CkptConnection *connection, const char *vm_id, GError **er
     return view;
 }
 
+static const char *before_snapshot; /* what is done right before libvirt's next snapshot */
+
+virDomainSnapshotPtr __real_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags);
+virDomainSnapshotPtr __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags);
+virDomainSnapshotPtr
+__wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags)
+{
+    const char *command = g_steal_pointer(&before_snapshot);
+
+    if (command)
+        g_free(sh("%s", command));
+    return __real_virDomainSnapshotCreateXML(domain, xml, flags);
+}
+
 /* ---- SNAPSHOT ---- */
 
 /* Refused, and the VM is where it was. */
@@ -124,6 +138,29 @@ one_put_on_another_file_at_the_last_moment_is_not_taken(void **state)
     guest_off(guest);
 }
 
+/* libvirt has laid the overlay over it: that is taken back, into that very file. */
+static void
+one_that_came_to_lie_on_another_file_is_undone(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("between", FALSE);
+    g_autoptr(Point) point = NULL;
+    CkptStep *snapshot;
+
+    g_free(sh("guest start $d between"));
+    point = point_prepare(guest, "aaaaaaaa");
+    snapshot = point_snapshot_step(guest, point);
+    before_snapshot = LAY("between", "between-x.qcow2");
+    assert_not_snapshotted(guest, snapshot);
+    assert_null(before_snapshot);
+    g_free(sh("guest virsh $d domblklist between | grep -qF %s", point->overlay[0]));
+    step_undone(guest, snapshot);
+    g_free(sh("guest virsh $d domblklist between | grep -q between-x.qcow2 &&"
+              "guest virsh $d domblklist --inactive between | grep -q between-x.qcow2 &&"
+              "qemu-img info -U $d/images/between-x.qcow2 | grep -qF %s",
+              point->sealed[0]));
+    guest_off(guest);
+}
+
 /* ---- CHECK_CHAIN ---- */
 
 /* The definition was read while it ran, the locks after it had ended: no mismatch, but a look at two
@@ -167,6 +204,7 @@ main(int argc, char **argv)
         cmocka_unit_test(one_with_a_disk_more_or_less_is_not_taken),
         cmocka_unit_test(one_put_on_another_file_since_it_was_planned_is_not_taken),
         cmocka_unit_test(one_put_on_another_file_at_the_last_moment_is_not_taken),
+        cmocka_unit_test(one_that_came_to_lie_on_another_file_is_undone),
         cmocka_unit_test(one_that_ends_in_mid_look_is_looked_at_again),
     };
 
