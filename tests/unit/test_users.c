@@ -48,6 +48,8 @@ teardown(void **state)
 {
     Fixture *fixture = *state;
 
+    /* The pool outlives the connection now and then. */
+    (void)virStorageVolDelete(fixture->volume, 0);
     virDomainUndefine(fixture->domain);
     virDomainFree(fixture->domain);
     virStorageVolFree(fixture->volume);
