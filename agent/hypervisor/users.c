@@ -284,7 +284,7 @@ gboolean
 ckpt_users_are_known(CkptConnection *connection, GError **error)
 {
     CkptStoredVms *stored = ckpt_connection_stored(connection);
-    g_autoptr(GPtrArray) vms = ckpt_stored_vms_read(stored);
+    g_autoptr(GPtrArray) vms G_GNUC_UNUSED = ckpt_stored_vms_read(stored); /* tells the fault */
     g_autofree char *fault = ckpt_stored_vms_fault(stored);
 
     if (!fault)
