@@ -137,21 +137,38 @@ add_disk(CkptSim *sim, const CkptSimVm *from, CkptVm *vm, const CkptSimDisk *def
 }
 
 static void
+add_user(CkptSim *sim, CkptVm *vm, const char *top, gboolean writes, const char *user)
+{
+    for (const char *path = top; path;) {
+        const CkptSimFile *file = ckpt_sim_find(sim, path);
+
+        if (ckpt_vm_find_file(vm, path))
+            ckpt_vm_add_user(vm, path, writes && path == top, user);
+        path = file ? file->backing : NULL;
+    }
+}
+
+static void
 add_users(CkptSim *sim, CkptVm *vm, const CkptSimVm *other)
 {
     for (guint i = 0; i < other->definition->disks->len; i++) {
         CkptSimDisk *disk = g_ptr_array_index(other->definition->disks, i);
         g_autofree char *user = g_strdup_printf("VM %s, disk %s", other->name, disk->target);
-        const char *path = disk->source;
 
-        while (path) {
-            CkptSimFile *file = ckpt_sim_find(sim, path);
-
-            if (ckpt_vm_find_file(vm, path))
-                ckpt_vm_add_user(vm, path, path == disk->source, user);
-            path = file ? file->backing : NULL;
-        }
+        add_user(sim, vm, disk->source, TRUE, user);
     }
+}
+
+/* It may name files that no definition has any more. */
+static void
+add_others_snapshot(CkptSim *sim, CkptVm *vm, const CkptSimSnapshot *snapshot)
+{
+    g_autofree char *user = g_strdup_printf("snapshot '%s' of VM %s", snapshot->name, snapshot->vm_id);
+    CkptSnapshot *told = ckpt_sim_snapshot_tell(snapshot);
+
+    for (guint i = 0; i < told->named->len; i++)
+        add_user(sim, vm, ((CkptSnapshotFile *)told->named->pdata[i])->path, FALSE, user);
+    ckpt_snapshot_free(told);
 }
 
 static void
@@ -161,8 +178,10 @@ add_foreign(CkptSim *sim, CkptVm *vm)
         const CkptSimSnapshot *snapshot = g_ptr_array_index(sim->snapshots, i);
         CkptSnapshot *told;
 
-        if (!g_str_equal(snapshot->vm_id, vm->id))
+        if (!g_str_equal(snapshot->vm_id, vm->id)) {
+            add_others_snapshot(sim, vm, snapshot);
             continue;
+        }
         told = ckpt_sim_snapshot_tell(snapshot);
         g_ptr_array_add(vm->foreign, told);
         for (guint k = 0; k < told->named->len; k++) {
