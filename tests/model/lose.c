@@ -195,9 +195,10 @@ is_answered(Model *model, gpointer data)
 static CkptReason
 ask(Model *model, CkptKind kind)
 {
+    static Answer answer; /* an agent that dies gives it when it is stopped, and nobody waits any more */
     CkptRequest *request = ckpt_request_new(kind);
-    Answer answer = {0};
 
+    answer = (Answer){0};
     ckpt_set_str(&request->identity, IDENTITY);
     request->request_id = ckpt_id_new();
     request->asked = request->minimum = CKPT_CONSISTENCY_CRASH;

@@ -131,13 +131,10 @@ is_noticed(const Database *database, CkptStore *store)
 static void
 assert_is_aside(const char *dir, const char *reason, const char *bytes, gsize length)
 {
-    const char *path = strstr(reason, dir);
-    const char *last = path;
+    const char *last = g_strrstr(reason, dir);
     g_autofree char *found = NULL;
     gsize size = 0;
 
-    for (; path; path = strstr(path + 1, dir))
-        last = path;
     assert_non_null(last);
     assert_true(g_file_get_contents(last, &found, &size, NULL));
     assert_int_equal(size, length);
