@@ -326,6 +326,16 @@ is_over(Round *round)
     return over;
 }
 
+/* Whoever waits for it waits for an agent that stops. */
+static void
+give_up(Round *round)
+{
+    g_mutex_lock(&round->lock);
+    round->over = TRUE;
+    g_cond_signal(&round->progress);
+    g_mutex_unlock(&round->lock);
+}
+
 static void
 move_findings(GPtrArray *to, GPtrArray *from)
 {
@@ -399,7 +409,9 @@ ckpt_doctor_work(gpointer data, gpointer user_data)
     CkptEngine *engine = user_data;
     Task *task = data;
 
-    if (!is_over(task->round) && !g_atomic_int_get(&engine->stopping))
+    if (g_atomic_int_get(&engine->stopping))
+        give_up(task->round);
+    else if (!is_over(task->round))
         task->work(engine, task);
     round_unref(task->round);
     g_free(task->vm_id);
@@ -412,7 +424,8 @@ wait_for_all(CkptEngine *engine, Round *round)
     gint64 until = g_get_monotonic_time() + engine->limits.max_diagnose_us;
 
     g_mutex_lock(&round->lock);
-    while (!round->fault && (round->listing || round->searching || g_hash_table_size(round->pending) > 0))
+    while (!round->over && !round->fault &&
+           (round->listing || round->searching || g_hash_table_size(round->pending) > 0))
         if (!g_cond_wait_until(&round->progress, &round->lock, until))
             break;
     round->over = TRUE;
