@@ -121,7 +121,7 @@ char *ckpt_engine_read_only_reason(CkptEngine *engine);
 void ckpt_engine_compare(CkptEngine *engine);
 /* TRUE while operations that a crash interrupted are still being finished. */
 gboolean ckpt_engine_is_recovering(CkptEngine *engine);
-/* TRUE while no operation runs or waits, and no delete that waits for branches is being looked at. */
+/* TRUE while no operation runs or waits, and there is nothing that the agent was told of and has not looked at. */
 gboolean ckpt_engine_is_idle(CkptEngine *engine);
 
 /* ---- The doctor ---- */

@@ -58,6 +58,7 @@ struct _CkptEngine {
     GThreadPool *doctors; /* of doctor.c: VMs to be diagnosed */
     GHashTable *changed;  /* such, told of since; NULL = none; lock */
     guint settle;         /* source; 0 = none; lock */
+    int looks;            /* atomic: what was told of is being marked, or all VMs are looked for, or will be */
     guint64 last_ticket;  /* lock */
     guint running;        /* workers pushed and not done; lock */
     guint recovering;     /* recovered operations not ended; lock */
@@ -164,6 +165,7 @@ const char *ckpt_engine_host_id(CkptEngine *engine);
 
 /* reconcile.c */
 void ckpt_reconcile_changed(const char *vm_id, gpointer engine); /* CkptVmChangedFunc */
+void ckpt_reconcile_all(CkptEngine *engine);
 void ckpt_reconcile_work(gpointer vm_id, gpointer engine);
 /* Looks at the VM now, and records what it finds. The VM's turn is the caller's. */
 void ckpt_engine_look(CkptEngine *engine, const char *vm_id);

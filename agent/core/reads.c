@@ -442,7 +442,7 @@ ckpt_engine_is_idle(CkptEngine *engine)
     gboolean idle;
 
     g_mutex_lock(&engine->lock);
-    idle = engine->running == 0;
+    idle = engine->running == 0 && !engine->changed && g_atomic_int_get(&engine->looks) == 0;
     g_hash_table_iter_init(&iter, engine->queues);
     while (idle && g_hash_table_iter_next(&iter, NULL, &value)) {
         const VmQueue *queue = value;

@@ -278,6 +278,6 @@ ckpt_rebuild_agree(CkptEngine *engine, GError **error)
     set_unagreed(engine, NULL);
     g_message("the rebuilt catalogue was agreed to");
     /* What was left alone meanwhile. */
-    g_thread_pool_push(engine->lookers, g_strdup(""), NULL);
+    ckpt_reconcile_all(engine);
     return TRUE;
 }

@@ -119,13 +119,21 @@ mark_all(CkptEngine *engine)
 }
 
 void
+ckpt_reconcile_all(CkptEngine *engine)
+{
+    g_atomic_int_inc(&engine->looks);
+    g_thread_pool_push(engine->lookers, g_strdup(""), NULL);
+}
+
+void
 ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
 {
     CkptEngine *engine = user_data;
 
-    if (*(char *)vm_id == '\0')
+    if (*(char *)vm_id == '\0') {
         mark_all(engine);
-    else if (ckpt_engine_take_turn(engine, vm_id)) {
+        g_atomic_int_add(&engine->looks, -1);
+    } else if (ckpt_engine_take_turn(engine, vm_id)) {
         gboolean agreed = ckpt_rebuild_check(engine, NULL);
 
         /* Of a new catalogue that was not compared yet, manifests that are taken over would be lost ones. */
@@ -152,15 +160,17 @@ on_settled(gpointer data)
 
     g_mutex_lock(&engine->lock);
     engine->settle = 0;
+    g_atomic_int_inc(&engine->looks); /* until they are marked */
     changed = g_steal_pointer(&engine->changed);
     g_mutex_unlock(&engine->lock);
     g_hash_table_iter_init(&iter, changed);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         if (*(char *)key == '\0')
-            g_thread_pool_push(engine->lookers, g_strdup(""), NULL);
+            ckpt_reconcile_all(engine);
         else
             ckpt_engine_mark(engine, key);
     }
+    g_atomic_int_add(&engine->looks, -1);
     return G_SOURCE_REMOVE;
 }
 

@@ -50,11 +50,10 @@ static void
 settle(EngineFixture *fixture)
 {
     ckpt_sim_tell(fixture->sim, NULL);
-    for (guint quiet = 0; quiet < 8;) {
+    while (!ckpt_engine_is_idle(fixture->engine)) {
         while (g_main_context_iteration(NULL, FALSE))
             ;
-        g_usleep(50 * G_TIME_SPAN_MILLISECOND);
-        quiet = ckpt_engine_is_idle(fixture->engine) ? quiet + 1 : 0;
+        g_usleep(10 * G_TIME_SPAN_MILLISECOND);
     }
 }
 
