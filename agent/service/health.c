@@ -2,6 +2,8 @@
  * which the hypervisor must answer. */
 #include "agent/service/internal.h"
 
+#include "grpc/health/v1/health.pb-c.h"
+
 #include <string.h>
 
 #define STATUS(name) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##name
@@ -46,6 +48,12 @@ pack_status(Status status)
 
     reply.status = status;
     return ckpt_message_pack(&reply.base);
+}
+
+const ProtobufCMessageDescriptor *
+ckpt_health_request(void)
+{
+    return &grpc__health__v1__health_check_request__descriptor;
 }
 
 gboolean

@@ -10,8 +10,6 @@
 #include "agent/service/service.h"
 #include "agent/service/watches.h"
 
-#include "grpc/health/v1/health.pb-c.h"
-#include "grpc/reflection/v1alpha/reflection.pb-c.h"
 #include "vmcheckpoint/v1/agent.pb-c.h"
 #include "vmcheckpoint/v1/checkpoint.pb-c.h"
 #include "vmcheckpoint/v1/lease.pb-c.h"
@@ -46,6 +44,8 @@ struct _CkptMethod {
     CkptMethodKind kind;
     gboolean slow;    /* asks the hypervisor, or reads library folders */
     const ProtobufCMessageDescriptor *request;
+    /* In its place for gRPC's own services: what was generated for them stays in the one file of each. */
+    const ProtobufCMessageDescriptor *(*grpc_request)(void);
     /* Exactly one of these, or none: then the method is published and not implemented yet. */
     ProtobufCMessage *(*read)(const CkptCaller *caller, const ProtobufCMessage *request,
                               GError **error);
@@ -172,6 +172,11 @@ gboolean ckpt_watch_operations(const CkptCaller *, const ProtobufCMessage *, GEr
 ProtobufCMessage *ckpt_get_agent_info(const CkptCaller *, const ProtobufCMessage *, GError **);
 ProtobufCMessage *ckpt_repair_reply(CkptService *, const CkptOperation *, gboolean);
 ProtobufCMessage *ckpt_diagnose(const CkptCaller *, const ProtobufCMessage *, GError **);
+
+/* ---- health.c and reflection.c: gRPC's own services, whose messages nobody else knows ---- */
+
+const ProtobufCMessageDescriptor *ckpt_health_request(void); /* of both methods */
 gboolean ckpt_check_health(const CkptCaller *, const ProtobufCMessage *, GError **);
 gboolean ckpt_watch_health(const CkptCaller *, const ProtobufCMessage *, GError **);
+const ProtobufCMessageDescriptor *ckpt_reflection_request(void);
 gboolean ckpt_reflect(const CkptCaller *, const ProtobufCMessage *, GError **);

@@ -2,6 +2,8 @@
  * the build is walked on the wire: unpacking it would keep some hundred kilobytes for nothing. */
 #include "agent/service/internal.h"
 
+#include "grpc/reflection/v1alpha/reflection.pb-c.h"
+
 #include <string.h>
 
 extern const guint8 ckpt_descriptor_set[], ckpt_descriptor_set_end[];
@@ -256,6 +258,12 @@ answer(const Request *request)
     bytes = ckpt_message_pack(owner);
     reply->original_request = NULL;
     return bytes;
+}
+
+const ProtobufCMessageDescriptor *
+ckpt_reflection_request(void)
+{
+    return &grpc__reflection__v1alpha__server_reflection_request__descriptor;
 }
 
 /* One request for each stream: more would need a transport that receives on, for nothing that a new

@@ -4,6 +4,7 @@
 
 #define SERVICE "/vmcheckpoint.v1."
 #define REQUEST(name) .request = &vmcheckpoint__v1__##name##__descriptor
+#define GRPC_REQUEST(service) .grpc_request = ckpt_##service##_request
 #define UNARY .kind = CKPT_METHOD_UNARY
 #define STREAM .kind = CKPT_METHOD_SERVER_STREAM
 #define VIEWER .role = CKPT_ROLE_VIEWER
@@ -29,10 +30,10 @@ const CkptMethod ckpt_methods[] = {
     {SERVICE "CheckpointService/DeleteCheckpoint", OPERATOR, STRICT, UNARY, REQUEST(delete_checkpoint_request),
      .mutation = ckpt_take_delete, .reply = ckpt_delete_reply},
     {SERVICE "CheckpointService/PruneCheckpoints", OPERATOR, STRICT, UNARY, REQUEST(prune_checkpoints_request)},
-    {SERVICE "VirtualMachineService/ListVirtualMachines", VIEWER, STRICT, UNARY, SLOW, REQUEST(list_virtual_machines_request),
-     .read = ckpt_list_virtual_machines},
-    {SERVICE "VirtualMachineService/GetVirtualMachine", VIEWER, LENIENT, UNARY, SLOW, REQUEST(get_virtual_machine_request),
-     .read = ckpt_get_virtual_machine},
+    {SERVICE "VirtualMachineService/ListVirtualMachines", VIEWER, STRICT, UNARY, SLOW,
+     REQUEST(list_virtual_machines_request), .read = ckpt_list_virtual_machines},
+    {SERVICE "VirtualMachineService/GetVirtualMachine", VIEWER, LENIENT, UNARY, SLOW,
+     REQUEST(get_virtual_machine_request), .read = ckpt_get_virtual_machine},
     {SERVICE "OperationService/GetOperation", VIEWER, LENIENT, UNARY, REQUEST(get_operation_request),
      .read = ckpt_get_operation},
     {SERVICE "OperationService/ListOperations", VIEWER, STRICT, UNARY, REQUEST(list_operations_request),
@@ -51,12 +52,12 @@ const CkptMethod ckpt_methods[] = {
      .read = ckpt_diagnose},
     {SERVICE "AgentService/Repair", ADMIN, STRICT, UNARY, REQUEST(repair_request),
      .mutation = ckpt_take_repair, .reply = ckpt_repair_reply},
-    {"/grpc.health.v1.Health/Check", VIEWER, LENIENT, UNARY, .request = &grpc__health__v1__health_check_request__descriptor,
+    {"/grpc.health.v1.Health/Check", VIEWER, LENIENT, UNARY, GRPC_REQUEST(health),
      .start = ckpt_check_health},
-    {"/grpc.health.v1.Health/Watch", VIEWER, LENIENT, STREAM, .request = &grpc__health__v1__health_check_request__descriptor,
+    {"/grpc.health.v1.Health/Watch", VIEWER, LENIENT, STREAM, GRPC_REQUEST(health),
      .start = ckpt_watch_health},
     {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", VIEWER, LENIENT, STREAM,
-     .request = &grpc__reflection__v1alpha__server_reflection_request__descriptor, .start = ckpt_reflect},
+     GRPC_REQUEST(reflection), .start = ckpt_reflect},
     /* clang-format on */
 };
 const guint ckpt_n_methods = G_N_ELEMENTS(ckpt_methods);
@@ -167,6 +168,8 @@ static void
 dispatch(const CkptCaller *caller, GBytes *bytes, GError **error)
 {
     const CkptMethod *method = caller->method;
+    const ProtobufCMessageDescriptor *type =
+        method->grpc_request ? method->grpc_request() : method->request;
     g_autoptr(ProtobufCMessage) request = NULL;
     gsize size;
     const guint8 *data = g_bytes_get_data(bytes, &size);
@@ -175,7 +178,7 @@ dispatch(const CkptCaller *caller, GBytes *bytes, GError **error)
     if (!ckpt_access_check(caller->service->options.access, caller->identity,
                            ckpt_call_peer(caller->call)->why, method->role, method->name, error))
         return;
-    request = ckpt_decode(method->request, data, size, method->mode, error);
+    request = ckpt_decode(type, data, size, method->mode, error);
     if (!request)
         return;
     if (method->read)
