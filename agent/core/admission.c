@@ -126,8 +126,8 @@ admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, CkptOperation *fai
     g_autoptr(CkptOperation) op = NULL;
 
     if (is_stopping(engine, error) ||
-        (request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, error)) || !resolve_vm(engine, request, error) ||
-        !check_room(engine, request, error)) {
+        (request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, error)) ||
+        !resolve_vm(engine, request, error) || !check_room(engine, request, error)) {
         ckpt_request_free(request);
         return FALSE;
     }

@@ -266,8 +266,8 @@ look_at_orphan(const Look *look, const CkptCheckpoint *row)
              row->disks->len ? ((CkptCheckpointDisk *)row->disks->pdata[0])->sealed_file : NULL,
              row->stayed ? "checkpoint %s stayed here with its disks when its VM migrated to another host: if "
                            "nobody needs it, vmcheckpoint delete %s"
-                         : "checkpoint %s is of a VM that is not defined on this host: define the VM again, or, if "
-                           "nobody needs it, vmcheckpoint delete %s",
+                         : "checkpoint %s is of a VM that is not defined on this host: define the VM again, "
+                           "or, if nobody needs it, vmcheckpoint delete %s",
              row->name, row->id);
 
     if (!finding)

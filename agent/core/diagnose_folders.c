@@ -82,9 +82,9 @@ look_at_manifest(const CkptFoundLook *look, const CkptManifest *manifest, GPtrAr
     if (ours)
         tell(findings, CKPT_FINDING_MANIFEST_UNKNOWN, CKPT_SEVERITY_WARNING, manifest, manifest->path,
              "beside this file lies the manifest of a checkpoint of this host's agent, which the catalogue does "
-             "not know: it was deleted, or lost, or its making was cut short. In the last case the file may be the "
-             "only copy of what the VM wrote before: keep it while nobody is sure. A catalogue that is set aside by "
-             "hand is read back from the manifests at the next start");
+             "not know: it was deleted, or lost, or its making was cut short. In the last case the file may be "
+             "the only copy of what the VM wrote before: keep it while nobody is sure. A catalogue that is set "
+             "aside by hand is read back from the manifests at the next start");
     else
         tell(findings, CKPT_FINDING_MANIFEST_UNKNOWN, CKPT_SEVERITY_NOTE, manifest, manifest->path,
              "beside this file lies the manifest of another host's checkpoint: it is that host's, until its VM "

@@ -450,7 +450,8 @@ add_pending(const CkptEngine *engine, Round *round, GPtrArray *findings)
         add_not_examined(findings, vm_id, late);
 }
 
-/* These VMs, and with `all` what else the hypervisor has, and the folders. FALSE if the catalogue cannot be read. */
+/* These VMs, and with `all` what else the hypervisor has, and the folders. FALSE if the catalogue cannot be
+ * read. */
 static gboolean
 examine(CkptEngine *engine, GPtrArray *vms, gboolean all, GPtrArray *findings, GError **error)
 {

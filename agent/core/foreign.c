@@ -152,8 +152,9 @@ ckpt_foreign_compare(gconstpointer a, gconstpointer b)
 static gboolean
 is_for_ours(const CkptCheckpointQuery *query)
 {
-    return (!query->vm_id && !query->vm_name) || query->run_id || (query->labels && g_hash_table_size(query->labels) > 0) ||
-           query->most_recent || query->only_deleting || query->enabled == 1 ||
+    return (!query->vm_id && !query->vm_name) || query->run_id ||
+           (query->labels && g_hash_table_size(query->labels) > 0) || query->most_recent ||
+           query->only_deleting || query->enabled == 1 ||
            (query->accessibility && query->accessibility != CKPT_ACCESSIBILITY_PUBLIC);
 }
 

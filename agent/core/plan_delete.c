@@ -1,8 +1,8 @@
-/* Delete: merge downwards, or pull upwards. The one overlay that lies on a sealed file of the checkpoint is committed into
- * it; the file then holds what the overlay held, and takes its place: whatever lay on the overlay lies on
- * the file from then on. Where it is less work, or the only way, the file goes up into the overlay instead
- * (plan_merge.h). A sealed file on which nothing lies is removed. From the step that marks the
- * checkpoint DELETING on it is only finished.
+/* Delete: merge downwards, or pull upwards. The one overlay that lies on a sealed file of the checkpoint is
+ * committed into it; the file then holds what the overlay held, and takes its place: whatever lay on the
+ * overlay lies on the file from then on. Where it is less work, or the only way, the file goes up into the
+ * overlay instead (plan_merge.h). A sealed file on which nothing lies is removed. From the step that marks
+ * the checkpoint DELETING on it is only finished.
  *
  * Cut off anywhere, every branch still shows its contents: the overlay over the merged file reads like
  * the merged file alone, so that a sibling is right on either, and the overlay is unlinked last. */

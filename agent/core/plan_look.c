@@ -106,9 +106,9 @@ ckpt_plan_look(const CkptPlanInput *input, GError **error)
                        deleting->id);
         return FALSE;
     }
-    return !ckpt_plan_refuse_moved(input, error) && !refuse_if(input->vm, is_passing, error) && !refuse_stale_live(input, error) &&
-           !refuse_if(input->vm, is_mismatch, error) && ckpt_plan_check_tops(input, error) &&
-           !refuse_if(input->vm, is_any, error);
+    return !ckpt_plan_refuse_moved(input, error) && !refuse_if(input->vm, is_passing, error) &&
+           !refuse_stale_live(input, error) && !refuse_if(input->vm, is_mismatch, error) &&
+           ckpt_plan_check_tops(input, error) && !refuse_if(input->vm, is_any, error);
 }
 
 CkptPlan *

@@ -148,8 +148,9 @@ refuse_unguarded(const CkptPlanInput *input, const CkptLayer *layer, GError **er
     if (!layer || !layer->unguarded || ckpt_graph_attached(input, layer->path))
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_LOCKS_UNAVAILABLE,
-                   "%s lies on a network file system whose locks do not tell whether another host uses it: mount it "
-                   "with locks, or set offline_without_locks in [checkpoints] of the agent's configuration",
+                   "%s lies on a network file system whose locks do not tell whether another host uses it: "
+                   "mount it with locks, or set offline_without_locks in [checkpoints] of the agent's "
+                   "configuration",
                    layer->path);
     ckpt_error_add(error, CKPT_META_FILE, layer->path);
     return TRUE;

@@ -289,8 +289,8 @@ refuse_layer_unread(const CkptLayer *layer, GError **error)
     if (!layer || !layer->manifest_unread)
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_FILE_FAILED,
-                   "whose file %s is cannot be told: its manifest cannot be read, or another user than root and the "
-                   "agent's wrote it; put that right, or, if no other host has the VM, move the manifest away",
+                   "whose file %s is cannot be told: its manifest cannot be read, or another user than root and "
+                   "the agent's wrote it; put that right, or, if no other host has the VM, move the manifest away",
                    layer->path);
     ckpt_error_add(error, CKPT_META_FILE, layer->path);
     return TRUE;

@@ -48,8 +48,8 @@ gboolean ckpt_xml_disk_is_captured(const CkptXmlDisk *disk);
 
 /* The definition as the VM `uuid`, `name`, with each of `disks` (CkptDiskFile) on its file and
  * nothing told about what lies below it (hazard A3), and its UEFI variables in the file `nvram` where it names
- * one (NULL: as it does); drives whose medium's file is gone are emptied. Everything else stays as the owner had it. VALIDATION_FAILED if a disk is not in it.
- * (transfer full; secret if the definition is) */
+ * one (NULL: as it does); drives whose medium's file is gone are emptied. Everything else stays as the owner
+ * had it. VALIDATION_FAILED if a disk is not in it. (transfer full; secret if the definition is) */
 char *ckpt_xml_rewrite(const char *definition, const char *uuid, const char *name,
                        GPtrArray *disks, const char *nvram, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

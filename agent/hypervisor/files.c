@@ -97,8 +97,8 @@ ckpt_file_chmod(const char *path, guint mode, GError **error)
     if (fd < 0)
         return FALSE;
     /* A block device's node is not ours to close: udev would open it again, and its mode holds nobody off. */
-    done = fstat(fd, &found) == 0 &&
-           (S_ISBLK(found.st_mode) || (found.st_mode & 07777) == mode || (fchmod(fd, mode) == 0 && fsync(fd) == 0));
+    done = fstat(fd, &found) == 0 && (S_ISBLK(found.st_mode) || (found.st_mode & 07777) == mode ||
+                                      (fchmod(fd, mode) == 0 && fsync(fd) == 0));
     if (!done)
         ckpt_file_error(error, "set the mode of", path);
     close(fd);

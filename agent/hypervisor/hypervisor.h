@@ -23,7 +23,8 @@ typedef struct {
     CkptFormat format;
 } CkptKnownFile;
 
-/* Told that a VM was defined, undefined, started, resumed or stopped, by anybody; NULL: any of them may have been. */
+/* Told that a VM was defined, undefined, started, resumed or stopped, by anybody; NULL: any of them may have
+ * been. */
 typedef void (*CkptVmChangedFunc)(const char *vm_id, gpointer data);
 
 /* What lies in image folders of what agents leave there. */

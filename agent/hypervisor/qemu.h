@@ -58,8 +58,8 @@ gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean
 gboolean ckpt_users_are_known(CkptConnection *connection, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- pins.c ---- */
-/* That the step's `file` may be merged into its `base`, as far as other tools' snapshots, other VMs and stored ones
- * go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT. The plan knew only those that were there then. */
+/* That the step's `file` may be merged into its `base`, as far as other tools' snapshots, other VMs and stored
+ * ones go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT. The plan knew only those that were there then. */
 gboolean ckpt_pins_check(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_reserve_unpinned(CkptRun *run, GError **error);
 

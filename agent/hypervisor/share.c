@@ -1,5 +1,6 @@
-/* Whether the locks on a file tell what other hosts do with it. On a local file system there are no other hosts; some
- * network ones keep locks to themselves, so that a file which a QEMU elsewhere writes to looks free. */
+/* Whether the locks on a file tell what other hosts do with it. On a local file system there are no other
+ * hosts; some network ones keep locks to themselves, so that a file which a QEMU elsewhere writes to looks
+ * free. */
 #include "agent/hypervisor/share.h"
 
 #include <errno.h>
@@ -41,8 +42,10 @@ gboolean
 ckpt_share_mount_tells(const char *type, const char *text)
 {
     /* Those whose locks reach all hosts unless a mount option says otherwise; what is not known does not. */
-    static const char *const good[] = {"nfs",  "nfs4", "cifs",           "smb3",      "ceph",           "ocfs2", "gfs2",
-                                       "gpfs", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuseblk", NULL};
+    static const char *const good[] = {"nfs",       "nfs4",           "cifs",    "smb3",
+                                       "ceph",      "ocfs2",          "gfs2",    "gpfs",
+                                       "fuse.ceph", "fuse.ceph-fuse", "fuseblk", "fuse.glusterfs",
+                                       NULL};
     static const char *const bad[] = {"nolock", "local_lock=all", "local_lock=posix", "nobrl",
                                       "localflocks", NULL};
     g_auto(GStrv) options = g_strsplit(text, ",", -1);
@@ -57,8 +60,8 @@ ckpt_share_mount_tells(const char *type, const char *text)
     return TRUE;
 }
 
-/* "36 35 98:0 /root /mount-point rw,noatime master:1 - nfs4 host:/path rw,nolock": whether the line is of this device,
- * and its file system's type and options. */
+/* "36 35 98:0 /root /mount-point rw,noatime master:1 - nfs4 host:/path rw,nolock": whether the line is of this
+ * device, and its file system's type and options. */
 static gboolean
 read_line(const char *line, dev_t device, char **type, char **options)
 {

@@ -29,9 +29,9 @@ typedef enum {
     CKPT_STEP_REMOVE_MANIFEST,  /* those beside `disks`, if they are of `checkpoint_id` */
     CKPT_STEP_DEFINE,           /* `definition` with each of `disks` on its `file`; our layers'
                                    <backingStore> dropped; its UEFI variables in `base`, unless that is NULL;
-                                   autostart as `autostart`; UUID and present name kept. Undo: `definition_before`, `autostart_before`. With no
-                                   `definition`: the one in force, of which only the disks are changed
-                                   (to put it right; no undo) */
+                                   autostart as `autostart`; UUID and present name kept. Undo:
+                                   `definition_before`, `autostart_before`. With no `definition`: the one in
+                                   force, of which only the disks are changed (to put it right; no undo) */
     CKPT_STEP_STOP,             /* with `disks`: only if it runs on one of their `file`s. Undo: start again
                                    as `power` was; run after all other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
@@ -72,7 +72,8 @@ typedef enum {
                                    into `above`, the top that lies on it, so that `file` is needed by
                                    nobody: `above` then lies on `base` of `base_format`. Neither `file` nor
                                    `base` is written to. SHUT_DOWN_REQUIRED if the VM runs on `file`. `target`
-                                   is a label, as of a MERGE. May be done again after any crash, and stopped anywhere. No undo */
+                                   is a label, as of a MERGE. May be done again after any crash, and stopped
+                                   anywhere. No undo */
     CKPT_STEP_SAVE_NVRAM,       /* what the VM's UEFI variables (`base`) are is copied to `file`: 0600, synced, and
                                    not taken in the midst of a change. FILE_FAILED if `file` is something
                                    else. Undo: removed */

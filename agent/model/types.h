@@ -95,8 +95,8 @@ typedef struct {
     gboolean snapshots;     /* has internal snapshots */
     gboolean commit_denied; /* the running VM's confinement denies writing to it (hazard A14) */
     gboolean encrypted;     /* its header says so */
-    gboolean unguarded;     /* on a network file system whose locks do not tell what other hosts do, and the agent's
-                               configuration does not say that this is all right */
+    gboolean unguarded;     /* on a network file system whose locks do not tell what other hosts do, and the
+                               agent's configuration does not say that this is all right */
     gboolean read_locked;   /* a process holds QEMU's lock byte 100 (consistent read) */
     gboolean write_locked;  /* … 101 (write) */
 } CkptLayer;

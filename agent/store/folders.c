@@ -1,5 +1,6 @@
 /* The folders in which checkpoints have files, a line each, in a file beside the catalogue: where to look for
- * manifests once that is lost. A folder that no definition and no other manifest names is found by nothing else. */
+ * manifests once that is lost. A folder that no definition and no other manifest names is found by nothing
+ * else. */
 #include "agent/store/internal.h"
 
 #include <string.h>

@@ -101,8 +101,9 @@ one_with_a_disk_more_or_less_is_not_taken(void **state)
 }
 
 /* As virsh does it: with a file of its own, and without telling anybody. */
-#define LAY(name, file)                                                                                                \
-    "guest virsh $d snapshot-create-as " name " --no-metadata --disk-only --diskspec vda,file=$d/images/" file " 2>&1"
+#define LAY(name, file)                                                                                    \
+    "guest virsh $d snapshot-create-as " name                                                              \
+    " --no-metadata --disk-only --diskspec vda,file=$d/images/" file " 2>&1"
 
 static void
 one_put_on_another_file_since_it_was_planned_is_not_taken(void **state)

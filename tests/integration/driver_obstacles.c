@@ -24,7 +24,8 @@ edited_is_refused(const char *script, CkptReason reason, const char *disk)
 static void
 definitions_that_forbid_it(void **state)
 {
-    edited_is_refused("s|type='qcow2'|type='raw'|;s|<target dev='vda'|<shareable/>&|", CKPT_REASON_DISK_SHAREABLE, "vda");
+    edited_is_refused("s|type='qcow2'|type='raw'|;s|<target dev='vda'|<shareable/>&|",
+                      CKPT_REASON_DISK_SHAREABLE, "vda");
     edited_is_refused("s|<target dev='vda'|<transient/>&|", CKPT_REASON_DISK_TRANSIENT, "vda");
     edited_is_refused("s|<source file='\\([^']*qcow2\\)'/>|<source file='\\1'><slices><slice "
                       "type='storage' offset='0' size='65536'/></slices></source>|",

@@ -461,7 +461,8 @@ manifests_lie_beside_the_files(void **state)
     g_autofree char *mode = NULL;
 
     step->checkpoint_id = g_strdup("0a0a0a0a-0000-4000-8000-000000000001");
-    step->text = g_strdup("{\"vmcheckpoint_manifest\":1,\"checkpoint\":{\"id\":\"0a0a0a0a-0000-4000-8000-000000000001\"}}\n");
+    step->text = g_strdup("{\"vmcheckpoint_manifest\":1,"
+                          "\"checkpoint\":{\"id\":\"0a0a0a0a-0000-4000-8000-000000000001\"}}\n");
     step_add_disk(step, "vda", file, CKPT_FORMAT_QCOW2);
     step_pass(guest, step);
     mode = sh("stat -c %%a %s.vmckpt.json", file);

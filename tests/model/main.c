@@ -114,7 +114,8 @@ run_regressions(const char *dir)
 static void
 print_totals(const Model *totals, guint64 operations, guint violations, gint64 began)
 {
-    printf("requests: %u done, %u refused, %u failed; %u faults, %u restarts, %u migrations, %u lost catalogues; %.1f s\n",
+    printf("requests: %u done, %u refused, %u failed; %u faults, %u restarts, %u migrations, "
+           "%u lost catalogues; %.1f s\n",
            totals->done, totals->refused, totals->failed, totals->fired_count, totals->recovered,
            totals->migrations, totals->losses_of_catalogue,
            (double)(g_get_monotonic_time() - began) / G_USEC_PER_SEC);

@@ -123,7 +123,8 @@ everything_that_is_set_counts(void **state)
         load(fixture,
              "[access]\nspiffe://example.org/ops/a = admin\ndns:ops.example.org=viewer\n"
              "[library main store]\npath = /srv/library\n[checkpoints]\noffline_without_locks = true\n"
-             "[limits]\nmax_depth = 7\nmerge_mib_per_second = 50\nreserve_bytes = 2 GiB\nreserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
+             "[limits]\nmax_depth = 7\nmerge_mib_per_second = 50\nreserve_bytes = 2 GiB\n"
+             "reserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
              &error);
     const CkptLibraryPlace *place;
 

@@ -1,5 +1,5 @@
-/* A capture of memory beside jobs of others: only its own is told of, given more downtime or ended; and which guests
- * go on after one that failed. On libvirt's test driver, with what that lacks put in between. */
+/* A capture of memory beside jobs of others: only its own is told of, given more downtime or ended; and which
+ * guests go on after one that failed. On libvirt's test driver, with what that lacks put in between. */
 #include "agent/hypervisor/memory.h"
 #include "tests/unit/image_fixture.h"
 

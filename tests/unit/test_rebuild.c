@@ -112,7 +112,8 @@ comes_back(EngineFixture *fixture, void (*lose_it)(EngineFixture *))
 {
     guint32 one = engine_fixture_write(fixture);
     g_autofree char *first = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
-    g_autofree char *second = (engine_fixture_write(fixture), engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    g_autofree char *second = (engine_fixture_write(fixture),
+                               engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
     g_autofree char *before = rows(fixture), *after = NULL, *agreed = NULL, *safety = NULL;
 
     lose_it(fixture);

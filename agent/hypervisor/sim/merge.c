@@ -1,5 +1,5 @@
-/* MERGE: one overlay into the file below it; PULL: the other way. Cell by cell, in the driver's way: look, do the one thing
- * that is next, look again. Cut off anywhere it leaves what QEMU or qemu-img would leave. */
+/* MERGE: one overlay into the file below it; PULL: the other way. Cell by cell, in the driver's way: look, do
+ * the one thing that is next, look again. Cut off anywhere it leaves what QEMU or qemu-img would leave. */
 #include "agent/hypervisor/sim/sim.h"
 
 typedef enum { NEXT_DONE, NEXT_FAILED, NEXT_LIVE, NEXT_COMMIT, NEXT_DEFINE } Next;
