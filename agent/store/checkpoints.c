@@ -1,76 +1,6 @@
-#include "agent/store/internal.h"
+#include "agent/store/checkpoint_rows.h"
 
 #include "agent/model/json.h"
-
-#include <string.h>
-
-/* ---- Rows: the store thread copies them, their reader parses them ---- */
-
-typedef struct {
-    guint64 revision;
-    char *body, *sum;
-} Row;
-
-static void
-row_free(Row *row)
-{
-    g_free(row->body);
-    g_free(row->sum);
-    g_free(row);
-}
-
-static gboolean
-collect(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *rows, GError **error)
-{
-    gboolean failed = FALSE;
-
-    if (!statement)
-        return FALSE;
-    while (ckpt_database_next(db, statement, &failed, error)) {
-        Row *row = g_new0(Row, 1);
-
-        row->revision = (guint64)sqlite3_column_int64(statement, 0);
-        row->body = ckpt_column_text(statement, 1);
-        row->sum = ckpt_column_text(statement, 2);
-        g_ptr_array_add(rows, row);
-    }
-    return !failed;
-}
-
-/* The beginning of its SHA-256. (transfer full) */
-static char *
-make_sum(const char *body)
-{
-    char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, body, -1);
-
-    sum[16] = '\0';
-    return sum;
-}
-
-/* Older agents wrote no sum. */
-static gboolean
-is_as_written(const char *body, const char *sum)
-{
-    g_autofree char *present = make_sum(body);
-
-    return !sum || g_str_equal(present, sum);
-}
-
-static CkptCheckpoint *
-parse(const Row *row, GError **error)
-{
-    const gboolean written = is_as_written(row->body, row->sum);
-    CkptCheckpoint *checkpoint = written ? ckpt_checkpoint_from_json(row->body, error) : NULL;
-
-    if (checkpoint)
-        checkpoint->revision = row->revision;
-    else if (written)
-        g_prefix_error(error, "a checkpoint of the catalogue: ");
-    else
-        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
-                       "a checkpoint of the catalogue is not what was written: restart the agent");
-    return checkpoint;
-}
 
 typedef struct {
     const char *id; /* of a checkpoint, or of a VM */
@@ -82,24 +12,23 @@ get_work(CkptDatabase *db, gpointer data, GError **error)
 {
     ReadById *read = data;
 
-    return collect(db,
-                   ckpt_database_query(db, error,
-                                       "SELECT revision, body, sum FROM checkpoints WHERE id = ?1", "t",
-                                       read->id),
-                   read->rows, error);
+    return ckpt_checkpoint_rows_collect(
+        db,
+        ckpt_database_query(db, error, CKPT_CHECKPOINT_SELECT " WHERE id = ?1", "t", read->id),
+        read->rows, error);
 }
 
 /* NULL without an error: there is none. On the store's thread. */
 static gboolean
 find_row(CkptDatabase *db, const char *id, CkptCheckpoint **row, GError **error)
 {
-    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    g_autoptr(GPtrArray) rows = ckpt_checkpoint_rows_new();
     ReadById read = {id, rows};
 
     if (!get_work(db, &read, error))
         return FALSE;
     if (rows->len > 0)
-        *row = parse(rows->pdata[0], error);
+        *row = ckpt_checkpoint_row_parse(rows->pdata[0], error);
     return rows->len == 0 || *row;
 }
 
@@ -127,12 +56,6 @@ static const char *
 or_empty(const char *text)
 {
     return text ? text : "";
-}
-
-static gboolean
-is_enabled(const CkptCheckpoint *checkpoint)
-{
-    return !checkpoint->disabled_reason || !*checkpoint->disabled_reason;
 }
 
 /* What an update changes belongs to the checkpoint's owner and waits for no operation, so that the rows of
@@ -194,7 +117,7 @@ static gboolean
 write_row(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision, GError **error)
 {
     g_autofree char *body = ckpt_checkpoint_to_json(checkpoint);
-    g_autofree char *sum = make_sum(body);
+    g_autofree char *sum = ckpt_checkpoint_row_sum(body);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
@@ -207,7 +130,7 @@ write_row(CkptDatabase *db, const CkptCheckpoint *checkpoint, guint64 *revision,
         "tttttiitiiitt", checkpoint->id, checkpoint->vm_id, or_empty(checkpoint->vm_name),
         checkpoint->parent_id, or_empty(checkpoint->name), (gint64)checkpoint->accessibility,
         checkpoint->added_us, or_empty(checkpoint->run_id), (gint64)checkpoint->state,
-        (gint64)is_enabled(checkpoint), (gint64)checkpoint->revision, body, sum);
+        (gint64)ckpt_checkpoint_row_enabled(checkpoint), (gint64)checkpoint->revision, body, sum);
 
     if (!statement)
         return FALSE;
@@ -328,13 +251,13 @@ static gboolean
 note_row(CkptDatabase *db, const CkptCheckpoint *row, guint64 *revision, GError **error)
 {
     g_autofree char *body = ckpt_checkpoint_to_json(row);
-    g_autofree char *sum = make_sum(body);
+    g_autofree char *sum = ckpt_checkpoint_row_sum(body);
     gboolean failed = FALSE;
     sqlite3_stmt *statement = ckpt_database_query(
         db, error,
         "UPDATE checkpoints SET enabled = ?3, revision = revision + 1, body = ?4, sum = ?5"
         " WHERE id = ?1 AND revision = ?2 RETURNING revision",
-        "tiitt", row->id, (gint64)row->revision, (gint64)is_enabled(row), body, sum);
+        "tiitt", row->id, (gint64)row->revision, (gint64)ckpt_checkpoint_row_enabled(row), body, sum);
 
     if (!statement)
         return FALSE;
@@ -375,32 +298,16 @@ ckpt_store_note_verified(CkptStore *store, GPtrArray *rows, GError **error)
 
 /* ---- Reads ---- */
 
-static GPtrArray *
-parse_all(GPtrArray *rows, GError **error)
-{
-    g_autoptr(GPtrArray) checkpoints =
-        g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_free);
-
-    for (guint i = 0; i < rows->len; i++) {
-        CkptCheckpoint *checkpoint = parse(rows->pdata[i], error);
-
-        if (!checkpoint)
-            return NULL;
-        g_ptr_array_add(checkpoints, checkpoint);
-    }
-    return g_steal_pointer(&checkpoints);
-}
-
 CkptCheckpoint *
 ckpt_store_get_checkpoint(CkptStore *store, const char *id, GError **error)
 {
-    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    g_autoptr(GPtrArray) rows = ckpt_checkpoint_rows_new();
     ReadById read = {id, rows};
 
     if (!ckpt_store_read(store, get_work, &read, error))
         return NULL;
     if (rows->len > 0)
-        return parse(rows->pdata[0], error);
+        return ckpt_checkpoint_row_parse(rows->pdata[0], error);
     ckpt_error_set(error, CKPT_REASON_CHECKPOINT_NOT_FOUND, "there is no checkpoint %s", id);
     ckpt_error_add(error, CKPT_META_CHECKPOINT, id);
     return NULL;
@@ -411,23 +318,23 @@ vm_work(CkptDatabase *db, gpointer data, GError **error)
 {
     ReadById *read = data;
 
-    return collect(db,
-                   ckpt_database_query(db, error,
-                                       "SELECT revision, body, sum FROM checkpoints WHERE vm_id = ?1"
-                                       " ORDER BY added_us, seq",
-                                       "t", read->id),
-                   read->rows, error);
+    return ckpt_checkpoint_rows_collect(
+        db,
+        ckpt_database_query(db, error,
+                            CKPT_CHECKPOINT_SELECT " WHERE vm_id = ?1 ORDER BY added_us, seq", "t",
+                            read->id),
+        read->rows, error);
 }
 
 GPtrArray *
 ckpt_store_vm_checkpoints(CkptStore *store, const char *vm_id, GError **error)
 {
-    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    g_autoptr(GPtrArray) rows = ckpt_checkpoint_rows_new();
     ReadById read = {vm_id, rows};
 
     if (!ckpt_store_read(store, vm_work, &read, error))
         return NULL;
-    return parse_all(rows, error);
+    return ckpt_checkpoint_rows_parse(rows, error);
 }
 
 /* ---- Lists ---- */
@@ -446,8 +353,8 @@ list_sql(const CkptCheckpointQuery *query)
     GString *sql = g_string_new(NULL);
     guint labels = query->labels ? g_hash_table_size(query->labels) : 0;
 
-    g_string_append(sql, "SELECT revision, body, sum FROM checkpoints WHERE seq IN"
-                         " (SELECT seq FROM (SELECT seq, added_us, id");
+    g_string_append(sql, CKPT_CHECKPOINT_SELECT " WHERE seq IN"
+                                                " (SELECT seq FROM (SELECT seq, added_us, id");
     if (query->most_recent)
         g_string_append(sql, ", row_number() OVER (PARTITION BY vm_id"
                              " ORDER BY added_us DESC, id DESC) AS place");
@@ -543,7 +450,7 @@ list_work(CkptDatabase *db, gpointer data, GError **error)
         return FALSE;
     }
     bind_list(statement, list->query);
-    done = collect(db, statement, list->rows, error);
+    done = ckpt_checkpoint_rows_collect(db, statement, list->rows, error);
     sqlite3_finalize(statement);
     return done;
 }
@@ -551,76 +458,10 @@ list_work(CkptDatabase *db, gpointer data, GError **error)
 GPtrArray *
 ckpt_store_list_checkpoints(CkptStore *store, const CkptCheckpointQuery *query, GError **error)
 {
-    g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)row_free);
+    g_autoptr(GPtrArray) rows = ckpt_checkpoint_rows_new();
     List list = {query, rows};
 
     if (!ckpt_store_read(store, list_work, &list, error))
         return NULL;
-    return parse_all(rows, error);
-}
-
-/* ---- Whether they are what was written ---- */
-
-static gboolean
-is_same(sqlite3_stmt *statement, int column, const char *text)
-{
-    return g_str_equal(or_empty((const char *)sqlite3_column_text(statement, column)), or_empty(text));
-}
-
-/* What is asked for must be what is answered. */
-static gboolean
-fits(sqlite3_stmt *statement, const CkptCheckpoint *row)
-{
-    return is_same(statement, 1, row->id) && is_same(statement, 2, row->vm_id) &&
-           is_same(statement, 3, row->vm_name) && is_same(statement, 4, row->parent_id) &&
-           is_same(statement, 5, row->name) && is_same(statement, 6, row->run_id) &&
-           sqlite3_column_int64(statement, 7) == row->added_us &&
-           sqlite3_column_int64(statement, 8) == (gint64)row->state &&
-           sqlite3_column_int64(statement, 9) == (gint64)is_enabled(row) &&
-           sqlite3_column_int64(statement, 10) == (gint64)row->accessibility;
-}
-
-static gboolean
-is_hurt(sqlite3_stmt *statement, GError **error)
-{
-    const char *body = or_empty((const char *)sqlite3_column_text(statement, 0));
-    const char *sum = (const char *)sqlite3_column_text(statement, 11);
-    g_autoptr(CkptCheckpoint) row = NULL;
-
-    if (!is_as_written(body, sum))
-        return TRUE;
-    row = ckpt_checkpoint_from_json(body, NULL);
-    if (row || !sum)
-        return !row || !fits(statement, row);
-    ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
-                   "the catalogue has a checkpoint that this agent does not understand (%s): a newer agent wrote "
-                   "it; install that agent again",
-                   (const char *)sqlite3_column_text(statement, 1));
-    return FALSE;
-}
-
-gboolean
-ckpt_checkpoint_rows_check(CkptDatabase *db, char **damage, GError **error)
-{
-    g_autoptr(GError) why = NULL;
-    gboolean failed = FALSE, hurt = FALSE, newer;
-    sqlite3_stmt *statement =
-        ckpt_database_query(db, error,
-                            "SELECT body, id, vm_id, vm_name, parent_id, name, run_id, added_us, state,"
-                            " enabled, accessibility, sum FROM checkpoints",
-                            "");
-
-    *damage = NULL;
-    if (!statement)
-        return FALSE;
-    while (ckpt_database_next(db, statement, &failed, error))
-        hurt = is_hurt(statement, why ? NULL : &why) || hurt;
-    if (failed)
-        return FALSE;
-    if (hurt)
-        *damage = g_strdup("a checkpoint's row is not what was written");
-    newer = why != NULL;
-    if (newer && !hurt)
-        g_propagate_error(error, g_steal_pointer(&why));
-    return hurt || !newer;
+    return ckpt_checkpoint_rows_parse(rows, error);
 }

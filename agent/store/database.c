@@ -1,5 +1,6 @@
 #include "agent/store/database.h"
 
+#include "agent/store/checkpoint_rows.h"
 #include "common/error.h"
 
 #include <string.h>

@@ -44,8 +44,5 @@ gboolean ckpt_database_is_damaged(CkptDatabase *db);
 /* *damage: what SQLite finds wrong with it, or a row that is not what was written; NULL = nothing. FALSE: it
  * cannot be read. */
 gboolean ckpt_database_check(CkptDatabase *db, char **damage, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* checkpoints.c: the same, of the checkpoints' rows. */
-gboolean ckpt_checkpoint_rows_check(CkptDatabase *db, char **damage,
-                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 char *ckpt_column_text(sqlite3_stmt *statement, int column); /* a copy; NULL for SQL's NULL */
