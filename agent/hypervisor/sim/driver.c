@@ -26,320 +26,10 @@ ckpt_sim_begin(CkptSimRun *run, GError **error)
     return call_hook(run->sim, CKPT_SIM_BEGUN, run->plan, run->step, error);
 }
 
-static CkptSimFile *
-need_file(CkptSimRun *run, GError **error)
-{
-    CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
-
-    if (!file)
-        ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING, "%s is missing", run->step->file);
-    return file;
-}
-
-static CkptSimVm *
-vm_of(CkptSimRun *run)
+CkptSimVm *
+ckpt_sim_vm_of(CkptSimRun *run)
 {
     return ckpt_sim_find_vm(run->sim, run->plan->vm_id);
-}
-
-static gboolean
-is_empty(const CkptSimFile *file)
-{
-    for (guint i = 0; i < CKPT_SIM_CELLS; i++)
-        if (file->set[i])
-            return FALSE;
-    return TRUE;
-}
-
-/* ---- Overlays ---- */
-
-static gboolean
-make_overlay(CkptSimRun *run, GError **error)
-{
-    const CkptStep *step = run->step;
-    CkptSimFile *file = ckpt_sim_find(run->sim, step->file);
-
-    if (file && g_strcmp0(file->backing, step->base) == 0 && is_empty(file))
-        return TRUE;
-    if (file || !ckpt_sim_find(run->sim, step->base)) {
-        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s cannot be made", step->file);
-        return FALSE;
-    }
-    file = ckpt_sim_add_file(run->sim, step->file, CKPT_FORMAT_QCOW2,
-                             (guint)(step->size / CKPT_SIM_CELL), step->base, 0600);
-    file->agent_made = TRUE;
-    return ckpt_sim_changed(run, error);
-}
-
-static CkptOutcome
-make_overlay_check(CkptSimRun *run, GError **error)
-{
-    CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
-
-    if (!file)
-        return CKPT_OUTCOME_NOT_DONE;
-    if (g_strcmp0(file->backing, run->step->base) == 0 && is_empty(file))
-        return CKPT_OUTCOME_DONE;
-    ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is another file, or holds data", file->path);
-    return CKPT_OUTCOME_UNCLEAR;
-}
-
-static gboolean
-is_snapshot_onto(const CkptPlan *plan, const char *file)
-{
-    for (guint i = 0; i < plan->steps->len; i++) {
-        const CkptStep *step = g_ptr_array_index(plan->steps, i);
-
-        for (guint k = 0; step->kind == CKPT_STEP_SNAPSHOT && k < step->disks->len; k++)
-            if (g_str_equal(((CkptDiskFile *)step->disks->pdata[k])->file, file))
-                return TRUE;
-    }
-    return FALSE;
-}
-
-/* Like a removal by rm(1) it is refused while somebody needs the file, so that the oracle need not take
- * the driver's word for it. */
-static gboolean
-remove_file(CkptSimRun *run, GError **error)
-{
-    CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
-    gboolean read, write;
-
-    if (!file)
-        return TRUE;
-    ckpt_sim_locks(run->sim, file, &read, &write);
-    if (read) {
-        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is open", file->path);
-        return FALSE;
-    }
-    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
-        const CkptDiskFile *known = g_ptr_array_index(run->step->disks, i);
-        CkptSimFile *reader = ckpt_sim_find(run->sim, known->file);
-
-        if (!reader || g_strcmp0(reader->backing, file->path) != 0)
-            continue;
-        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s lies on %s", reader->path, file->path);
-        return FALSE;
-    }
-    for (guint i = 0; i < run->sim->vms->len; i++) {
-        CkptSimVm *vm = g_ptr_array_index(run->sim->vms, i);
-
-        for (guint k = 0; k < vm->definition->disks->len; k++) {
-            CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, k);
-
-            if (!g_str_equal(disk->source, file->path))
-                continue;
-            ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is a disk of %s", file->path, vm->name);
-            return FALSE;
-        }
-    }
-    ckpt_sim_unlink(run->sim, file);
-    return ckpt_sim_changed(run, error);
-}
-
-static gboolean
-make_overlay_undo(CkptSimRun *run, GError **error)
-{
-    CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
-
-    if (!file || !file->agent_made || g_strcmp0(file->backing, run->step->base) != 0)
-        return TRUE;
-    if (is_empty(file) || !is_snapshot_onto(run->plan, file->path))
-        return remove_file(run, error);
-    ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s holds data", file->path);
-    return FALSE;
-}
-
-static gboolean
-set_mode(CkptSimRun *run, guint mode, GError **error)
-{
-    CkptSimFile *file = need_file(run, error);
-
-    if (!file)
-        return FALSE;
-    file->mode = mode;
-    return ckpt_sim_changed(run, error);
-}
-
-static gboolean
-seal(CkptSimRun *run, GError **error)
-{
-    return set_mode(run, 0440, error);
-}
-
-static gboolean
-unseal(CkptSimRun *run, GError **error)
-{
-    return set_mode(run, run->step->mode, error);
-}
-
-static gboolean
-identify(CkptSimRun *run, GError **error)
-{
-    CkptSimFile *file = need_file(run, error);
-
-    if (file)
-        run->step->id = ckpt_sim_file_id(file);
-    return file != NULL;
-}
-
-/* ---- Manifests ---- */
-
-static gboolean
-write_manifest(CkptSimRun *run, GError **error)
-{
-    for (guint i = 0; i < run->step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
-
-        g_hash_table_replace(run->sim->manifests, g_strdup(disk->file),
-                             g_strdup(run->step->checkpoint_id));
-        g_hash_table_replace(run->sim->manifest_texts, g_strdup(disk->file),
-                             g_strdup(run->step->text));
-        if (!ckpt_sim_changed(run, error))
-            return FALSE;
-    }
-    return TRUE;
-}
-
-static gboolean
-remove_manifest(CkptSimRun *run, GError **error)
-{
-    for (guint i = 0; i < run->step->disks->len; i++) {
-        const char *path = ((CkptDiskFile *)g_ptr_array_index(run->step->disks, i))->file;
-
-        if (g_strcmp0(g_hash_table_lookup(run->sim->manifests, path), run->step->checkpoint_id) != 0)
-            continue;
-        g_hash_table_remove(run->sim->manifests, path);
-        g_hash_table_remove(run->sim->manifest_texts, path);
-        if (!ckpt_sim_changed(run, error))
-            return FALSE;
-    }
-    return TRUE;
-}
-
-/* ---- Snapshot ---- */
-
-static CkptOutcome
-snapshot_check(CkptSimRun *run, GError **error)
-{
-    CkptSimVm *vm = vm_of(run);
-    guint old = 0, new = 0;
-
-    for (guint i = 0; i < run->step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
-        CkptSimDisk *defined = ckpt_sim_definition_find(vm->definition, disk->target);
-        CkptSimDisk *live = ckpt_sim_definition_find(vm->live, disk->target);
-
-        if (defined && g_str_equal(defined->source, disk->file))
-            new++;
-        else
-            old++;
-        if (vm->live && live && g_str_equal(live->source, disk->file))
-            new++;
-        else if (vm->live)
-            old++;
-    }
-    if (!old || !new)
-        return old ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
-    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "definition and running VM disagree");
-    return CKPT_OUTCOME_UNCLEAR;
-}
-
-static gboolean
-overlay_fits(CkptSimRun *run, const CkptSimVm *vm, const CkptDiskFile *disk, GError **error)
-{
-    const CkptSimDisk *on =
-        ckpt_sim_definition_find(vm->live ? vm->live : vm->definition, disk->target);
-    CkptSimFile *overlay = ckpt_sim_find(run->sim, disk->file);
-
-    if (on && overlay && g_strcmp0(overlay->backing, on->source) == 0)
-        return TRUE;
-    ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "%s does not fit disk %s", disk->file,
-                   disk->target);
-    return FALSE;
-}
-
-static void
-name_overlays(CkptSimRun *run, CkptSimDefinition *definition)
-{
-    for (guint i = 0; i < run->step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
-
-        ckpt_sim_definition_set(definition, disk->target, disk->file, CKPT_FORMAT_QCOW2);
-    }
-}
-
-static void
-switch_live(CkptSimRun *run, CkptSimVm *vm)
-{
-    for (guint i = 0; i < run->step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
-        CkptSimLive *live = ckpt_sim_find_live(vm, disk->target);
-
-        g_ptr_array_insert(live->chain, 0,
-                           ckpt_sim_file_ref(ckpt_sim_find(run->sim, disk->file)));
-    }
-    name_overlays(run, vm->live);
-}
-
-static gboolean
-switch_over(CkptSimRun *run, GError **error)
-{
-    CkptSimVm *vm = vm_of(run);
-    gboolean died;
-
-    if (!vm->live) {
-        name_overlays(run, vm->definition);
-        return ckpt_sim_changed(run, error);
-    }
-    switch_live(run, vm);
-    if (!ckpt_sim_changed(run, error)) {
-        /* Whoever asked may be gone; libvirt saves the definition all the same, unless it went down
-         * with QEMU in between. */
-        died = vm->live == NULL;
-        if (!died)
-            name_overlays(run, vm->definition);
-        return FALSE;
-    }
-    name_overlays(run, vm->definition);
-    return ckpt_sim_changed(run, error);
-}
-
-static gboolean
-snapshot(CkptSimRun *run, GError **error)
-{
-    CkptSimVm *vm = vm_of(run);
-    CkptOutcome outcome = snapshot_check(run, error);
-
-    if (outcome != CKPT_OUTCOME_NOT_DONE)
-        return outcome == CKPT_OUTCOME_DONE;
-    for (guint i = 0; i < run->step->disks->len; i++)
-        if (!overlay_fits(run, vm, g_ptr_array_index(run->step->disks, i), error))
-            return FALSE;
-    if (run->step->asked == CKPT_CONSISTENCY_MEMORY && vm->live)
-        return ckpt_sim_capture(run, vm, switch_over, error);
-    return ckpt_sim_frozen(run, vm, switch_over, error);
-}
-
-/* What a crash left frozen goes on before anything else. */
-static CkptOutcome
-snapshot_recover(CkptSimRun *run, GError **error)
-{
-    CkptOutcome outcome;
-
-    if (!ckpt_sim_recover(run, vm_of(run), error))
-        return CKPT_OUTCOME_UNCLEAR;
-    outcome = snapshot_check(run, error);
-    if (outcome == CKPT_OUTCOME_DONE)
-        ckpt_sim_note_captured(run);
-    return outcome;
-}
-
-static gboolean
-snapshot_undo(CkptSimRun *run, GError **error)
-{
-    return ckpt_sim_recover(run, vm_of(run), error) && ckpt_sim_snapshot_undo(run, error) &&
-           ckpt_sim_capture_undo(run, error);
 }
 
 /* ---- Definition and power ---- */
@@ -347,7 +37,7 @@ snapshot_undo(CkptSimRun *run, GError **error)
 static gboolean
 define(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
     CkptSimDefinition *definition =
         run->step->definition ? ckpt_sim_definition_parse(run->step->definition) : vm->definition;
 
@@ -367,7 +57,7 @@ define(CkptSimRun *run, GError **error)
 static gboolean
 define_undo(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     ckpt_sim_definition_free(vm->definition);
     vm->definition = ckpt_sim_definition_parse(run->step->definition_before);
@@ -378,7 +68,7 @@ define_undo(CkptSimRun *run, GError **error)
 static CkptOutcome
 define_check(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     for (guint i = 0; i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
@@ -407,7 +97,7 @@ is_meant(const CkptStep *step, const CkptSimVm *vm)
 static gboolean
 stop(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     if (!vm->live || !is_meant(run->step, vm))
         return TRUE;
@@ -418,7 +108,7 @@ stop(CkptSimRun *run, GError **error)
 static gboolean
 start(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     if (run->step->kind == CKPT_STEP_START && run->step->file)
         return ckpt_sim_load(run, vm, error);
@@ -434,13 +124,13 @@ start(CkptSimRun *run, GError **error)
 static CkptOutcome
 stop_check(CkptSimRun *run, GError **error)
 {
-    return vm_of(run)->live ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
+    return ckpt_sim_vm_of(run)->live ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
 }
 
 static CkptOutcome
 start_check(CkptSimRun *run, GError **error)
 {
-    return vm_of(run)->live ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
+    return ckpt_sim_vm_of(run)->live ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
 }
 
 /* ---- The chain check ---- */
@@ -471,7 +161,7 @@ check_disk(CkptSimRun *run, const CkptSimVm *vm, const CkptDiskFile *disk)
 gboolean
 ckpt_sim_check_chain(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = vm_of(run);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     for (guint i = 0; i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
@@ -485,12 +175,6 @@ ckpt_sim_check_chain(CkptSimRun *run, GError **error)
     return TRUE;
 }
 
-static CkptOutcome
-remove_file_check(CkptSimRun *run, GError **error)
-{
-    return ckpt_sim_find(run->sim, run->step->file) ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
-}
-
 /* ---- The interface ---- */
 
 typedef struct {
@@ -500,19 +184,19 @@ typedef struct {
 } StepOps;
 
 static const StepOps step_table[CKPT_STEP_END_] = {
-    [CKPT_STEP_MAKE_OVERLAY] = {make_overlay, make_overlay_undo, make_overlay_check},
-    [CKPT_STEP_SEAL] = {seal, unseal, NULL},
-    [CKPT_STEP_UNSEAL] = {unseal, seal, NULL},
-    [CKPT_STEP_SNAPSHOT] = {snapshot, snapshot_undo, snapshot_recover},
-    [CKPT_STEP_IDENTIFY] = {identify, NULL, NULL},
-    [CKPT_STEP_WRITE_MANIFEST] = {write_manifest, remove_manifest, NULL},
-    [CKPT_STEP_REMOVE_MANIFEST] = {remove_manifest, NULL, NULL},
+    [CKPT_STEP_MAKE_OVERLAY] = {ckpt_sim_make_overlay, ckpt_sim_make_overlay_undo, ckpt_sim_make_overlay_check},
+    [CKPT_STEP_SEAL] = {ckpt_sim_seal, ckpt_sim_unseal, NULL},
+    [CKPT_STEP_UNSEAL] = {ckpt_sim_unseal, ckpt_sim_seal, NULL},
+    [CKPT_STEP_SNAPSHOT] = {ckpt_sim_snapshot, ckpt_sim_snapshot_undo, ckpt_sim_snapshot_recover},
+    [CKPT_STEP_IDENTIFY] = {ckpt_sim_identify, NULL, NULL},
+    [CKPT_STEP_WRITE_MANIFEST] = {ckpt_sim_write_manifest, ckpt_sim_remove_manifest, NULL},
+    [CKPT_STEP_REMOVE_MANIFEST] = {ckpt_sim_remove_manifest, NULL, NULL},
     [CKPT_STEP_DEFINE] = {define, define_undo, define_check},
     [CKPT_STEP_STOP] = {stop, start, stop_check},
     [CKPT_STEP_START] = {start, stop, start_check},
     [CKPT_STEP_MERGE] = {ckpt_sim_merge, NULL, NULL},
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_sim_check_chain, NULL, NULL},
-    [CKPT_STEP_REMOVE_FILE] = {remove_file, NULL, remove_file_check},
+    [CKPT_STEP_REMOVE_FILE] = {ckpt_sim_remove_file, NULL, ckpt_sim_remove_file_check},
     [CKPT_STEP_RESERVE] = {ckpt_sim_reserve, ckpt_sim_reserve_undo, NULL},
     [CKPT_STEP_PULL] = {ckpt_sim_pull, NULL, NULL},
     [CKPT_STEP_SAVE_NVRAM] = {ckpt_sim_save_nvram, ckpt_sim_save_nvram_undo, ckpt_sim_save_nvram_check},

@@ -1,4 +1,5 @@
-/* Whose the files are, as manifests tell: of worlds with more than one host. */
+/* Manifests: the steps that write them, and whose the files are, as they tell in worlds with more than one
+ * host. */
 #include "agent/hypervisor/sim/sim.h"
 
 #include "agent/model/json.h"
@@ -184,4 +185,40 @@ ckpt_sim_share(CkptSim *sim)
     sim->base.take_over = take_over;
     sim->base.inspect_files = inspect_files;
     sim->base.image_files = image_files;
+}
+
+/* ---- The steps ---- */
+
+/* ---- Manifests ---- */
+
+gboolean
+ckpt_sim_write_manifest(CkptSimRun *run, GError **error)
+{
+    for (guint i = 0; i < run->step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
+
+        g_hash_table_replace(run->sim->manifests, g_strdup(disk->file),
+                             g_strdup(run->step->checkpoint_id));
+        g_hash_table_replace(run->sim->manifest_texts, g_strdup(disk->file),
+                             g_strdup(run->step->text));
+        if (!ckpt_sim_changed(run, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+gboolean
+ckpt_sim_remove_manifest(CkptSimRun *run, GError **error)
+{
+    for (guint i = 0; i < run->step->disks->len; i++) {
+        const char *path = ((CkptDiskFile *)g_ptr_array_index(run->step->disks, i))->file;
+
+        if (g_strcmp0(g_hash_table_lookup(run->sim->manifests, path), run->step->checkpoint_id) != 0)
+            continue;
+        g_hash_table_remove(run->sim->manifests, path);
+        g_hash_table_remove(run->sim->manifest_texts, path);
+        if (!ckpt_sim_changed(run, error))
+            return FALSE;
+    }
+    return TRUE;
 }

@@ -364,7 +364,7 @@ resume(CkptSimRun *run, CkptSimVm *vm, gboolean done, GError **error)
 gboolean
 ckpt_sim_merge(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
     gboolean done = resume(run, vm, merge(run, vm, error), error);
 
     if (done)
@@ -412,7 +412,7 @@ pull(CkptSimRun *run, GError **error)
 gboolean
 ckpt_sim_pull(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
     Next next = look_pull(run->sim, vm, run->step, error);
 
     if (next == NEXT_FAILED || (next == NEXT_COMMIT && !pull(run, error)))
@@ -481,9 +481,9 @@ merge_back(CkptSimRun *run, CkptSimFile *overlay, const CkptDiskFile *disk, GErr
 }
 
 gboolean
-ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error)
+ckpt_sim_merge_back(CkptSimRun *run, GError **error)
 {
-    CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
 
     for (guint i = 0; i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);

@@ -72,7 +72,7 @@ ckpt_sim_compare_nvram(CkptSimRun *run, GError **error)
 static gboolean
 put(CkptSimRun *run, const char *from, GError **error)
 {
-    CkptSimVm *vm = ckpt_sim_find_vm(run->sim, run->plan->vm_id);
+    CkptSimVm *vm = ckpt_sim_vm_of(run);
     CkptSimFile *file = ckpt_sim_find(run->sim, run->step->base);
     guint32 wanted;
 

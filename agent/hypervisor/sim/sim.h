@@ -194,6 +194,7 @@ typedef struct {
     const CkptPlan *plan;
     CkptStep *step;
 } CkptSimRun;
+CkptSimVm *ckpt_sim_vm_of(CkptSimRun *run); /* of the plan; borrowed */
 CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
 gboolean ckpt_sim_may_touch(CkptSimRun *run, GError **error); /* VM_MOVED: the files are another host's */
 gboolean ckpt_sim_ask(CkptSim *sim, GError **error);          /* asks the hook at CKPT_SIM_ASKED */
@@ -218,8 +219,25 @@ gboolean ckpt_sim_reserve(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_reserve_undo(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_pull(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_rebase(CkptSimRun *run, GError **error);
-gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
+/* Undoes a snapshot: what was written to the overlays since goes into the files below. */
+gboolean ckpt_sim_merge_back(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);
+/* overlays.c */
+gboolean ckpt_sim_make_overlay(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_make_overlay_undo(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_make_overlay_check(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_remove_file(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_remove_file_check(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_seal(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_unseal(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_identify(CkptSimRun *run, GError **error);
+/* manifests.c */
+gboolean ckpt_sim_write_manifest(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_remove_manifest(CkptSimRun *run, GError **error);
+/* snapshot.c */
+gboolean ckpt_sim_snapshot(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_snapshot_undo(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_snapshot_recover(CkptSimRun *run, GError **error); /* its check */
 /* nvram.c */
 gboolean ckpt_sim_save_nvram(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_save_nvram_undo(CkptSimRun *run, GError **error);
