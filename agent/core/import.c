@@ -266,7 +266,6 @@ identify_extra(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointFile
              ckpt_file_kind_name(extra->kind), extra->path);
 }
 
-/* What is wrong with a row is found out when it is verified. */
 static CkptCheckpoint *
 make_row(CkptImport *import, const CkptManifest *manifest)
 {
@@ -442,6 +441,19 @@ find_current(CkptImport *import, const CkptPlanInput *input)
     }
 }
 
+/* At once: not for a moment is one enabled that cannot be restored. */
+static void
+verify_rows(CkptImport *import, const CkptPlanInput *input)
+{
+    for (guint i = 0; i < import->checkpoints->len; i++) {
+        CkptCheckpoint *row = g_ptr_array_index(import->checkpoints, i);
+        g_autoptr(GError) why = NULL;
+
+        if (row->state != CKPT_STATE_DELETING && !ckpt_plan_verify(input, row, &why))
+            ckpt_set_str(&row->disabled_reason, why->message);
+    }
+}
+
 static CkptImport *
 import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, GError **error)
 {
@@ -459,6 +471,7 @@ import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, GError *
     input.made = import->made;
     find_made(import, &input, found->overlays);
     find_current(import, &input);
+    verify_rows(import, &input);
     return g_steal_pointer(&import);
 }
 

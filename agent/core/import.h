@@ -10,7 +10,8 @@
  *   somebody removed one) the checkpoint is left out, and said so; so is one whose making was not finished;
  * - size, modification time and (qcow2) virtual size must be those that were sealed; device and inode are
  *   taken from the file as it is here: another host, or a copy that kept the times, has others. Where they
- *   are not, the row keeps its old identity, so that it is not enabled: "changed after it was sealed";
+ *   are not, the row keeps its old identity: "changed after it was sealed";
+ * - what cannot be restored as it lies here is not enabled, with the reason;
  * - a parent that is not among them makes it a root, and is said so;
  * - `made` are the files that rows say an agent made and that are named so, and overlays named so that lie on
  *   one of the sealed files: all else is somebody's, pinned and never removed. */

@@ -266,12 +266,14 @@ changed_file_is_not_taken_for_the_sealed_one(void **state)
     assert_int_equal(((CkptCheckpointDisk *)row_at(import, 0)->disks->pdata[0])->id.inode,
                      disk->id.inode - 1);
     assert_int_equal(import->notes->len, 0);
+    assert_null(row_at(import, 0)->disabled_reason);
     disk->id.mtime_ns += 1;
     write_all(one, HOST_A, 1);
     import = read_back(fixture);
     assert_int_equal(((CkptCheckpointDisk *)row_at(import, 0)->disks->pdata[0])->id.inode,
                      disk->id.inode);
     assert_note(import->notes, "changed after it was sealed");
+    assert_non_null(strstr(row_at(import, 0)->disabled_reason, "changed after it was sealed"));
 }
 
 static void
