@@ -1,41 +1,7 @@
 #include "agent/hypervisor/foreign_xml.h"
 
 #include "agent/hypervisor/image.h"
-
-#include <libxml/parser.h>
-#include <libxml/tree.h>
-#include <string.h>
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlDoc, xmlFreeDoc)
-
-static xmlNodePtr
-child(xmlNodePtr parent, const char *name)
-{
-    for (xmlNodePtr node = parent ? parent->children : NULL; node; node = node->next)
-        if (node->type == XML_ELEMENT_NODE && g_str_equal((const char *)node->name, name))
-            return node;
-    return NULL;
-}
-
-static char *
-content(xmlNodePtr node)
-{
-    xmlChar *value = node ? xmlNodeGetContent(node) : NULL;
-    char *copy = g_strdup((const char *)value);
-
-    xmlFree(value);
-    return copy;
-}
-
-static char *
-attribute(xmlNodePtr node, const char *name)
-{
-    xmlChar *value = node ? xmlGetNoNsProp(node, (const xmlChar *)name) : NULL;
-    char *copy = g_strdup((const char *)value);
-
-    xmlFree(value);
-    return copy;
-}
+#include "agent/hypervisor/xml_tree.h"
 
 /* libvirt's words; "disk-snapshot" is one of a running VM's disks without its memory. */
 static CkptPower

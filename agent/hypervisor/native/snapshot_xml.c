@@ -1,10 +1,5 @@
 #include "agent/hypervisor/native/native.h"
-
-#include <libxml/parser.h>
-#include <libxml/tree.h>
-#include <string.h>
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(xmlDoc, xmlFreeDoc)
+#include "agent/hypervisor/xml_tree.h"
 
 char *
 ckpt_snapshot_xml_new(const char *name, const char *description)
@@ -21,25 +16,6 @@ ckpt_snapshot_xml_new(const char *name, const char *description)
     xmlDocDumpMemoryEnc(doc, &text, &length, "UTF-8");
     copy = g_strndup((const char *)text, (gsize)length);
     xmlFree(text);
-    return copy;
-}
-
-static xmlNodePtr
-child(xmlNodePtr parent, const char *name)
-{
-    for (xmlNodePtr node = parent ? parent->children : NULL; node; node = node->next)
-        if (node->type == XML_ELEMENT_NODE && g_str_equal((const char *)node->name, name))
-            return node;
-    return NULL;
-}
-
-static char *
-content(xmlNodePtr node)
-{
-    xmlChar *value = node ? xmlNodeGetContent(node) : NULL;
-    char *copy = g_strdup((const char *)value);
-
-    xmlFree(value);
     return copy;
 }
 
@@ -63,8 +39,6 @@ ckpt_snapshot_xml_read(const char *xml, CkptSnapshotXml *found, GError **error)
                                           XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
     xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
     g_autofree char *state = NULL;
-    xmlNodePtr memory;
-    xmlChar *kept;
 
     if (!root || !g_str_equal((const char *)root->name, "domainsnapshot")) {
         ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
@@ -72,14 +46,11 @@ ckpt_snapshot_xml_read(const char *xml, CkptSnapshotXml *found, GError **error)
         return FALSE;
     }
     state = content(child(root, "state"));
-    memory = child(root, "memory");
-    kept = memory ? xmlGetNoNsProp(memory, (const xmlChar *)"snapshot") : NULL;
     *found = (CkptSnapshotXml){
         .parent = content(child(child(root, "parent"), "name")),
         .power = power_of(state),
-        .memory = g_strcmp0((const char *)kept, "no") != 0,
+        .memory = !attribute_is(child(root, "memory"), "snapshot", "no"),
     };
-    xmlFree(kept);
     return TRUE;
 }
 
