@@ -195,7 +195,7 @@ extern Model *model_present;   /* for what has no other way to it */
 void model_fail(Model *model, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void model_log(Model *model, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-/* world.c: the world's beginning, guests and owners */
+/* world.c: the world's beginning */
 Model *model_new(guint64 seed, const char *dir);
 void model_free(Model *model);
 const char *model_target(guint index);
@@ -203,6 +203,10 @@ CkptSimVm *model_sim_vm(Model *model, guint vm);
 Expected *model_find_expected(Model *model, const char *id); /* NULL if none */
 gboolean model_is_odd(Model *model); /* somebody did what owners should not, and it still stands */
 void model_forget_expected(Model *model, const char *id);
+/* A disk that nobody had yet, with contents. */
+void model_add_disk(Model *model, guint vm, guint index, guint64 *random);
+
+/* owners.c: guests and owners */
 void model_guest_write(Model *model, guint vm, guint32 chance);
 void model_act(Model *model, const Action *action); /* what is no mutation */
 /* migrate.c: there are two hosts from now on; and all VMs go to the other one. */
