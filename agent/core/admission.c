@@ -66,6 +66,12 @@ resolve_vm(CkptEngine *engine, CkptRequest *request, GError **error)
     return TRUE;
 }
 
+static gboolean
+may_be_changed(CkptEngine *engine, const CkptRequest *request, GError **error)
+{
+    return request->kind == CKPT_KIND_REPAIR || ckpt_unread_check(engine, request->vm_id, error);
+}
+
 static CkptOperation *
 new_operation(CkptRequest *request, const char *digest)
 {
@@ -127,7 +133,8 @@ admit(CkptEngine *engine, LiveOp *live, CkptRequest *request, CkptOperation *fai
 
     if (is_stopping(engine, error) ||
         (request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, error)) ||
-        !resolve_vm(engine, request, error) || !check_room(engine, request, error)) {
+        !resolve_vm(engine, request, error) || !may_be_changed(engine, request, error) ||
+        !check_room(engine, request, error)) {
         ckpt_request_free(request);
         return FALSE;
     }
@@ -198,7 +205,7 @@ validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gp
     g_autoptr(CkptOperation) op = NULL;
 
     if ((request->kind != CKPT_KIND_REPAIR && !ckpt_rebuild_check(engine, &error)) ||
-        !resolve_vm(engine, request, &error)) {
+        !resolve_vm(engine, request, &error) || !may_be_changed(engine, request, &error)) {
         ckpt_request_free(request);
         func(NULL, error, data);
         return;

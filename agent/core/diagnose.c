@@ -313,7 +313,7 @@ look_at_agreement(const Look *look)
         if (mend)
             can_repair(finding, "the definition is put onto the files that QEMU writes to");
     }
-    if (!diagnosis->record->quarantine_reason)
+    if (!diagnosis->record->quarantine_reason || diagnosis->unread)
         return;
     finding = tell(look, CKPT_FINDING_VM_QUARANTINED, CKPT_SEVERITY_ERROR, NULL, NULL,
                    "the VM is quarantined%s: %s",
@@ -321,6 +321,20 @@ look_at_agreement(const Look *look)
                    diagnosis->record->quarantine_reason);
     if (agrees)
         can_repair(finding, "definition, running VM, headers and catalogue agree: the quarantine is lifted");
+}
+
+/* An operation that nobody can read: that it did no harm is for somebody to say, once nothing speaks against it. */
+static void
+look_at_unread(const Look *look)
+{
+    const CkptDiagnosis *diagnosis = look->diagnosis;
+    g_autoptr(GError) why = NULL;
+    CkptFinding *finding = tell(look, CKPT_FINDING_VM_QUARANTINED, CKPT_SEVERITY_ERROR, NULL, NULL,
+                                "the VM is quarantined: %s", diagnosis->unread);
+
+    if (!diagnosis->input || ckpt_plan_look(diagnosis->input, &why) ||
+        ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_DELETING)
+        can_repair(finding, "that operation is given up as failed, and the quarantine is lifted");
 }
 
 static void
@@ -461,6 +475,8 @@ ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings)
             look_at_orphan(&look, row);
     }
     look_at_operations(&look);
+    if (diagnosis->unread)
+        look_at_unread(&look);
     if (!diagnosis->input)
         return;
     look_at_guest(&look);

@@ -16,6 +16,7 @@ typedef struct {
     const CkptVmRecord *record;
     const CkptGuest *guest;     /* NULL: nobody asked it */
     GPtrArray *operations;      /* CkptOperation of the VM that have not ended; plans are not needed */
+    const char *unread;         /* an operation of it may not have ended, and its row is damaged; NULL = none */
     gboolean left_stuck;        /* its last operation ended neither way (RECOVERY_FAILED) */
     gint64 now_us;
 } CkptDiagnosis;

@@ -20,7 +20,7 @@ ckpt_doctor_left_stuck(CkptEngine *engine, const char *vm_id)
     if (!operations || operations->len == 0)
         return !operations;
     last = g_ptr_array_index(operations, operations->len - 1);
-    return last->state == CKPT_OP_FAILED && last->reason == CKPT_REASON_RECOVERY_FAILED;
+    return last->damage || (last->state == CKPT_OP_FAILED && last->reason == CKPT_REASON_RECOVERY_FAILED);
 }
 
 static void
@@ -37,6 +37,12 @@ add_not_examined(GPtrArray *findings, const char *vm_id, const GError *why)
                                        why->message);
 }
 
+static gboolean
+is_running(const CkptOperation *op)
+{
+    return op->state == CKPT_OP_RUNNING && !op->damage;
+}
+
 /* An operation that runs freezes and pauses it as it must. */
 static gboolean
 may_ask_guest(CkptEngine *engine, const CkptVm *vm, GPtrArray *operations)
@@ -44,7 +50,7 @@ may_ask_guest(CkptEngine *engine, const CkptVm *vm, GPtrArray *operations)
     if (!engine->driver->guest_look || vm->power == CKPT_POWER_SHUT_OFF)
         return FALSE;
     for (guint i = 0; i < operations->len; i++)
-        if (((CkptOperation *)operations->pdata[i])->state == CKPT_OP_RUNNING)
+        if (is_running(operations->pdata[i]))
             return FALSE;
     return TRUE;
 }
@@ -59,6 +65,7 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
     };
     g_autoptr(GPtrArray) operations = ckpt_store_list_operations(engine->store, &open, error);
     CkptDiagnosis diagnosis = {.vm_id = vm_id, .operations = operations};
+    g_autofree char *unread = ckpt_unread_reason(engine, vm_id);
     g_auto(Situation) situation = {0};
     g_auto(CkptGuest) guest = {0};
     g_autoptr(GError) why = NULL;
@@ -80,6 +87,7 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
     diagnosis.checkpoints = situation.checkpoints;
     diagnosis.record = situation.record;
     diagnosis.left_stuck = situation.record->quarantine_reason && ckpt_doctor_left_stuck(engine, vm_id);
+    diagnosis.unread = unread;
     diagnosis.now_us = g_get_real_time();
     ckpt_diagnose_vm(&diagnosis, findings);
     return TRUE;
@@ -196,7 +204,10 @@ has_running(CkptEngine *engine)
     const CkptOperationQuery open = {.states = 1u << CKPT_OP_RUNNING, .without_plans = TRUE};
     g_autoptr(GPtrArray) running = ckpt_store_list_operations(engine->store, &open, NULL);
 
-    return !running || running->len > 0;
+    for (guint i = 0; running && i < running->len; i++)
+        if (is_running(running->pdata[i]))
+            return TRUE;
+    return !running;
 }
 
 /* Not while operations run: their files are named nowhere yet. */

@@ -410,6 +410,7 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->deferred = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->finishing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    engine->unread = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     engine->left_out = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->looked_again = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
@@ -456,9 +457,18 @@ ckpt_engine_start(CkptEngine *engine, GError **error)
     unfinished = ckpt_store_unfinished_operations(engine->store, error);
     if (!unfinished)
         return FALSE;
-    g_ptr_array_set_free_func(unfinished, NULL);
     for (guint i = 0; i < unfinished->len; i++)
-        take_up(engine, g_ptr_array_index(unfinished, i));
+        if (((CkptOperation *)unfinished->pdata[i])->damage &&
+            !ckpt_unread_note(engine, unfinished->pdata[i], error))
+            return FALSE;
+    while (unfinished->len > 0) {
+        CkptOperation *op = g_ptr_array_steal_index(unfinished, 0);
+
+        if (op->damage)
+            ckpt_operation_free(op);
+        else
+            take_up(engine, op);
+    }
     if (engine->driver->watch)
         engine->driver->watch(engine->driver, ckpt_reconcile_changed, engine);
     return ckpt_leftovers_start(engine, error) && ckpt_deferred_start(engine, error);
@@ -518,6 +528,7 @@ ckpt_engine_free(CkptEngine *engine)
     g_hash_table_unref(engine->looked_again);
     g_hash_table_unref(engine->again);
     g_hash_table_unref(engine->left_out);
+    g_hash_table_unref(engine->unread);
     g_free(engine->host_id);
     g_free(engine->host_name);
     g_ptr_array_unref(engine->watches);

@@ -67,6 +67,7 @@ struct _CkptEngine {
     guint deferred_timer; /* source; 0 = none; lock */
     GHashTable *again;    /* vm_id of VMs to be looked at again → how often again_timer fires until then; lock */
     GHashTable *looked_again; /* vm_id → how often in a row it was; lock */
+    GHashTable *unread;   /* vm_id → why the VM is left alone, see unread.c; lock */
     GHashTable *left_out; /* set: checkpoint_id of those that an adoption left out, since this agent began; lock */
     guint again_timer;    /* source; 0 = none; lock */
     char *host_id;        /* as manifests name this host; NULL = not known yet; lock, and once set it stays */
@@ -139,6 +140,18 @@ gboolean ckpt_leftovers_are_due(CkptEngine *engine, const char *vm_id);
 void ckpt_leftovers_look(CkptEngine *engine, const char *vm_id);
 /* At start: whatever is left is looked at. */
 gboolean ckpt_leftovers_start(CkptEngine *engine, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* unread.c. An open operation whose row is damaged: its VM is quarantined, and left alone. */
+gboolean ckpt_unread_note(CkptEngine *engine, const CkptOperation *op, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* NULL = there is none. (transfer full) */
+char *ckpt_unread_reason(CkptEngine *engine, const char *vm_id);
+gboolean ckpt_unread_is(CkptEngine *engine, const char *vm_id);
+/* FALSE: VM_QUARANTINED. vm_id NULL: of no VM. */
+gboolean ckpt_unread_check(CkptEngine *engine, const char *vm_id, GError **error);
+/* Its guest goes on, if it is we who keep it. */
+void ckpt_unread_release(CkptEngine *engine, const char *vm_id);
+/* Somebody agreed: it has failed. The VM's turn is the caller's. */
+gboolean ckpt_unread_agree(CkptEngine *engine, const char *vm_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Runs, or takes up again, one operation and stores how it ended. *error: what its waiters are told. */
 CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);

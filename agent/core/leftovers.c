@@ -113,7 +113,7 @@ ckpt_leftovers_look(CkptEngine *engine, const char *vm_id)
     g_auto(Situation) situation = {0};
     g_autoptr(GError) error = NULL;
 
-    if (read_only || !ckpt_leftovers_are_due(engine, vm_id))
+    if (read_only || ckpt_unread_is(engine, vm_id) || !ckpt_leftovers_are_due(engine, vm_id))
         return;
     if (!ckpt_situation_read(engine, vm_id, TRUE, &situation, &error)) {
         g_debug("cannot look at VM %s: %s", vm_id, error->message);

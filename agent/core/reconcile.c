@@ -29,7 +29,7 @@ mend(CkptEngine *engine, const Situation *situation)
     g_autoptr(GError) error = NULL;
     CkptStep *step;
 
-    if (!plan || read_only)
+    if (!plan || read_only || ckpt_unread_is(engine, situation->vm->id))
         return FALSE;
     step = g_ptr_array_index(plan->steps, 0);
     what = ckpt_step_describe(step);
@@ -51,7 +51,7 @@ judge(CkptEngine *engine, Situation *situation)
     g_autoptr(GError) fault = NULL;
     gboolean agrees = ckpt_plan_look(&situation->input, &error);
 
-    if (!agrees && ckpt_engine_is_alarming(error) &&
+    if (!agrees && ckpt_engine_is_alarming(error) && !ckpt_unread_is(engine, situation->vm->id) &&
         g_strcmp0(error->message, situation->record->quarantine_reason) != 0)
         ckpt_engine_quarantine(engine, situation->vm->id, error->message);
     if (agrees && !(situation->record->quarantine_reason &&
@@ -134,8 +134,11 @@ ckpt_reconcile_work(gpointer vm_id, gpointer user_data)
         mark_all(engine);
         g_atomic_int_add(&engine->looks, -1);
     } else if (ckpt_engine_take_turn(engine, vm_id)) {
-        gboolean agreed = ckpt_rebuild_check(engine, NULL);
+        gboolean unread = ckpt_unread_is(engine, vm_id);
+        gboolean agreed = ckpt_rebuild_check(engine, NULL) && !unread;
 
+        if (unread)
+            ckpt_unread_release(engine, vm_id);
         /* Of a new catalogue that was not compared yet, manifests that are taken over would be lost ones. */
         if (agreed)
             ckpt_adopt_look(engine, vm_id);

@@ -146,9 +146,24 @@ verify(CkptEngine *engine, Situation *situation, const CkptFinding *finding, GEr
     return TRUE;
 }
 
+/* What a delete that was cut short leaves is refused by itself, but for the delete. */
+static gboolean
+agrees_but_for_delete(const Situation *situation, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (ckpt_plan_look(&situation->input, &why) || ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_DELETING)
+        return TRUE;
+    g_propagate_error(error, g_steal_pointer(&why));
+    return FALSE;
+}
+
 static gboolean
 lift(CkptEngine *engine, Situation *situation, const CkptFinding *finding, GError **error)
 {
+    if (ckpt_unread_is(engine, situation->vm->id))
+        return agrees_but_for_delete(situation, error) &&
+               ckpt_unread_agree(engine, situation->vm->id, error);
     return ckpt_plan_look(&situation->input, error) &&
            ckpt_engine_lift_quarantine(engine, situation, error);
 }
@@ -200,17 +215,30 @@ note_failure(Repair *repair, const CkptFinding *finding, const GError *why)
 }
 
 /* Looked at for each anew: what one repair changed, the next must not judge by what was before. */
+static gboolean
+put_right(CkptEngine *engine, const CkptFinding *finding, GError **error)
+{
+    g_auto(Situation) situation = {0};
+    g_autoptr(GError) why = NULL;
+
+    if (ckpt_situation_read(engine, finding->vm_id, FALSE, &situation, &why))
+        return of_vm[finding->kind](engine, &situation, finding, error);
+    if (finding->kind == CKPT_FINDING_VM_QUARANTINED && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND &&
+        ckpt_unread_is(engine, finding->vm_id)) /* there is nothing to compare */
+        return ckpt_unread_agree(engine, finding->vm_id, error);
+    g_propagate_error(error, g_steal_pointer(&why));
+    return FALSE;
+}
+
 static void
 repair_one(Repair *repair, const CkptFinding *finding)
 {
     CkptEngine *engine = repair->engine;
-    g_auto(Situation) situation = {0};
     g_autoptr(GError) error = NULL;
 
     if (!of_vm[finding->kind])
         return;
-    if (ckpt_situation_read(engine, finding->vm_id, FALSE, &situation, &error) &&
-        of_vm[finding->kind](engine, &situation, finding, &error))
+    if (put_right(engine, finding, &error))
         g_message("VM %s: repaired %s%s%s: %s", finding->vm_id, ckpt_finding_kind_name(finding->kind),
                   *finding->file ? " of " : "", finding->file, finding->repair);
     else

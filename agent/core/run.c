@@ -148,7 +148,7 @@ note_refusal(CkptEngine *engine, Situation *situation, const GError *refusal)
 gboolean
 ckpt_engine_lift_quarantine(CkptEngine *engine, Situation *situation, GError **error)
 {
-    if (!situation->record->quarantine_reason)
+    if (!situation->record->quarantine_reason || ckpt_unread_is(engine, situation->vm->id))
         return TRUE;
     g_message("VM %s is no longer quarantined: its definition and files agree", situation->vm->id);
     return ckpt_store_quarantine_vm(engine->store, situation->vm->id, NULL, error);
@@ -419,7 +419,8 @@ begin(CkptEngine *engine, LiveOp *live, GError **error)
 {
     CkptOperation *op = live->op;
 
-    if (!check_start(op, live, error))
+    if (!check_start(op, live, error) ||
+        (op->kind != CKPT_KIND_REPAIR && !ckpt_unread_check(engine, op->vm_id, error)))
         return FALSE;
     op->started_us = g_get_real_time();
     if (op->kind == CKPT_KIND_UPDATE || op->kind == CKPT_KIND_REPAIR)

@@ -36,5 +36,6 @@ ckpt_operation_free(CkptOperation *operation)
     ckpt_checkpoint_free(operation->safety);
     ckpt_repair_result_free(operation->repair);
     g_clear_pointer(&operation->warnings, g_ptr_array_unref);
+    g_free(operation->damage);
     g_free(operation);
 }

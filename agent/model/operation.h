@@ -35,6 +35,8 @@ typedef struct {
     CkptCheckpoint *checkpoint, *safety; /* the stored result; NULL unless SUCCEEDED */
     CkptRepairResult *repair; /* of a REPAIR; likewise */
     GPtrArray *warnings;  /* char *; never NULL */
+    char *damage;         /* why its row is not what was written; NULL = it is. Then nothing of the above is sure,
+                             and what could not be read is NULL */
 } CkptOperation;
 CkptOperation *ckpt_operation_new(void);
 void ckpt_operation_free(CkptOperation *operation);

@@ -1,6 +1,7 @@
 #include "agent/store/database.h"
 
 #include "agent/store/checkpoint_rows.h"
+#include "agent/store/operation_rows.h"
 #include "common/error.h"
 
 #include <string.h>
@@ -202,7 +203,8 @@ check_rows(CkptDatabase *db, const char *path, gboolean *corrupt, GError **error
     g_autoptr(GError) local = NULL;
     g_autofree char *damage = NULL;
 
-    if (ckpt_checkpoint_rows_check(db, &damage, &local))
+    if (ckpt_checkpoint_rows_check(db, &damage, &local) &&
+        (damage || ckpt_operation_rows_check(db, &damage, &local)))
         return !damage || refuse_corrupt(path, damage, corrupt, error);
     if (ckpt_database_is_damaged(db))
         return refuse_corrupt(path, sqlite3_errmsg(db->handle), corrupt, error);

@@ -2,6 +2,8 @@
 
 #include "agent/model/json.h"
 
+#include <string.h>
+
 enum {
     NUMBER,
     IDENTITY,
@@ -24,8 +26,81 @@ enum {
     CHECKPOINT,
     SAFETY,
     WARNINGS,
-    PLAN
+    PLAN,
+    SUM
 };
+
+/* ---- Whether a row is what was written ---- */
+
+/* The beginning of a SHA-256 over all columns but the sum. (transfer full) */
+static char *
+make_sum(sqlite3_stmt *row)
+{
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    char *text;
+
+    for (int i = NUMBER; i <= PLAN; i++) {
+        const guchar *value = sqlite3_column_text(row, i);
+
+        g_checksum_update(sum, (const guchar *)(value ? "+" : "-"), 1);
+        if (value) /* with the zero behind it */
+            g_checksum_update(sum, value, (gssize)strlen((const char *)value) + 1);
+    }
+    text = g_strdup(g_checksum_get_string(sum));
+    text[16] = '\0';
+    return text;
+}
+
+gboolean
+ckpt_operation_sum(CkptDatabase *db, gint64 number, GError **error)
+{
+    gboolean failed = FALSE;
+    g_autofree char *sum = NULL;
+    sqlite3_stmt *row =
+        ckpt_database_query(db, error, CKPT_OPERATION_SELECT " WHERE number = ?1", "i", number);
+
+    while (row && ckpt_database_next(db, row, &failed, error)) {
+        g_free(sum);
+        sum = make_sum(row);
+    }
+    return row && !failed &&
+           ckpt_database_run(db, error, "UPDATE operations SET sum = ?2 WHERE number = ?1", "it", number,
+                             sum);
+}
+
+static gboolean
+is_open(const CkptOperation *operation)
+{
+    return operation->state == CKPT_OP_QUEUED || operation->state == CKPT_OP_RUNNING;
+}
+
+static gboolean
+is_kind(CkptKind kind)
+{
+    return kind == CKPT_KIND_CREATE || kind == CKPT_KIND_UPDATE || kind == CKPT_KIND_RESTORE ||
+           kind == CKPT_KIND_DELETE || kind == CKPT_KIND_REPAIR;
+}
+
+/* What its parts say of each other: older agents wrote no sum. NULL = they agree. */
+static const char *
+find_contradiction(const CkptOperation *operation)
+{
+    const gint steps = operation->plan ? (gint)operation->plan->steps->len : G_MAXINT;
+
+    if (operation->state < CKPT_OP_QUEUED || operation->state > CKPT_OP_CANCELLED)
+        return "there is no such state";
+    if (!is_kind(operation->kind) && *operation->digest) /* a reserved id is of no kind */
+        return "there is no such kind";
+    if (is_open(operation) == (operation->ended_us != 0))
+        return is_open(operation) ? "it has not ended, and has a time at which it did"
+                                  : "it has ended, and at no time";
+    if (is_open(operation) && !operation->request)
+        return "it has no request";
+    if (operation->step_begun < -1 || operation->step_begun >= steps || operation->step_ended < -1 ||
+        operation->step_ended >= steps)
+        return "it is at a step that its plan does not have";
+    return NULL;
+}
 
 static void
 take_text(sqlite3_stmt *row, int column, char **member)
@@ -106,17 +181,61 @@ read_asked(sqlite3_stmt *row, CkptOperation *operation, GError **error)
     return TRUE;
 }
 
-/* The statement is read to its end by the caller even when this fails, so that it is reset. */
+static void
+note_damage(CkptOperation *operation, sqlite3_stmt *row, const GError *unread)
+{
+    g_autofree char *sum = json(row, SUM) ? make_sum(row) : NULL;
+    const char *what = unread ? unread->message : find_contradiction(operation);
+
+    if (!what && g_strcmp0(sum, json(row, SUM)) != 0)
+        what = "it is not what was written";
+    if (what)
+        operation->damage = g_strdup_printf("operation %" G_GINT64_FORMAT " of the journal cannot be read: %s",
+                                            operation->number, what);
+}
+
 static CkptOperation *
-read_row(sqlite3_stmt *row, GError **error)
+read_row(sqlite3_stmt *row)
 {
     g_autoptr(CkptOperation) operation = ckpt_operation_new();
+    g_autoptr(GError) unread = NULL;
 
     read_plain(row, operation);
-    if (read_asked(row, operation, error) && read_result(row, operation, error))
-        return g_steal_pointer(&operation);
-    g_prefix_error(error, "operation %" G_GINT64_FORMAT " of the journal: ", operation->number);
-    return NULL;
+    if (!read_asked(row, operation, &unread) || !read_result(row, operation, &unread)) {
+        g_clear_pointer(&operation->plan, ckpt_plan_free);
+        if (!operation->warnings)
+            operation->warnings = g_ptr_array_new_with_free_func(g_free);
+    }
+    note_damage(operation, row, unread);
+    return g_steal_pointer(&operation);
+}
+
+/* Its column says so, and its request or its plan, too; or it is a repair of no VM alone. */
+static gboolean
+is_vm_told(sqlite3_stmt *row, const CkptOperation *operation)
+{
+    g_autofree char *quoted = g_strdup_printf("\"%s\"", operation->vm_id);
+
+    if (*operation->vm_id == '\0')
+        return operation->kind == CKPT_KIND_REPAIR;
+    return (json(row, REQUEST) && strstr(json(row, REQUEST), quoted)) ||
+           (json(row, PLAN) && strstr(json(row, PLAN), quoted));
+}
+
+gboolean
+ckpt_operation_rows_check(CkptDatabase *db, char **damage, GError **error)
+{
+    gboolean failed = FALSE;
+    sqlite3_stmt *row = ckpt_database_query(db, error, CKPT_OPERATION_SELECT CKPT_OPERATION_OPEN, "");
+
+    while (row && ckpt_database_next(db, row, &failed, error)) {
+        g_autoptr(CkptOperation) operation = read_row(row);
+
+        if (!operation->damage || is_vm_told(row, operation) || *damage)
+            continue;
+        *damage = g_strconcat(operation->damage, ", nor which VM it is of", NULL);
+    }
+    return row && !failed;
 }
 
 static gboolean
@@ -181,23 +300,14 @@ gboolean
 ckpt_operation_rows(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *operations,
                     GError **error)
 {
-    g_autoptr(GError) broken = NULL;
     gboolean failed = FALSE;
 
     if (!statement)
         return FALSE;
-    while (ckpt_database_next(db, statement, &failed, error)) {
-        CkptOperation *operation = broken ? NULL : read_row(statement, &broken);
-
-        if (operation)
-            g_ptr_array_add(operations, operation);
-    }
+    while (ckpt_database_next(db, statement, &failed, error))
+        g_ptr_array_add(operations, read_row(statement));
     if (failed)
         return FALSE;
-    if (broken) {
-        g_propagate_error(error, g_steal_pointer(&broken));
-        return FALSE;
-    }
     for (guint i = 0; i < operations->len; i++)
         if (!read_step_results(db, operations->pdata[i], error) ||
             !read_snapshot_results(db, operations->pdata[i], error))

@@ -33,9 +33,19 @@ ckpt_store_find_operation(CkptStore *store, const char *identity, const char *re
 {
     g_autoptr(GPtrArray) operations = operations_new();
     Read read = {.identity = identity, .request_id = request_id, .operations = operations};
+    const CkptOperation *found;
 
     if (!ckpt_store_read(store, find_work, &read, error) || operations->len == 0)
         return NULL;
+    found = g_ptr_array_index(operations, 0);
+    if (found->damage) {
+        ckpt_error_set(error, CKPT_REASON_STORE_FAILED,
+                       "%s. How it ended, if it did, is not known: look at the VM (vmcheckpoint doctor), and ask "
+                       "again with a new request_id",
+                       found->damage);
+        ckpt_error_add(error, CKPT_META_REQUEST, request_id);
+        return NULL;
+    }
     return g_ptr_array_steal_index(operations, 0);
 }
 
@@ -44,7 +54,7 @@ unfinished_work(CkptDatabase *db, gpointer data, GError **error)
 {
     Read *read = data;
     sqlite3_stmt *statement = ckpt_database_query(
-        db, error, CKPT_OPERATION_SELECT " WHERE state <= 2 ORDER BY state DESC, number", "");
+        db, error, CKPT_OPERATION_SELECT CKPT_OPERATION_OPEN " ORDER BY state DESC, number", "");
 
     return ckpt_operation_rows(db, statement, read->operations, error);
 }
@@ -121,6 +131,7 @@ typedef struct {
     char *request, *plan, *metadata, *checkpoint, *safety, *warnings;
     gint64 number; /* of the row that was inserted */
     gint64 before_us;
+    const char *message;
 } Write;
 
 static void
@@ -209,7 +220,7 @@ add_work(CkptDatabase *db, gpointer data, GError **error)
             write->metadata, write->checkpoint, write->safety, write->warnings))
         return FALSE;
     write->number = sqlite3_last_insert_rowid(db->handle);
-    return TRUE;
+    return ckpt_operation_sum(db, write->number, error);
 }
 
 gboolean
@@ -255,7 +266,7 @@ plan_work(CkptDatabase *db, gpointer data, GError **error)
                              or_empty(operation->vm_id), or_empty(operation->checkpoint_id),
                              write->request, write->plan, (gint64)operation->step_begun,
                              (gint64)operation->step_ended, (gint64)operation->undoing) &&
-           must_be_open(db, operation, error);
+           must_be_open(db, operation, error) && ckpt_operation_sum(db, operation->number, error);
 }
 
 gboolean
@@ -331,7 +342,7 @@ journal_work(CkptDatabase *db, gpointer data, GError **error)
                              " WHERE number = ?1 AND state <= 2",
                              "iiii", operation->number, (gint64)operation->step_begun,
                              (gint64)operation->step_ended, (gint64)operation->undoing) &&
-           must_be_open(db, operation, error) &&
+           must_be_open(db, operation, error) && ckpt_operation_sum(db, operation->number, error) &&
            ckpt_change_apply(db, write->change, operation->vm_id, write->revisions, error);
 }
 
@@ -367,7 +378,7 @@ end_work(CkptDatabase *db, gpointer data, GError **error)
                (gint64)operation->step_ended, (gint64)operation->undoing, (gint64)operation->reason,
                or_empty(operation->message), write->metadata, write->checkpoint, write->safety,
                write->warnings) &&
-           must_be_open(db, operation, error) &&
+           must_be_open(db, operation, error) && ckpt_operation_sum(db, operation->number, error) &&
            ckpt_change_apply(db, write->change, operation->vm_id, write->revisions, error);
 }
 
@@ -386,13 +397,42 @@ ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation, CkptC
 }
 
 static gboolean
+give_up_work(CkptDatabase *db, gpointer data, GError **error)
+{
+    Write *write = data;
+
+    return ckpt_database_run(db, error, "DELETE FROM step_results WHERE operation = ?1", "i", write->number) &&
+           ckpt_database_run(db, error, "DELETE FROM snapshot_results WHERE operation = ?1", "i",
+                             write->number) &&
+           ckpt_database_run(db, error,
+                             "UPDATE operations SET state = 4, ended_us = ?2, reason = ?3, message = ?4,"
+                             " kind = CASE WHEN kind IN (1, 2, 3, 4, 6) THEN kind ELSE 6 END,"
+                             " request = NULL, plan = NULL, step_begun = -1, step_ended = -1, undoing = 0,"
+                             " metadata = NULL, checkpoint = NULL, safety = NULL, warnings = '[]'"
+                             " WHERE number = ?1",
+                             "iiit", write->number, write->before_us, (gint64)CKPT_REASON_RECOVERY_FAILED,
+                             write->message) &&
+           ckpt_operation_sum(db, write->number, error);
+}
+G_STATIC_ASSERT(CKPT_OP_FAILED == 4 && CKPT_KIND_DELETE == 4 && CKPT_KIND_REPAIR == 6);
+
+gboolean
+ckpt_store_give_up_operation(CkptStore *store, gint64 number, const char *message, GError **error)
+{
+    Write write = {.number = number, .message = message, .before_us = g_get_real_time()};
+
+    return ckpt_store_write(store, give_up_work, &write, error);
+}
+
+static gboolean
 forget_work(CkptDatabase *db, gpointer data, GError **error)
 {
     Write *write = data;
 
     /* But for the plan by which a delete that has begun can be finished. */
     return ckpt_database_run(db, error,
-                             "DELETE FROM operations WHERE state > 2 AND ended_us < ?1"
+                             "DELETE FROM operations WHERE state IN (3, 4, 5)"
+                             " AND ended_us > 0 AND ended_us < ?1"
                              " AND NOT EXISTS (SELECT 1 FROM checkpoints"
                              " WHERE checkpoints.id = operations.checkpoint_id"
                              " AND checkpoints.state = 2)",

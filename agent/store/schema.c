@@ -4,7 +4,7 @@
 
 /* "ckpt": tells our file from other SQLite files. */
 #define APPLICATION_ID 0x636b7074
-#define SCHEMA_VERSION 5
+#define SCHEMA_VERSION 6
 
 /* No agent ever gets there: beyond it the number is damage. */
 #define VERSION_MAX 9999
@@ -76,6 +76,9 @@ static const char version_4[] = "";
  * agents wrote none. */
 static const char version_5[] = "ALTER TABLE checkpoints ADD COLUMN sum TEXT;";
 
+/* The same of operations: of a whole row. */
+static const char version_6[] = "ALTER TABLE operations ADD COLUMN sum TEXT;";
+
 static gboolean
 read_pragma(CkptDatabase *db, const char *sql, gint64 *value, GError **error)
 {
@@ -109,7 +112,8 @@ is_settled(CkptDatabase *db, GError **error)
 static gboolean
 upgrade(CkptDatabase *db, gint64 version, const char *mark, GError **error)
 {
-    static const char *const versions[] = {version_1, version_2, version_3, version_4, version_5};
+    static const char *const versions[] = {version_1, version_2, version_3, version_4, version_5,
+                                          version_6};
 
     G_STATIC_ASSERT(G_N_ELEMENTS(versions) == SCHEMA_VERSION);
     if (!ckpt_database_run(db, error, "BEGIN IMMEDIATE", ""))
@@ -123,10 +127,10 @@ upgrade(CkptDatabase *db, gint64 version, const char *mark, GError **error)
     return (!mark || ckpt_database_run(db, error, "INSERT INTO counters (name, value) VALUES (?1, 1)", "t",
                                        mark)) &&
            ckpt_database_run(db, error, "PRAGMA application_id = 1667985524", "") &&
-           ckpt_database_run(db, error, "PRAGMA user_version = 5", "") &&
+           ckpt_database_run(db, error, "PRAGMA user_version = 6", "") &&
            ckpt_database_run(db, error, "COMMIT", "");
 }
-G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 5);
+G_STATIC_ASSERT(APPLICATION_ID == 1667985524 && SCHEMA_VERSION == 6);
 
 gboolean
 ckpt_schema_prepare(CkptDatabase *db, const char *mark, gboolean *corrupt, GError **error)

@@ -37,7 +37,7 @@ gboolean ckpt_store_check(CkptStore *store, char **damage, GError **error) G_GNU
 
 /* ---- Operations ---- */
 
-/* By caller and request_id: NULL without an error if there is none. As wherever operations are read,
+/* By caller and request_id: NULL without an error if there is none; STORE_FAILED if its row is damaged. As wherever operations are read,
  * the results of steps that ended stand in their plan (CkptStep.id), and request has its identity. */
 CkptOperation *ckpt_store_find_operation(CkptStore *store, const char *identity,
                                          const char *request_id, GError **error);
@@ -59,7 +59,8 @@ gboolean ckpt_store_journal(CkptStore *store, const CkptOperation *operation, Ck
 /* Writes how it ended, and a change, in one transaction. */
 gboolean ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation,
                                   CkptChange *change, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* RUNNING ones, then QUEUED ones, each in the order in which they came: what a crash left. */
+/* RUNNING ones, then QUEUED ones, each in the order in which they came: what a crash left. With them those whose
+ * rows are damaged and that may not have ended; their vm_id can be believed. */
 GPtrArray *ckpt_store_unfinished_operations(CkptStore *store, GError **error);
 typedef struct {
     const char *identity; /* NULL = everybody's */
@@ -71,6 +72,9 @@ typedef struct {
 } CkptOperationQuery;
 GPtrArray *ckpt_store_list_operations(CkptStore *store, const CkptOperationQuery *query,
                                       GError **error);
+/* One whose row is damaged: from now on it is FAILED with RECOVERY_FAILED, and nothing else of it is left. */
+gboolean ckpt_store_give_up_operation(CkptStore *store, gint64 number, const char *message,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Forgets operations that ended before `before_us`. */
 gboolean ckpt_store_forget_operations(CkptStore *store, gint64 before_us, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -91,6 +91,7 @@ a_reserved_id_refuses_the_late_request(void **state)
     ckpt_set_str(&reserved->request_id, "r1");
     reserved->state = CKPT_OP_CANCELLED;
     reserved->reason = CKPT_REASON_OPERATION_CANCELLED;
+    reserved->ended_us = 100;
     store_add(fixture->store, reserved);
     expect_reason(ckpt_store_add_operation(fixture->store, late, &error), &error,
                   CKPT_REASON_OPERATION_CANCELLED);

@@ -130,7 +130,7 @@ read_schema(StoreFixture *fixture)
 
 /* The newest schema less what later versions added is the older one. */
 #define BACK_TO_2                                                                                  \
-    "ALTER TABLE checkpoints DROP COLUMN sum;"                                                     \
+    "ALTER TABLE checkpoints DROP COLUMN sum; ALTER TABLE operations DROP COLUMN sum;"             \
     "UPDATE checkpoints SET body = json_remove(body, '$.deferred');"                               \
     "DROP INDEX files_doomed; ALTER TABLE files DROP COLUMN doomed; PRAGMA user_version = 2;"
 #define BACK_TO_1 BACK_TO_2 "DROP TABLE snapshot_results; PRAGMA user_version = 1;"
