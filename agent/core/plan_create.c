@@ -19,16 +19,43 @@ is_enough(const CkptRequest *request, CkptConsistency best, const char *why, GEr
     return FALSE;
 }
 
+/* The image of a guest that lies still: all of its memory, with what QEMU writes around it. What one that
+ * does not lie still needs in addition is watched for when it is written. */
+static gboolean
+has_memory_space(const CkptPlanInput *input, GError **error)
+{
+    const CkptVm *vm = input->vm;
+    const CkptDisk *first = g_ptr_array_index(vm->disks, 0);
+    g_autoptr(GArray) space = ckpt_plan_space_new();
+
+    if (ckpt_plan_take_space(input, space, g_ptr_array_index(first->chain, 0),
+                             vm->memory_bytes + vm->memory_bytes / 64 + MEMORY_SLACK_BYTES +
+                                 (guint64)vm->disks->len * CKPT_PLAN_OVERLAY_BYTES,
+                             error))
+        return TRUE;
+    g_prefix_error(error, "memory image: ");
+    return FALSE;
+}
+
 /* As much as a VM that runs or is paused can do of what is preferred, if that is enough; what is less
  * is said. 0 = refused. */
 static CkptConsistency
-choose_for_active(const CkptVm *vm, const CkptRequest *request, CkptPlan *plan, GError **error)
+choose_for_active(const CkptPlanInput *input, const CkptRequest *request, CkptPlan *plan, GError **error)
 {
+    const CkptVm *vm = input->vm;
     const char *why = vm->application.reason ? vm->application.reason : "this hypervisor cannot";
     const char *no_memory = vm->memory.reason ? vm->memory.reason : "this hypervisor cannot";
+    g_autoptr(GError) no_room = NULL;
 
-    if (request->asked == CKPT_CONSISTENCY_MEMORY && vm->memory.available)
-        return CKPT_CONSISTENCY_MEMORY;
+    if (request->asked == CKPT_CONSISTENCY_MEMORY && vm->memory.available) {
+        if (has_memory_space(input, &no_room))
+            return CKPT_CONSISTENCY_MEMORY;
+        if (request->minimum == CKPT_CONSISTENCY_MEMORY) {
+            g_propagate_error(error, g_steal_pointer(&no_room));
+            return (CkptConsistency)0;
+        }
+        no_memory = no_room->message;
+    }
     if (!is_enough(request, CKPT_CONSISTENCY_APPLICATION, no_memory, error))
         return (CkptConsistency)0;
     if (request->asked == CKPT_CONSISTENCY_MEMORY)
@@ -50,7 +77,7 @@ choose_consistency(const CkptPlanInput *input, const CkptRequest *request, CkptP
     CkptConsistency best = CKPT_CONSISTENCY_APPLICATION;
 
     if (input->vm->power != CKPT_POWER_SHUT_OFF)
-        best = choose_for_active(input->vm, request, plan, error);
+        best = choose_for_active(input, request, plan, error);
     else if (!is_enough(request, best, "the VM is shut off and has no memory to capture", error))
         return FALSE;
     else if (request->asked == CKPT_CONSISTENCY_MEMORY)
@@ -86,26 +113,6 @@ check_disks(const CkptPlanInput *input, GError **error)
             return FALSE;
     }
     return TRUE;
-}
-
-/* The image of a guest that lies still: all of its memory, with what QEMU writes around it. What one that
- * does not lie still needs in addition is watched for when it is written. */
-static gboolean
-check_memory_space(const CkptPlanInput *input, const CkptPlan *plan, GError **error)
-{
-    const CkptVm *vm = input->vm;
-    const CkptDisk *first = g_ptr_array_index(vm->disks, 0);
-    g_autoptr(GArray) space = ckpt_plan_space_new();
-
-    if (plan->checkpoint->reached != CKPT_CONSISTENCY_MEMORY)
-        return TRUE;
-    if (ckpt_plan_take_space(input, space, g_ptr_array_index(first->chain, 0),
-                             vm->memory_bytes + vm->memory_bytes / 64 + MEMORY_SLACK_BYTES +
-                                 (guint64)vm->disks->len * CKPT_PLAN_OVERLAY_BYTES,
-                             error))
-        return TRUE;
-    g_prefix_error(error, "memory image: ");
-    return FALSE;
 }
 
 /* UTC to the second, after the VM's name. */
@@ -271,9 +278,7 @@ ckpt_plan_create(const CkptPlanInput *input, const CkptRequest *request, GError 
     if (!check_disks(input, error) || !ckpt_plan_check_depth(input, parent, error))
         return NULL;
     ckpt_plan_set_checkpoint(plan, ckpt_plan_new_checkpoint(input, request));
-    if (!choose_consistency(input, request, plan, error) || !check_memory_space(input, plan, error))
-        return NULL;
-    if (!ckpt_plan_backups_at_create(input, plan, error))
+    if (!choose_consistency(input, request, plan, error) || !ckpt_plan_backups_at_create(input, plan, error))
         return NULL;
     add_steps(input, request, plan);
     warn_of_what_is_lacking(input, plan);

@@ -222,6 +222,30 @@ memory_needs_as_much_space_as_the_vm_has(void **state)
     planned(world);
 }
 
+static void
+memory_that_has_no_room_is_left_out_where_less_is_accepted(void **state)
+{
+    World *world = *state;
+
+    ask(world, CKPT_KIND_CREATE)->minimum = CKPT_CONSISTENCY_CRASH;
+    ckpt_vm_find_file(world->vm, TOP)->fs_available = world->vm->memory_bytes + world->limits.reserve_bytes;
+    planned(world);
+    assert_int_equal(world->plan->checkpoint->reached, CKPT_CONSISTENCY_CRASH);
+    assert_int_equal(find(world, CKPT_STEP_SNAPSHOT, NULL)->asked, CKPT_CONSISTENCY_CRASH);
+    assert_null(ckpt_checkpoint_find_extra(world->plan->checkpoint, CKPT_FILE_MEMORY));
+    assert_true(world->plan->warnings->len > 0);
+    assert_non_null(strstr(world->plan->warnings->pdata[0], "memory is not captured: "));
+    assert_non_null(strstr(world->plan->warnings->pdata[0], "MiB free"));
+    world->request->minimum = CKPT_CONSISTENCY_APPLICATION;
+    assert_refused(world, CKPT_REASON_CONSISTENCY_UNAVAILABLE, "APPLICATION");
+    world->vm->application.available = TRUE;
+    planned(world);
+    assert_int_equal(world->plan->checkpoint->reached, CKPT_CONSISTENCY_APPLICATION);
+    /* Not even the disks' overlays have room. */
+    ckpt_vm_find_file(world->vm, TOP)->fs_available = world->limits.reserve_bytes;
+    assert_refused(world, CKPT_REASON_SPACE_LOW, "MiB free");
+}
+
 /* Watched while it is written, as it was looked for beforehand. */
 static void
 a_reserve_in_percent_stays_free_beside_the_image(void **state)
@@ -345,6 +369,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(memory_lies_beside_the_first_overlay, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_needs_as_much_space_as_the_vm_has, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(memory_that_has_no_room_is_left_out_where_less_is_accepted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_reserve_in_percent_stays_free_beside_the_image, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_written_down_falls_back_or_is_refused, set_up,
