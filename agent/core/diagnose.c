@@ -208,11 +208,12 @@ look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDi
 static void
 look_at_verdict(const Look *look, const CkptCheckpoint *row)
 {
+    const CkptPlanInput *input = look->diagnosis->input;
     g_autoptr(GError) why = NULL;
     GHashTable *metadata;
     const char *file;
 
-    if (ckpt_plan_verify(look->diagnosis->input, row, &why)) {
+    if (ckpt_plan_verify(input, row, &why)) {
         if (row->disabled_reason && *row->disabled_reason)
             can_repair(tell(look, CKPT_FINDING_CHECKPOINT_DISABLED, CKPT_SEVERITY_NOTE, row->id, NULL,
                             "checkpoint %s is not enabled (%s), and its files are whole by now", row->name,
@@ -225,8 +226,14 @@ look_at_verdict(const Look *look, const CkptCheckpoint *row)
     for (guint i = 0; file && i < look->findings->len; i++)
         if (g_str_equal(((CkptFinding *)look->findings->pdata[i])->file, file))
             return; /* told with the file */
-    tell(look, CKPT_FINDING_FILE_MISSING, CKPT_SEVERITY_ERROR, row->id, file,
-         "checkpoint %s cannot be restored: %s", row->name, why->message);
+    if (ckpt_plan_verify_without_memory(input, row, NULL))
+        tell(look, CKPT_FINDING_FILE_MISSING, CKPT_SEVERITY_ERROR, row->id, file,
+             "checkpoint %s cannot go on where its memory was captured: %s; its disks can be restored without it "
+             "(vmcheckpoint restore --without-memory)",
+             row->name, why->message);
+    else
+        tell(look, CKPT_FINDING_FILE_MISSING, CKPT_SEVERITY_ERROR, row->id, file,
+             "checkpoint %s cannot be restored: %s", row->name, why->message);
 }
 
 static gboolean

@@ -138,8 +138,9 @@ ckpt_state_dir_enter(const char *state_dir, int *lock_fd, gboolean *lost, gboole
     }
     if (check_folder(state_dir, dir_fd, FALSE, error))
         *lock_fd = lock_folder(state_dir, dir_fd, error);
+    /* Of one that was lost what is left is set aside first. */
     if (*lock_fd >= 0 && look_for_database(state_dir, dir_fd, *lock_fd, lost, fresh, error) &&
-        make_files(state_dir, dir_fd, error))
+        (*lost || make_files(state_dir, dir_fd, error)))
         path = g_build_filename(state_dir, DATABASE, NULL);
     close(dir_fd);
     if (!path && *lock_fd >= 0) {

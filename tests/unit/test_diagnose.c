@@ -189,6 +189,27 @@ a_missing_file_is_found_once_with_what_lies_on_it(void **state)
     assert_string_equal(finding->repair, "");
 }
 
+/* The checkpoint is not restored as it is; what is in its disks is not lost. */
+static void
+a_missing_memory_image_does_not_keep_the_disks_from_being_restored(void **state)
+{
+    World *world = *state;
+    CkptCheckpointFile *memory = g_new0(CkptCheckpointFile, 1);
+    const CkptFinding *finding;
+
+    memory->kind = CKPT_FILE_MEMORY;
+    memory->path = g_strdup("/i/o1.memory");
+    memory->id = (CkptFileId){.device = 1, .inode = 99, .size = 10, .mtime_ns = 5};
+    g_ptr_array_add(((CkptCheckpoint *)world->checkpoints->pdata[0])->extras, memory);
+    finding = must_find(world, CKPT_FINDING_FILE_MISSING, 0);
+    assert_string_equal(finding->file, "/i/o1.memory");
+    assert_string_equal(finding->checkpoint_id, "first");
+    assert_null(strstr(finding->message, "cannot be restored"));
+    assert_non_null(strstr(finding->message, "its disks can be restored without it"));
+    layer(world, "/i/base.raw")->id.mtime_ns++; /* they cannot */
+    must_find(world, CKPT_FINDING_SEALED_FILE_CHANGED, 0);
+}
+
 static void
 a_changed_sealed_file_is_found_and_not_repairable(void **state)
 {
@@ -418,6 +439,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(nothing_is_found_where_nothing_is_wrong),
         TEST(a_missing_file_is_found_once_with_what_lies_on_it),
+        TEST(a_missing_memory_image_does_not_keep_the_disks_from_being_restored),
         TEST(a_changed_sealed_file_is_found_and_not_repairable),
         TEST(a_writable_sealed_file_is_repairable_only_while_it_is_whole),
         TEST(a_sealed_file_that_somebody_may_write_to_is_found),

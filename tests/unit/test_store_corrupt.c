@@ -270,6 +270,38 @@ one_that_is_gone_is_not_taken_for_a_new_one(void **state)
     database_clear(&database);
 }
 
+static guint
+count_aside(StoreFixture *fixture)
+{
+    g_autoptr(GDir) dir = g_dir_open(fixture->dir, 0, NULL);
+    guint count = 0;
+
+    for (const char *name; (name = g_dir_read_name(dir));)
+        count += strstr(name, ".lost-") != NULL;
+    return count;
+}
+
+/* There is nothing to set aside but what its writer had not put into it yet. */
+static void
+one_that_is_gone_leaves_nothing_behind(void **state)
+{
+    StoreFixture *fixture = *state;
+    Database database = {0};
+    g_autofree char *log = NULL;
+
+    take(fixture, &database);
+    log = g_strconcat(database.path, "-wal", NULL);
+    assert_int_equal(g_unlink(database.path), 0);
+    store_fixture_reopen(fixture);
+    assert_int_equal(count_aside(fixture), 0);
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    assert_int_equal(g_unlink(database.path), 0);
+    put_file(log, "log", 3);
+    store_fixture_reopen(fixture);
+    assert_int_equal(count_aside(fixture), 1);
+    database_clear(&database);
+}
+
 static void
 a_new_one_is_not_lost(void **state)
 {
@@ -295,6 +327,7 @@ main(void)
         TEST(one_cut_short_is_set_aside),
         TEST(one_emptied_is_not_taken_for_a_new_one),
         TEST(one_that_is_gone_is_not_taken_for_a_new_one),
+        TEST(one_that_is_gone_leaves_nothing_behind),
         TEST(a_new_one_is_not_lost),
     };
 
