@@ -330,7 +330,7 @@ look_at_agreement(const Look *look)
         can_repair(finding, "definition, running VM, headers and catalogue agree: the quarantine is lifted");
 }
 
-/* An operation that nobody can read: that it did no harm is for somebody to say, once nothing speaks against it. */
+/* An operation that nobody can read: that it did no harm is for somebody to say, once nothing speaks against. */
 static void
 look_at_unread(const Look *look)
 {

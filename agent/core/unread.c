@@ -1,13 +1,13 @@
 /* Operations that may not have ended, and whose rows are damaged: what they were at, nobody can say. Neither are
- * they taken up nor taken for none: their VMs are left alone until somebody agrees to what they are now (a repair of
- * CKPT_FINDING_VM_QUARANTINED). The damaged row itself is what says so over restarts. */
+ * they taken up nor taken for none: their VMs are left alone until somebody agrees to what they are now (a repair
+ * of CKPT_FINDING_VM_QUARANTINED). The damaged row itself is what says so over restarts. */
 #include "agent/core/engine_internal.h"
 
 static char *
 describe(const CkptOperation *op)
 {
-    return g_strdup_printf("%s (a %s by %s, request_id %s). It may have been cut short, so nothing is changed until "
-                           "somebody has compared the VM with docs/by-hand.md and agrees: vmcheckpoint doctor "
+    return g_strdup_printf("%s (a %s by %s, request_id %s). It may have been cut short, so nothing is changed "
+                           "until somebody has looked at the VM (docs/by-hand.md) and agrees: vmcheckpoint doctor "
                            "--repair",
                            op->damage, ckpt_kind_name(op->kind), op->identity, op->request_id);
 }

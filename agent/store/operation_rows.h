@@ -22,6 +22,6 @@ gboolean ckpt_operation_rows(CkptDatabase *db, sqlite3_stmt *statement, GPtrArra
                              GError **error);
 /* Writes the row's sum; after each write of it, in the same transaction. */
 gboolean ckpt_operation_sum(CkptDatabase *db, gint64 number, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* *damage: one has not ended, is not what was written, and even its VM cannot be told; NULL = none. FALSE: they cannot
- * be read. */
+/* *damage: one has not ended, is not what was written, and even its VM cannot be told; NULL = none. FALSE: they
+ * cannot be read. */
 gboolean ckpt_operation_rows_check(CkptDatabase *db, char **damage, GError **error) G_GNUC_WARN_UNUSED_RESULT;

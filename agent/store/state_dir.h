@@ -8,7 +8,8 @@
 gboolean ckpt_state_dir_check(const char *state_dir, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Checks that the folder is ours and closed to others, and locks it until *lock_fd is closed; makes
  * the database file (0600) if there is none. *lost: there was one that had something in it, and it is
- * gone or empty; then nothing is made, and what is left is the caller's to set aside. *fresh: there never was one. Returns its path. */
+ * gone or empty; then nothing is made, and what is left is the caller's to set aside. *fresh: there never was
+ * one. Returns its path. */
 char *ckpt_state_dir_enter(const char *state_dir, int *lock_fd, gboolean *lost, gboolean *fresh,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Renames the database and its log, which are then there no more, and makes an empty one; nothing is
