@@ -1,4 +1,4 @@
-#include "agent/core/import.h"
+#include "agent/core/import_internal.h"
 
 #include "agent/core/graph.h"
 
@@ -34,154 +34,14 @@ import_new(const char *vm_id)
     return import;
 }
 
-static void G_GNUC_PRINTF(2, 3)
-note(CkptImport *import, const char *format, ...)
+void
+ckpt_import_note(CkptImport *import, const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
     g_ptr_array_add(import->notes, g_strdup_vprintf(format, args));
     va_end(args);
-}
-
-/* ---- Which manifest of a checkpoint holds ---- */
-
-static gboolean
-has_manifest_beside(GPtrArray *group, const char *file)
-{
-    for (guint i = 0; i < group->len; i++)
-        if (g_str_equal(((const CkptManifest *)g_ptr_array_index(group, i))->path, file))
-            return TRUE;
-    return FALSE;
-}
-
-/* The file of the row beside which none lies; NULL: there is one beside each. */
-static const char *
-find_bare(GPtrArray *group, const CkptCheckpoint *row)
-{
-    for (guint i = 0; i < row->disks->len; i++) {
-        const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, i);
-
-        if (!has_manifest_beside(group, disk->sealed_file))
-            return disk->sealed_file;
-    }
-    return NULL;
-}
-
-static gboolean
-is_identified(const CkptCheckpoint *row)
-{
-    for (guint i = 0; i < row->disks->len; i++)
-        if (!ckpt_file_id_is_set(&((CkptCheckpointDisk *)g_ptr_array_index(row->disks, i))->id))
-            return FALSE;
-    return TRUE;
-}
-
-static gboolean
-holds_over(const CkptManifest *a, const CkptManifest *b)
-{
-    if (a->epoch != b->epoch)
-        return a->epoch > b->epoch;
-    if (a->modified_us != b->modified_us)
-        return a->modified_us > b->modified_us;
-    return is_identified(a->row) && !is_identified(b->row);
-}
-
-/* Whoever takes over writes with a greater epoch: the same one twice was not written by agents. */
-static gboolean
-is_disputed(GPtrArray *group, const CkptManifest *best)
-{
-    for (guint i = 0; i < group->len; i++) {
-        const CkptManifest *other = g_ptr_array_index(group, i);
-
-        if (other->epoch == best->epoch && !g_str_equal(other->agent, best->agent))
-            return TRUE;
-    }
-    return FALSE;
-}
-
-static void
-leave_out(CkptImport *import, GPtrArray *group)
-{
-    while (group->len > 0)
-        g_ptr_array_add(import->left_out, g_ptr_array_steal_index(group, group->len - 1));
-}
-
-/* Steals it from the group. NULL: it is left out, which was noted. */
-static CkptManifest *
-choose(CkptImport *import, GPtrArray *group)
-{
-    const CkptManifest *any = g_ptr_array_index(group, 0);
-    const char *bare = NULL;
-    guint best = group->len;
-
-    for (guint i = 0; i < group->len; i++) {
-        const CkptManifest *manifest = g_ptr_array_index(group, i);
-        const char *missing = find_bare(group, manifest->row);
-
-        if (missing)
-            bare = missing;
-        else if (best == group->len || holds_over(manifest, g_ptr_array_index(group, best)))
-            best = i;
-    }
-    if (best == group->len) {
-        note(import, "checkpoint %s (%s): no manifest of it lies beside its file %s: left out", any->row->name,
-             any->checkpoint_id, bare);
-        leave_out(import, group);
-    } else if (!is_identified(((CkptManifest *)g_ptr_array_index(group, best))->row)) {
-        note(import, "checkpoint %s (%s): its making was not finished: left out", any->row->name,
-             any->checkpoint_id);
-        leave_out(import, group);
-    } else if (is_disputed(group, g_ptr_array_index(group, best))) {
-        note(import, "checkpoint %s (%s): two agents claim it with one epoch: left out", any->row->name,
-             any->checkpoint_id);
-    } else {
-        return g_ptr_array_steal_index(group, best);
-    }
-    return NULL;
-}
-
-static int
-compare_age(gconstpointer a, gconstpointer b)
-{
-    const CkptCheckpoint *left = (*(CkptManifest *const *)a)->row;
-    const CkptCheckpoint *right = (*(CkptManifest *const *)b)->row;
-
-    if (left->added_us != right->added_us)
-        return left->added_us < right->added_us ? -1 : 1;
-    return g_strcmp0(left->id, right->id);
-}
-
-/* Takes the manifests (of the VM) out of `found`. */
-static void
-choose_all(CkptImport *import, GPtrArray *found)
-{
-    g_autoptr(GHashTable) groups =
-        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
-    GHashTableIter iter;
-    gpointer value;
-
-    for (guint i = found->len; i > 0; i--) {
-        CkptManifest *manifest = g_ptr_array_index(found, i - 1);
-        GPtrArray *group;
-
-        if (!g_str_equal(manifest->domain, import->vm_id))
-            continue;
-        group = g_hash_table_lookup(groups, manifest->checkpoint_id);
-        if (!group) {
-            group = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_manifest_free);
-            g_hash_table_insert(groups, g_strdup(manifest->checkpoint_id), group);
-        }
-        g_ptr_array_add(group, g_ptr_array_steal_index(found, i - 1));
-    }
-    g_hash_table_iter_init(&iter, groups);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        CkptManifest *chosen = choose(import, value);
-
-        if (chosen)
-            g_ptr_array_add(import->manifests, chosen);
-    }
-    g_ptr_array_sort(import->manifests, compare_age);
 }
 
 /* ---- The files ---- */
@@ -240,16 +100,17 @@ identify(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointDisk *disk
     const CkptLayer *layer = ckpt_vm_find_file(import->vm, disk->sealed_file);
 
     if (!layer || !layer->exists) {
-        note(import, "checkpoint %s (%s): %s of disk %s is missing", row->name, row->id,
-             disk->sealed_file, disk->target);
+        ckpt_import_note(import, "checkpoint %s (%s): %s of disk %s is missing", row->name, row->id,
+                         disk->sealed_file, disk->target);
         return FALSE;
     }
     if (layer->id.size == disk->id.size && layer->id.mtime_ns == disk->id.mtime_ns &&
         layer->virtual_size == disk->virtual_size)
         disk->id = layer->id;
     else
-        note(import, "checkpoint %s (%s): %s of disk %s was changed after it was sealed", row->name,
-             row->id, disk->sealed_file, disk->target);
+        ckpt_import_note(import,
+                         "checkpoint %s (%s): %s of disk %s was changed after it was sealed",
+                         row->name, row->id, disk->sealed_file, disk->target);
     return TRUE;
 }
 
@@ -262,8 +123,8 @@ identify_extra(CkptImport *import, const CkptCheckpoint *row, CkptCheckpointFile
         layer->id.mtime_ns == extra->id.mtime_ns)
         extra->id = layer->id;
     else
-        note(import, "checkpoint %s (%s): its %s file %s is missing or was changed", row->name, row->id,
-             ckpt_file_kind_name(extra->kind), extra->path);
+        ckpt_import_note(import, "checkpoint %s (%s): its %s file %s is missing or was changed",
+                         row->name, row->id, ckpt_file_kind_name(extra->kind), extra->path);
 }
 
 static CkptCheckpoint *
@@ -283,7 +144,8 @@ make_row(CkptImport *import, const CkptManifest *manifest)
     row->stayed = FALSE;
     if (any)
         return row;
-    note(import, "checkpoint %s (%s): none of its files is there: left out", row->name, row->id);
+    ckpt_import_note(import, "checkpoint %s (%s): none of its files is there: left out", row->name,
+                     row->id);
     ckpt_checkpoint_free(row);
     return NULL;
 }
@@ -324,8 +186,9 @@ root_orphans(CkptImport *import)
         if (!row->parent_id || (ckpt_graph_find(import->checkpoints, row->parent_id) &&
                                 !is_in_ring(import->checkpoints, row)))
             continue;
-        note(import, "checkpoint %s (%s): its parent %s is not among them: it is a root", row->name, row->id,
-             row->parent_id);
+        ckpt_import_note(import,
+                         "checkpoint %s (%s): its parent %s is not among them: it is a root",
+                         row->name, row->id, row->parent_id);
         ckpt_set_str(&row->parent_id, NULL);
     }
 }
@@ -460,7 +323,7 @@ import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, GError *
     g_autoptr(CkptImport) import = import_new(vm_id);
     CkptPlanInput input = {0};
 
-    choose_all(import, found->manifests);
+    ckpt_import_choose(import, found->manifests);
     if (!look(import, driver, found->overlays, error))
         return NULL;
     make_rows(import);
