@@ -273,6 +273,7 @@ typedef struct {
     gboolean searching;    /* the folders are being looked through */
     GError *fault;         /* of the catalogue; NULL = none */
     gboolean over;         /* nobody waits any more */
+    gboolean stopped;      /* it was over because the agent stops */
 } Round;                   /* counted: a thread that is kept waiting outlives the caller */
 
 typedef struct Task Task;
@@ -342,6 +343,7 @@ static void
 give_up(Round *round)
 {
     g_mutex_lock(&round->lock);
+    round->stopped = round->stopped || !round->over;
     round->over = TRUE;
     g_cond_signal(&round->progress);
     g_mutex_unlock(&round->lock);
@@ -443,22 +445,33 @@ wait_for_all(CkptEngine *engine, Round *round)
     g_mutex_unlock(&round->lock);
 }
 
+static GError *
+why_pending(const CkptEngine *engine, const Round *round)
+{
+    GError *why = NULL;
+
+    if (round->stopped)
+        ckpt_error_set(&why, CKPT_REASON_AGENT_STARTING, "the agent is stopping; ask again when it is back");
+    else
+        ckpt_error_set(&why, CKPT_REASON_VM_BUSY,
+                       "not within %" G_GINT64_FORMAT " s: its QEMU, its guest agent or libvirt does not answer, "
+                       "or those of others kept all threads waiting; ask for this VM alone",
+                       engine->limits.max_diagnose_us / G_USEC_PER_SEC);
+    return why;
+}
+
 static void
 add_pending(const CkptEngine *engine, Round *round, GPtrArray *findings)
 {
-    g_autoptr(GError) late = NULL;
+    g_autoptr(GError) why = why_pending(engine, round);
     GHashTableIter iter;
     gpointer vm_id;
 
-    ckpt_error_set(&late, CKPT_REASON_VM_BUSY,
-                   "not within %" G_GINT64_FORMAT " s: its QEMU, its guest agent or libvirt does not answer, or "
-                   "those of others kept all threads waiting; ask for this VM alone",
-                   engine->limits.max_diagnose_us / G_USEC_PER_SEC);
     if (round->listing || round->searching)
-        add_not_examined(findings, NULL, late);
+        add_not_examined(findings, NULL, why);
     g_hash_table_iter_init(&iter, round->pending);
     while (g_hash_table_iter_next(&iter, &vm_id, NULL))
-        add_not_examined(findings, vm_id, late);
+        add_not_examined(findings, vm_id, why);
 }
 
 /* These VMs, and with `all` what else the hypervisor has, and the folders. FALSE if the catalogue cannot be

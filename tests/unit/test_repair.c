@@ -340,10 +340,11 @@ checkpoints_of_a_vm_that_is_gone_are_orphans_and_never_repaired(void **state)
     g_assert_nonnull(sealed_file(fixture, id));
 }
 
-/* A guest that keeps who asks it waiting until it is let go. */
+/* Guests that keep who asks them waiting until they are let go. */
 typedef struct {
     GMutex lock;
     GCond changed;
+    const char *vm_id; /* NULL: all of them */
     gboolean asked, go;
 } Hang;
 static Hang hang;
@@ -351,14 +352,24 @@ static Hang hang;
 static gboolean
 hung_guest_look(CkptDriver *driver, const char *vm_id, CkptGuest *guest, GError **error)
 {
-    if (!g_str_equal(vm_id, FIXTURE_VM))
+    if (hang.vm_id && !g_str_equal(vm_id, hang.vm_id))
         return TRUE;
     g_mutex_lock(&hang.lock);
     hang.asked = TRUE;
+    g_cond_broadcast(&hang.changed);
     while (!hang.go)
         g_cond_wait(&hang.changed, &hang.lock);
     g_mutex_unlock(&hang.lock);
     return TRUE;
+}
+
+static void
+let_go(void)
+{
+    g_mutex_lock(&hang.lock);
+    hang.go = TRUE;
+    g_cond_broadcast(&hang.changed);
+    g_mutex_unlock(&hang.lock);
 }
 
 static void
@@ -377,7 +388,8 @@ a_vm_that_does_not_answer_keeps_nobody_from_the_others(void **state)
     fixture->limits.max_diagnose_us = 300 * 1000;
     engine_fixture_restart(fixture);
     fixture->sim->base.guest_look = hung_guest_look;
-    hang.go = FALSE;
+    hang.vm_id = FIXTURE_VM;
+    hang.asked = hang.go = FALSE;
     begun = g_get_monotonic_time();
     findings = diagnose(fixture);
     assert_true(g_get_monotonic_time() - begun < 5 * G_USEC_PER_SEC);
@@ -385,11 +397,64 @@ a_vm_that_does_not_answer_keeps_nobody_from_the_others(void **state)
     assert_int_equal(findings->len, 1);
     assert_int_equal(((CkptFinding *)findings->pdata[0])->kind, CKPT_FINDING_NOT_EXAMINED);
     assert_string_equal(((CkptFinding *)findings->pdata[0])->vm_id, FIXTURE_VM);
-    g_mutex_lock(&hang.lock);
-    hang.go = TRUE;
-    g_cond_broadcast(&hang.changed);
-    g_mutex_unlock(&hang.lock);
+    let_go();
     fixture->sim->base.guest_look = look;
+}
+
+/* More than are looked at at once. */
+static void
+add_running_vms(EngineFixture *fixture, guint count)
+{
+    for (guint i = 0; i < count; i++) {
+        g_autofree char *id = ckpt_id_new();
+        g_autofree char *name = g_strdup_printf("db-%u", i);
+        g_autofree char *file = g_strdup_printf("/images/db-%u.qcow2", i);
+        CkptSimVm *vm = ckpt_sim_add_vm(fixture->sim, id, name);
+
+        ckpt_sim_add_file(fixture->sim, file, CKPT_FORMAT_QCOW2, 4, NULL, 0600);
+        ckpt_sim_definition_set(vm->definition, "vda", file, CKPT_FORMAT_QCOW2);
+        assert_true(ckpt_sim_start(fixture->sim, vm, CKPT_POWER_RUNNING, NULL));
+    }
+}
+
+static gpointer
+diagnose_beside(gpointer data)
+{
+    return diagnose(data);
+}
+
+static void
+a_diagnose_ends_when_the_agent_stops_and_says_that_it_did(void **state)
+{
+    EngineFixture *fixture = *state;
+    gboolean (*look)(CkptDriver *, const char *, CkptGuest *, GError **) =
+        fixture->sim->base.guest_look;
+    g_autoptr(GPtrArray) findings = NULL;
+    GThread *asking;
+    gint64 begun;
+
+    add_running_vms(fixture, 30);
+    fixture->sim->base.guest_look = hung_guest_look;
+    hang.vm_id = NULL;
+    hang.asked = hang.go = FALSE;
+    asking = g_thread_new("diagnose", diagnose_beside, fixture);
+    g_mutex_lock(&hang.lock);
+    while (!hang.asked)
+        g_cond_wait(&hang.changed, &hang.lock);
+    g_mutex_unlock(&hang.lock);
+    begun = g_get_monotonic_time();
+    ckpt_engine_stop(fixture->engine, 0);
+    let_go();
+    findings = g_thread_join(asking);
+    assert_true(g_get_monotonic_time() - begun < fixture->limits.max_diagnose_us / 2);
+    fixture->sim->base.guest_look = look;
+    assert_true(findings->len > 0);
+    for (guint i = 0; i < findings->len; i++) {
+        const CkptFinding *finding = g_ptr_array_index(findings, i);
+
+        assert_int_equal(finding->kind, CKPT_FINDING_NOT_EXAMINED);
+        assert_non_null(strstr(finding->message, "the agent is stopping"));
+    }
 }
 
 static void
@@ -422,6 +487,7 @@ main(void)
         TEST(a_repair_is_done_once_by_its_request_id),
         TEST(checkpoints_of_a_vm_that_is_gone_are_orphans_and_never_repaired),
         TEST(a_vm_that_does_not_answer_keeps_nobody_from_the_others),
+        TEST(a_diagnose_ends_when_the_agent_stops_and_says_that_it_did),
         TEST(a_vm_that_nobody_knows_is_refused),
     };
 
