@@ -215,8 +215,6 @@ step_new(Guest *guest, CkptStepKind kind)
 {
     CkptStep *step = ckpt_step_new(kind);
 
-    if (!step->disks)
-        step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
     g_ptr_array_add(guest->plan->steps, step);
     return step;
 }
@@ -224,6 +222,8 @@ step_new(Guest *guest, CkptStepKind kind)
 void
 step_add_disk(CkptStep *step, const char *target, const char *file, CkptFormat format)
 {
+    if (!step->disks)
+        step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
     g_ptr_array_add(step->disks, ckpt_disk_file_new(target, file, format, NULL));
 }
 
