@@ -429,8 +429,8 @@ check_disks(const CkptRun *run, const CkptView *view, GError **error)
 gboolean
 ckpt_step_check_chain(CkptRun *run, GError **error)
 {
-    /* A VM that starts or stops in mid-look would show a mismatch that is none. */
-    for (guint i = 1;; i++) {
+    /* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. */
+    for (guint i = 0; i < CHECK_LOOKS; i++) {
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         g_autoptr(GError) mismatch = NULL;
 
@@ -438,9 +438,11 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
             return FALSE;
         if (check_disks(run, view, &mismatch))
             return TRUE;
-        if (i < CHECK_LOOKS && ckpt_view_is_stale(view))
+        if (ckpt_view_has_changed(run->connection, run->plan->vm_id, view))
             continue;
         g_propagate_error(error, g_steal_pointer(&mismatch));
         return FALSE;
     }
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM is changed again and again while it is looked at");
+    return FALSE;
 }

@@ -142,6 +142,48 @@ wait_for_modify_job(virDomainPtr domain, const CkptView *view, GError **error)
     return TRUE;
 }
 
+static gboolean
+is_same_chain(char **one, char **other)
+{
+    return one && other ? g_strv_equal((const char *const *)one, (const char *const *)other) : one == other;
+}
+
+static gboolean
+is_on_same_files(const CkptXmlDomain *before, const CkptXmlDomain *now)
+{
+    if (!before || !now)
+        return before == now;
+    for (guint i = 0; i < before->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(before->disks, i);
+        const CkptXmlDisk *found = ckpt_xml_domain_find(now, disk->target);
+
+        if (!found || g_strcmp0(found->source, disk->source) != 0 || !is_same_chain(found->chain, disk->chain))
+            return FALSE;
+    }
+    return before->disks->len == now->disks->len;
+}
+
+static gboolean
+is_same(const CkptView *before, const CkptView *now)
+{
+    return virDomainGetID(before->domain) == virDomainGetID(now->domain) && before->active == now->active &&
+           before->state == now->state && before->reason == now->reason &&
+           is_on_same_files(before->definition_xml, now->definition_xml) &&
+           is_on_same_files(before->live_xml, now->live_xml);
+}
+
+gboolean
+ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view)
+{
+    g_autoptr(CkptView) now = ckpt_view_load(connection, vm_id, NULL);
+    g_autoptr(CkptView) after = NULL;
+
+    if (!now || !is_same(view, now) || !wait_for_modify_job(now->domain, now, NULL))
+        return TRUE;
+    after = ckpt_view_load(connection, vm_id, NULL);
+    return !after || !is_same(view, after);
+}
+
 gboolean
 ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
 {

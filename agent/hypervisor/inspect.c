@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define LOOKS 5
+
 static void
 inspect_devices(CkptVm *vm, const CkptView *view)
 {
@@ -245,14 +247,31 @@ inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const C
     return g_steal_pointer(&vm);
 }
 
+/* What is known to be under way has its own reason, and whatever else was found comes after that. */
+static gboolean
+is_mismatch_alone(const CkptVm *vm)
+{
+    gboolean mismatch = FALSE;
+
+    for (guint i = 0; i < vm->obstacles->len; i++) {
+        const CkptObstacle *obstacle = g_ptr_array_index(vm->obstacles, i);
+
+        if (obstacle->reason == CKPT_REASON_VM_BUSY || obstacle->reason == CKPT_REASON_BLOCK_JOB_ACTIVE ||
+            obstacle->reason == CKPT_REASON_BACKUP_JOB_ACTIVE)
+            return FALSE;
+        mismatch = mismatch || obstacle->reason == CKPT_REASON_CHAIN_MISMATCH;
+    }
+    return mismatch;
+}
+
 CkptVm *
 ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
              const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = NULL;
 
-    /* A VM that starts or stops in mid-look would show a mismatch that is none. */
-    for (guint i = 0; i < 5; i++) {
+    /* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. */
+    for (guint i = 0; i < LOOKS; i++) {
         g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
 
         g_clear_pointer(&vm, ckpt_vm_free);
@@ -261,9 +280,13 @@ ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const c
             g_prefix_error(error, "inspect VM %s: ", vm_id);
             return NULL;
         }
-        if (vm->obstacles->len == 0 || !ckpt_view_is_stale(view))
-            break;
+        if (vm->obstacles->len == 0 ||
+            !(ckpt_view_is_stale(view) ||
+              (is_mismatch_alone(vm) && ckpt_view_has_changed(connection, vm_id, view))))
+            return g_steal_pointer(&vm);
     }
+    ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                         "VM %s is changed again and again while it is looked at: repeat the request", vm->name);
     return g_steal_pointer(&vm);
 }
 

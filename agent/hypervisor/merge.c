@@ -396,7 +396,7 @@ merge(CkptRun *run, GError **error)
     for (guint round = 0; round < ROUNDS; round++) {
         g_autoptr(GError) why = NULL;
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, &why);
-        Next next = view ? look(view, run->step, error) : NEXT_FAILED;
+        Next next = view ? look(view, run->step, &why) : NEXT_FAILED;
 
         if (!view && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND)
             return merge_undefined(run, error);
@@ -409,8 +409,13 @@ merge(CkptRun *run, GError **error)
             ckpt_merge_save(run);
         if (next == NEXT_DONE)
             return TRUE;
-        if (!do_next(run, view, next, error))
-            return FALSE;
+        if (do_next(run, view, next, &why))
+            continue;
+        /* libvirt refuses what was meant for a VM that has just been started or stopped: it is looked at anew. */
+        if (ckpt_error_reason(why) == CKPT_REASON_HYPERVISOR_FAILED && ckpt_view_is_stale(view))
+            continue;
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
                    "disk %s: the VM is started and stopped again and again while it is merged",

@@ -87,11 +87,14 @@ bring_to(virDomainPtr domain, CkptPower power, GError **error)
 {
     int state = VIR_DOMAIN_NOSTATE;
 
-    if (virDomainGetState(domain, &state, NULL, 0) == 0 && state == VIR_DOMAIN_PAUSED &&
-        power == CKPT_POWER_RUNNING && virDomainResume(domain) < 0) {
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "resume the VM");
+    if (power != CKPT_POWER_RUNNING || virDomainGetState(domain, &state, NULL, 0) < 0 ||
+        state != VIR_DOMAIN_PAUSED || virDomainResume(domain) == 0)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "resume the VM");
+    /* Somebody else may just have done it. */
+    if (virDomainGetState(domain, &state, NULL, 0) < 0 || state != VIR_DOMAIN_RUNNING)
         return FALSE;
-    }
+    g_clear_error(error);
     return TRUE;
 }
 

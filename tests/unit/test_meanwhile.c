@@ -1,0 +1,233 @@
+/* What somebody else does to the VM in the midst of a look or a step: what was compared is no mismatch then, and what
+ * libvirt refused is no failure. On libvirt's test driver, with what that lacks put in between. */
+#include "agent/hypervisor/qemu.h"
+#include "tests/unit/image_fixture.h"
+
+#include <string.h>
+
+#define VM "11111111-1111-4111-8111-111111111111"
+
+int __real_virDomainGetBlockInfo(virDomainPtr domain, const char *disk, virDomainBlockInfoPtr info,
+                                 unsigned int flags);
+int __wrap_virDomainGetBlockInfo(virDomainPtr domain, const char *disk, virDomainBlockInfoPtr info,
+                                 unsigned int flags);
+int __real_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+int __wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomainBlockJobInfo *info,
+                                    unsigned int flags);
+int __real_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
+                                unsigned long bandwidth, unsigned int flags);
+int __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
+                                unsigned long bandwidth, unsigned int flags);
+
+static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
+static gboolean restless;          /* each look finds another state */
+static guint paused_for;           /* so many questions: then somebody else has resumed it */
+static guint states, commits;
+
+/* What libvirt lets wait for jobs that change the VM. */
+int
+__wrap_virDomainGetBlockInfo(virDomainPtr domain, const char *disk, virDomainBlockInfoPtr info,
+                             unsigned int flags)
+{
+    if (destroyed_in_wait && virDomainIsActive(domain) == 1)
+        assert_int_equal(virDomainDestroy(domain), 0);
+    return __real_virDomainGetBlockInfo(domain, disk, info, flags);
+}
+
+int
+__wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags)
+{
+    int result = __real_virDomainGetState(domain, state, reason, flags);
+
+    if (restless && reason)
+        *reason = (int)(states++ % 2);
+    if (paused_for > 0) {
+        paused_for--;
+        *state = VIR_DOMAIN_PAUSED;
+    }
+    return result;
+}
+
+int
+__wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomainBlockJobInfo *info,
+                                unsigned int flags)
+{
+    (void)domain;
+    (void)disk;
+    (void)info;
+    (void)flags;
+    return 0;
+}
+
+/* The VM is destroyed just before it. */
+int
+__wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
+                            unsigned long bandwidth, unsigned int flags)
+{
+    commits++;
+    assert_int_equal(virDomainDestroy(domain), 0);
+    return __real_virDomainBlockCommit(domain, disk, base, top, bandwidth, flags);
+}
+
+typedef struct {
+    CkptConnection *connection;
+    CkptPlan *plan;
+    CkptStep *step;
+    CkptQemuOptions options;
+    CkptRun run;
+} World;
+
+/* A running VM on $d/o, which lies on $d/b, and a step that names the disk. No QEMU has either open. */
+static World *
+world_new(CkptStepKind kind)
+{
+    World *world = g_new0(World, 1);
+    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
+    g_autofree char *top = image("o");
+
+    destroyed_in_wait = restless = FALSE;
+    paused_for = states = commits = 0;
+    shell("rm -f $d/b* $d/o*; qemu-img create -q -f qcow2 $d/b 1M; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
+          "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
+          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
+          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/o'/>"
+          "<backingStore type='file'><format type='qcow2'/><source file='$d/b'/><backingStore/></backingStore>"
+          "<target dev='vda'/></disk></devices></domain></node>\nEND");
+    world->connection = ckpt_connection_new_shared(uri);
+    world->plan = ckpt_plan_new(CKPT_KIND_DELETE);
+    world->plan->vm_id = g_strdup(VM);
+    world->step = ckpt_step_new(kind);
+    world->step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    g_ptr_array_add(world->step->disks, ckpt_disk_file_new("vda", top, CKPT_FORMAT_QCOW2, NULL));
+    g_ptr_array_add(world->plan->steps, world->step);
+    world->run = (CkptRun){.connection = world->connection,
+                           .plan = world->plan,
+                           .step = world->step,
+                           .options = &world->options};
+    return world;
+}
+
+static void
+world_free(World *world)
+{
+    ckpt_plan_free(world->plan);
+    ckpt_connection_free(world->connection);
+    g_free(world);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+must_find(World *world, CkptReason reason)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptVm) vm = ckpt_inspect(world->connection, &world->options, VM, NULL, &error);
+
+    if (!vm)
+        fail_msg("%s", error->message);
+    for (guint i = 0; i < vm->obstacles->len; i++)
+        if (((CkptObstacle *)vm->obstacles->pdata[i])->reason == reason)
+            return;
+    fail_msg("no %s", ckpt_reason_name(reason));
+}
+
+static void
+must_check(World *world, CkptReason reason)
+{
+    g_autoptr(GError) error = NULL;
+
+    assert_false(ckpt_step_check_chain(&world->run, &error));
+    if (ckpt_error_reason(error) != reason)
+        fail_msg("%s", error->message);
+}
+
+static void
+a_mismatch_that_stays_is_one(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+
+    must_find(world, CKPT_REASON_CHAIN_MISMATCH);
+    must_check(world, CKPT_REASON_CHAIN_MISMATCH);
+}
+
+/* Its QEMU has let go of its files, and libvirt still calls it running. */
+static void
+a_vm_that_is_being_stopped_has_no_mismatch(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(World) again = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptVm) vm = NULL;
+
+    destroyed_in_wait = TRUE;
+    vm = ckpt_inspect(world->connection, &world->options, VM, NULL, &error);
+    if (!vm)
+        fail_msg("%s", error->message);
+    for (guint i = 0; i < vm->obstacles->len; i++)
+        fail_msg("%s", ((CkptObstacle *)vm->obstacles->pdata[i])->message);
+    assert_int_equal(vm->power, CKPT_POWER_SHUT_OFF);
+
+    again = world_new(CKPT_STEP_CHECK_CHAIN);
+    destroyed_in_wait = TRUE;
+    if (!ckpt_step_check_chain(&again->run, &error))
+        fail_msg("%s", error->message);
+}
+
+static void
+a_vm_that_changes_all_the_time_is_busy(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+
+    restless = TRUE;
+    must_find(world, CKPT_REASON_VM_BUSY);
+    must_check(world, CKPT_REASON_VM_BUSY);
+}
+
+static void
+a_vm_that_somebody_else_resumed_was_started(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_START);
+    g_autoptr(GError) error = NULL;
+
+    world->step->power = CKPT_POWER_RUNNING;
+    paused_for = 1;
+    if (!ckpt_step_start(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(paused_for, 0);
+    paused_for = 2;
+    assert_false(ckpt_step_start(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_FAILED);
+}
+
+static void
+a_merge_of_a_vm_that_was_just_stopped_goes_on(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_MERGE);
+    g_autoptr(GError) error = NULL;
+
+    world->step->target = g_strdup("vda");
+    world->step->file = image("o");
+    world->step->base = image("b");
+    world->step->base_format = CKPT_FORMAT_QCOW2;
+    assert_false(ckpt_step_merge(&world->run, &error));
+    /* All of it but the definition, which the test driver does not change. */
+    if (!strstr(error->message, "put disk vda of the definition on"))
+        fail_msg("%s", error->message);
+    assert_int_equal(commits, 1);
+    shell("qemu-io -r -f qcow2 -c 'read -q -P 7 0 64k' $d/b");
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_mismatch_that_stays_is_one),
+        cmocka_unit_test(a_vm_that_is_being_stopped_has_no_mismatch),
+        cmocka_unit_test(a_vm_that_changes_all_the_time_is_busy),
+        cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
+        cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
