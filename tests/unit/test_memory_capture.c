@@ -3,6 +3,8 @@
 #include "agent/hypervisor/memory.h"
 #include "tests/unit/image_fixture.h"
 
+#include <sys/stat.h>
+
 #define VM "11111111-1111-4111-8111-111111111111"
 #define CALL_US (400 * 1000)
 #define POLL_US (5 * 1000)
@@ -27,6 +29,8 @@ static int limit;           /* ms */
 static int told;
 static int stands;          /* virDomainPausedReason */
 static guint resumed;
+static guint resume_fails;  /* so often, then it is done */
+static const char *opened;  /* QEMU opens it to go on: for writing */
 
 /* Fails when its job is ended, or in the end, as one that waited for another's job in vain. */
 virDomainSnapshotPtr
@@ -102,9 +106,18 @@ __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned 
 int
 __wrap_virDomainResume(virDomainPtr domain)
 {
-    (void)domain;
+    struct stat found;
+
+    if (opened) {
+        assert_int_equal(stat(opened, &found), 0);
+        assert_int_equal(found.st_mode & 07777, resumed == 0 ? CKPT_SEALED_MODE : 0640);
+    }
     resumed++;
-    return 0;
+    if (resume_fails == 0)
+        return 0;
+    resume_fails--;
+    (void)__real_virDomainAbortJob(domain); /* for an error of libvirt's */
+    return -1;
 }
 
 static void
@@ -222,6 +235,99 @@ a_guest_goes_on_unless_its_owner_paused_it(void **state)
     ckpt_connection_free(connection);
 }
 
+/* ---- Seals ---- */
+
+typedef struct {
+    CkptConnection *connection;
+    CkptPlan *plan;
+    char *file;
+    CkptRun run;
+} Sealed;
+
+/* A capture of the memory was cut short, with its file sealed, and the guest stands for it. */
+static Sealed *
+sealed_new(void)
+{
+    Sealed *sealed = g_new0(Sealed, 1);
+    CkptStep *seal = ckpt_step_new(CKPT_STEP_SEAL), *snapshot = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+
+    shell("rm -f $d/sealed; echo contents >$d/sealed; chmod 0440 $d/sealed");
+    sealed->file = image("sealed");
+    seal->file = g_strdup(sealed->file);
+    seal->mode = 0640;
+    snapshot->asked = CKPT_CONSISTENCY_MEMORY;
+    snapshot->power = CKPT_POWER_RUNNING;
+    sealed->connection = connect();
+    sealed->plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    sealed->plan->vm_id = g_strdup(VM);
+    g_ptr_array_add(sealed->plan->steps, seal);
+    g_ptr_array_add(sealed->plan->steps, snapshot);
+    sealed->run = (CkptRun){.connection = sealed->connection, .plan = sealed->plan, .step = snapshot};
+    stands = VIR_DOMAIN_PAUSED_SNAPSHOT;
+    opened = sealed->file;
+    resumed = resume_fails = 0;
+    return sealed;
+}
+
+static void
+sealed_free(Sealed *sealed)
+{
+    opened = NULL;
+    resume_fails = 0;
+    ckpt_plan_free(sealed->plan);
+    ckpt_connection_free(sealed->connection);
+    g_free(sealed->file);
+    g_free(sealed);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Sealed, sealed_free)
+
+static void
+must_have_mode(const Sealed *sealed, guint mode)
+{
+    struct stat found;
+
+    assert_int_equal(stat(sealed->file, &found), 0);
+    assert_int_equal(found.st_mode & 07777, mode);
+}
+
+/* It was not switched: QEMU writes to the file again. */
+static void
+a_guest_that_needs_its_file_to_go_on_gets_it(void **state)
+{
+    g_autoptr(Sealed) sealed = sealed_new();
+
+    (void)state;
+    resume_fails = 1;
+    ckpt_memory_recover(&sealed->run);
+    assert_int_equal(resumed, 2);
+    must_have_mode(sealed, 0640);
+}
+
+static void
+a_guest_that_does_not_go_on_leaves_its_file_sealed(void **state)
+{
+    g_autoptr(Sealed) sealed = sealed_new();
+
+    (void)state;
+    resume_fails = 2;
+    ckpt_memory_recover(&sealed->run);
+    assert_int_equal(resumed, 2);
+    must_have_mode(sealed, CKPT_SEALED_MODE);
+}
+
+/* The checkpoint is there, and its file would stay open to writers. */
+static void
+a_snapshot_that_was_made_after_all_is_sealed_again(void **state)
+{
+    g_autoptr(Sealed) sealed = sealed_new();
+
+    (void)state;
+    resume_fails = 1;
+    ckpt_memory_recover(&sealed->run);
+    ckpt_memory_note_reached(&sealed->run);
+    must_have_mode(sealed, CKPT_SEALED_MODE);
+}
+
 int
 main(void)
 {
@@ -229,6 +335,9 @@ main(void)
         cmocka_unit_test(a_cancel_ends_its_own_job),
         cmocka_unit_test(a_cancel_does_not_end_anothers_job),
         cmocka_unit_test(a_guest_goes_on_unless_its_owner_paused_it),
+        cmocka_unit_test(a_guest_that_needs_its_file_to_go_on_gets_it),
+        cmocka_unit_test(a_guest_that_does_not_go_on_leaves_its_file_sealed),
+        cmocka_unit_test(a_snapshot_that_was_made_after_all_is_sealed_again),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
