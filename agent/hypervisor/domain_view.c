@@ -172,13 +172,22 @@ is_same(const CkptView *before, const CkptView *now)
            is_on_same_files(before->live_xml, now->live_xml);
 }
 
+/* QEMU gives its files up when its memory is written, and libvirt may tell of no job any more. */
+static gboolean
+has_let_go(const CkptView *view)
+{
+    return view->active && view->state == VIR_DOMAIN_PAUSED &&
+           (view->reason == VIR_DOMAIN_PAUSED_SAVE || view->reason == VIR_DOMAIN_PAUSED_MIGRATION ||
+            view->reason == VIR_DOMAIN_PAUSED_SNAPSHOT || view->reason == VIR_DOMAIN_PAUSED_DUMP);
+}
+
 gboolean
 ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view)
 {
     g_autoptr(CkptView) now = ckpt_view_load(connection, vm_id, NULL);
     g_autoptr(CkptView) after = NULL;
 
-    if (!now || !is_same(view, now) || !wait_for_modify_job(now->domain, now, NULL))
+    if (!now || !is_same(view, now) || has_let_go(now) || !wait_for_modify_job(now->domain, now, NULL))
         return TRUE;
     after = ckpt_view_load(connection, vm_id, NULL);
     return !after || !is_same(view, after);

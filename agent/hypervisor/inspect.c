@@ -286,7 +286,9 @@ ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const c
             return g_steal_pointer(&vm);
     }
     ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
-                         "VM %s is changed again and again while it is looked at: repeat the request", vm->name);
+                         "VM %s changes while it is looked at, or stands still for a save, a snapshot or a "
+                         "migration (virsh domstate --reason): wait for that, then repeat the request",
+                         vm->name);
     return g_steal_pointer(&vm);
 }
 

@@ -22,6 +22,7 @@ int __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const cha
 
 static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
 static gboolean restless;          /* each look finds another state */
+static gboolean being_saved;       /* its QEMU has let go of its files */
 static guint paused_for;           /* so many questions: then somebody else has resumed it */
 static guint states, commits;
 
@@ -42,6 +43,11 @@ __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned 
 
     if (restless && reason)
         *reason = (int)(states++ % 2);
+    if (being_saved) {
+        *state = VIR_DOMAIN_PAUSED;
+        if (reason)
+            *reason = VIR_DOMAIN_PAUSED_SAVE;
+    }
     if (paused_for > 0) {
         paused_for--;
         *state = VIR_DOMAIN_PAUSED;
@@ -86,7 +92,7 @@ world_new(CkptStepKind kind)
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
     g_autofree char *top = image("o");
 
-    destroyed_in_wait = restless = FALSE;
+    destroyed_in_wait = restless = being_saved = FALSE;
     paused_for = states = commits = 0;
     shell("rm -f $d/b* $d/o*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
@@ -185,6 +191,16 @@ a_vm_that_changes_all_the_time_is_busy(void **state)
 }
 
 static void
+a_vm_that_is_being_saved_is_busy(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+
+    being_saved = TRUE;
+    must_find(world, CKPT_REASON_VM_BUSY);
+    must_check(world, CKPT_REASON_VM_BUSY);
+}
+
+static void
 a_vm_that_somebody_else_resumed_was_started(void **state)
 {
     g_autoptr(World) world = world_new(CKPT_STEP_START);
@@ -225,6 +241,7 @@ main(void)
         cmocka_unit_test(a_mismatch_that_stays_is_one),
         cmocka_unit_test(a_vm_that_is_being_stopped_has_no_mismatch),
         cmocka_unit_test(a_vm_that_changes_all_the_time_is_busy),
+        cmocka_unit_test(a_vm_that_is_being_saved_is_busy),
         cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
     };
