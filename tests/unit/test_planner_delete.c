@@ -252,6 +252,34 @@ delete_below_a_branch_that_is_in_use_is_refused_by_its_name(void **state)
     assert_non_null(strstr(error->message, "/img/web.ckpt-s.qcow2"));
 }
 
+/* Where locks do not reach other hosts nobody can tell whether a file beside the present chain is in use there. The
+ * present chain is held by the VM itself, or was refused for all of it. */
+static void
+delete_beside_the_present_chain_needs_locks_that_tell(void **state)
+{
+    g_autoptr(World) rebased = world_with_branches_above();
+    g_autoptr(World) removed = world_with_line(1);
+    g_autoptr(World) merged = world_with_line(2);
+
+    ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-1.qcow2")->unguarded = TRUE;
+    ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-2.qcow2")->unguarded = TRUE;
+    ckpt_plan_free(plan_ok(rebased, CKPT_KIND_DELETE, "c1"));
+    ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-s.qcow2")->unguarded = TRUE;
+    assert_refused(rebased, CKPT_KIND_DELETE, "c1", CKPT_REASON_LOCKS_UNAVAILABLE);
+
+    add_branch(removed, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    ckpt_vm_find_file(removed->vm, "/img/web.ckpt-s.qcow2")->unguarded = TRUE;
+    assert_refused(removed, CKPT_KIND_DELETE, "s1", CKPT_REASON_LOCKS_UNAVAILABLE);
+
+    add_checkpoint(merged, "s1", "c2", "/img/web.ckpt-2.qcow2");
+    add_file(merged, "/img/web.ckpt-n.qcow2", "/img/web.raw");
+    g_ptr_array_add(merged->made, g_strdup("/img/web.ckpt-n.qcow2"));
+    put_on(merged, g_ptr_array_index(merged->vm->disks, 0), "/img/web.ckpt-n.qcow2");
+    set_current(merged, "c1");
+    ckpt_vm_find_file(merged->vm, "/img/web.ckpt-2.qcow2")->unguarded = TRUE;
+    assert_refused(merged, CKPT_KIND_DELETE, "c2", CKPT_REASON_LOCKS_UNAVAILABLE);
+}
+
 static void
 delete_below_a_branch_of_somebody_else_is_refused(void **state) /* hazard A18 */
 {
@@ -366,6 +394,7 @@ main(void)
         cmocka_unit_test(delete_below_a_branch_point_rebases_the_other_branches),
         cmocka_unit_test(delete_below_branches_of_no_present_chain_rebases_all_but_one),
         cmocka_unit_test(delete_below_a_branch_that_is_in_use_is_refused_by_its_name),
+        cmocka_unit_test(delete_beside_the_present_chain_needs_locks_that_tell),
         cmocka_unit_test(delete_below_a_branch_of_somebody_else_is_refused),
         cmocka_unit_test(delete_whose_present_state_is_somebodys_base_is_refused),
         cmocka_unit_test(delete_when_possible_of_a_branch_point_only_marks_it),
