@@ -388,6 +388,18 @@ merge_undefined(CkptRun *run, GError **error)
     return FALSE;
 }
 
+/* libvirt refuses what was meant for a VM that has just been started or stopped, and what was compared with one in the
+ * midst of that is no mismatch. */
+static gboolean
+is_outdated(CkptRun *run, const CkptView *view, const GError *why)
+{
+    CkptReason reason = ckpt_error_reason(why);
+
+    if (reason == CKPT_REASON_CHAIN_MISMATCH)
+        return ckpt_view_has_changed(run->connection, run->plan->vm_id, view);
+    return reason == CKPT_REASON_HYPERVISOR_FAILED && ckpt_view_is_stale(view);
+}
+
 static gboolean
 merge(CkptRun *run, GError **error)
 {
@@ -411,14 +423,14 @@ merge(CkptRun *run, GError **error)
             return TRUE;
         if (do_next(run, view, next, &why))
             continue;
-        /* libvirt refuses what was meant for a VM that has just been started or stopped: it is looked at anew. */
-        if (ckpt_error_reason(why) == CKPT_REASON_HYPERVISOR_FAILED && ckpt_view_is_stale(view))
+        if (is_outdated(run, view, why))
             continue;
         g_propagate_error(error, g_steal_pointer(&why));
         return FALSE;
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "disk %s: the VM is started and stopped again and again while it is merged",
+                   "disk %s: the VM is started and stopped again and again while it is merged, or stands still for "
+                   "a save or a migration (virsh domstate --reason)",
                    run->step->target);
     return FALSE;
 }

@@ -94,7 +94,7 @@ world_new(CkptStepKind kind)
 
     destroyed_in_wait = restless = being_saved = FALSE;
     paused_for = states = commits = 0;
-    shell("rm -f $d/b* $d/o*; qemu-img create -q -f qcow2 $d/b 1M; "
+    shell("rm -f $d/b* $d/o* $d/above*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
           "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
           "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
@@ -234,6 +234,26 @@ a_merge_of_a_vm_that_was_just_stopped_goes_on(void **state)
     shell("qemu-io -r -f qcow2 -c 'read -q -P 7 0 64k' $d/b");
 }
 
+/* It is on the lower file, and its QEMU does not write there: it is being started, or stopped. */
+static void
+a_merged_vm_that_is_being_stopped_has_no_mismatch(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_MERGE);
+    g_autoptr(GError) error = NULL;
+
+    world->step->target = g_strdup("vda");
+    world->step->file = image("above"); /* merged into the VM's disk, and nobody's since */
+    world->step->base = image("o");
+    world->step->base_format = CKPT_FORMAT_QCOW2;
+    shell("qemu-img create -q -f qcow2 -F qcow2 -b $d/o $d/above; touch $d/above.vmckpt-merged");
+    assert_false(ckpt_step_merge(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CHAIN_MISMATCH);
+    g_clear_error(&error);
+    destroyed_in_wait = TRUE;
+    if (!ckpt_step_merge(&world->run, &error))
+        fail_msg("%s", error->message);
+}
+
 int
 main(void)
 {
@@ -244,6 +264,7 @@ main(void)
         cmocka_unit_test(a_vm_that_is_being_saved_is_busy),
         cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
+        cmocka_unit_test(a_merged_vm_that_is_being_stopped_has_no_mismatch),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
