@@ -414,6 +414,43 @@ check_disk(const CkptView *view, const CkptDiskFile *disk, GPtrArray *disks, gbo
     return (!defined && !live) || locks_agree(disk->target, chain, live != NULL, error);
 }
 
+/* Another tool's overlay that was laid on the planned top meanwhile: all is as it should be below that. */
+static gboolean
+refuse_laid_upon(const CkptXmlDomain *domain, const CkptDiskFile *disk, GError **error)
+{
+    const CkptXmlDisk *found = domain ? ckpt_xml_domain_find(domain, disk->target) : NULL;
+    g_autoptr(GHashTable) files = ckpt_chain_files_new();
+    g_autoptr(GPtrArray) chain = NULL;
+
+    if (!found || !found->source || ckpt_format_from_name(found->format) != CKPT_FORMAT_QCOW2)
+        return FALSE;
+    chain = ckpt_chain_walk(found->source, CKPT_FORMAT_QCOW2, files, NULL, NULL);
+    for (guint i = 1; i < chain->len; i++) {
+        if (!ckpt_image_same(((const CkptLayer *)g_ptr_array_index(chain, i))->path, disk->file))
+            continue;
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                       "disk %s: %s was laid on %s meanwhile: end that with the tool that made it (virsh "
+                       "blockcommit), then repeat the request",
+                       disk->target, found->source, disk->file);
+        ckpt_error_add(error, CKPT_META_DISK, disk->target);
+        ckpt_error_add(error, CKPT_META_FILE, found->source);
+        return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
+refuse_any_laid_upon(const CkptRun *run, const CkptView *view, GError **error)
+{
+    const CkptXmlDomain *present = view->active ? view->live_xml : view->definition_xml;
+    GPtrArray *disks = run->step->disks;
+
+    for (guint i = 0; disks && i < disks->len; i++)
+        if (refuse_laid_upon(present, g_ptr_array_index(disks, i), error))
+            return TRUE;
+    return FALSE;
+}
+
 static gboolean
 check_disks(const CkptRun *run, const CkptView *view, GError **error)
 {
@@ -440,7 +477,8 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
             return TRUE;
         if (ckpt_view_has_changed(run->connection, run->plan->vm_id, view))
             continue;
-        g_propagate_error(error, g_steal_pointer(&mismatch));
+        if (!refuse_any_laid_upon(run, view, error))
+            g_propagate_error(error, g_steal_pointer(&mismatch));
         return FALSE;
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM changes while it is looked at, or stands still for a save, a snapshot or a migration (virsh "

@@ -40,6 +40,19 @@ fail(GError **error, const CkptStep *step, const char *what)
     return NEXT_FAILED;
 }
 
+/* Another tool's overlay came in between: all is as it should be below that, and goes on when it is gone. */
+static Next
+fail_under(GError **error, const CkptStep *step, const char *above, const char *file)
+{
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                   "disk %s: %s was laid on %s meanwhile: end that with the tool that made it (virsh blockcommit), "
+                   "then repeat the request",
+                   step->target, above, file);
+    ckpt_error_add(error, CKPT_META_DISK, step->target);
+    ckpt_error_add(error, CKPT_META_FILE, above);
+    return NEXT_FAILED;
+}
+
 /* The disk that the merge is about, whatever its target is by now. NULL: it has none of the files. */
 static const CkptXmlDisk *
 find_disk(const CkptStep *step, const CkptXmlDomain *domain)
@@ -152,7 +165,7 @@ next_merged(const CkptStep *step, const CkptView *view)
 /* The running VM has base in its chain, but no longer `file`: QEMU is past the merge. Never once
  * more, base has newer data than `file` by now (hazard A26). */
 static Next
-next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
+next_past(const CkptStep *step, const CkptXmlDisk *live, gint base, const CkptView *view, GError **error)
 {
     gboolean read_locked, write_locked;
 
@@ -166,7 +179,8 @@ next_past(const CkptStep *step, gint base, const CkptView *view, GError **error)
                    : next;
     }
     if (base != 0)
-        return fail(error, step, "the running VM reads the lower file through another one");
+        return ckpt_merge_is_done(step, error) ? fail_under(error, step, live->chain[base - 1], step->base)
+                                               : NEXT_FAILED;
     /* Past it QEMU writes to base; libvirt may only believe so (hazard A5). */
     if (!ckpt_locks_probe_path(step->base, &read_locked, &write_locked, error))
         return NEXT_FAILED;
@@ -182,10 +196,12 @@ next_live(const CkptStep *step, const CkptXmlDisk *live, const CkptView *view, G
     gint base = position(live, step->base);
 
     if (file < 0)
-        return next_past(step, base, view, error);
+        return next_past(step, live, base, view, error);
     if (base != file + 1)
         return fail(error, step, "the running VM has the two files in another order");
-    if ((file == 0) != (step->above == NULL))
+    if (file > 0 && !step->above)
+        return fail_under(error, step, live->chain[file - 1], step->file);
+    if (file == 0 && step->above)
         return fail(error, step, "the running VM has the merged file in another place of its chain");
     if (file == 0 && ckpt_merge_is_barred(step))
         return fail(error, step, "the running VM writes to a file that was merged already, and is older "

@@ -45,7 +45,8 @@ runs_on(const CkptView *view, const char *file)
     for (guint i = 0; view->live_xml && i < view->live_xml->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
 
-        if (ckpt_xml_disk_is_captured(disk) && disk->chain && g_strcmp0(disk->chain[0], file) == 0)
+        /* Also through an overlay that another tool has laid on it since. */
+        if (ckpt_xml_disk_is_captured(disk) && disk->chain && g_strv_contains((const char *const *)disk->chain, file))
             return TRUE;
     }
     return FALSE;

@@ -32,7 +32,7 @@ typedef enum {
                                    autostart as `autostart`; UUID and present name kept. Undo:
                                    `definition_before`, `autostart_before`. With no `definition`: the one in
                                    force, of which only the disks are changed (to put it right; no undo) */
-    CKPT_STEP_STOP,             /* with `disks`: only if it runs on one of their `file`s. Undo: start again
+    CKPT_STEP_STOP,             /* with `disks`: only if one of their `file`s is in its chains. Undo: start again
                                    as `power` was; run after all other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
                                    `disks`. Undo: stop */

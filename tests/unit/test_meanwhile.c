@@ -84,9 +84,10 @@ typedef struct {
     CkptRun run;
 } World;
 
-/* A running VM on $d/o, which lies on $d/b, and a step that names the disk. No QEMU has either open. */
+/* A running VM on $d/o, which lies on $d/b, and a step that names the disk. No QEMU has either open. With `theirs`
+ * another tool has laid its overlay on the disk. */
 static World *
-world_new(CkptStepKind kind)
+world_with(CkptStepKind kind, gboolean theirs)
 {
     World *world = g_new0(World, 1);
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
@@ -96,11 +97,15 @@ world_new(CkptStepKind kind)
     paused_for = states = commits = 0;
     shell("rm -f $d/b* $d/o* $d/above*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/o $d/theirs; "
           "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
           "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
-          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/o'/>"
-          "<backingStore type='file'><format type='qcow2'/><source file='$d/b'/><backingStore/></backingStore>"
+          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/TOP'/>"
+          "<backingStore type='file'><format type='qcow2'/><source file='$d/o'/><backingStore type='file'><format type='qcow2'/><source file='$d/b'/><backingStore/></backingStore></backingStore>"
           "<target dev='vda'/></disk></devices></domain></node>\nEND");
+    shell(theirs ? "sed -i s,/TOP,/theirs, $d/host.xml"
+                 : "sed -i \"s,<source file='[^']*/TOP'/><backingStore type='file'><format type='qcow2'/>,,; "
+                   "s,</backingStore></backingStore>,</backingStore>,\" $d/host.xml");
     world->connection = ckpt_connection_new_shared(uri);
     world->plan = ckpt_plan_new(CKPT_KIND_DELETE);
     world->plan->vm_id = g_strdup(VM);
@@ -113,6 +118,12 @@ world_new(CkptStepKind kind)
                            .step = world->step,
                            .options = &world->options};
     return world;
+}
+
+static World *
+world_new(CkptStepKind kind)
+{
+    return world_with(kind, FALSE);
 }
 
 static void
@@ -254,6 +265,56 @@ a_merged_vm_that_is_being_stopped_has_no_mismatch(void **state)
         fail_msg("%s", error->message);
 }
 
+static void
+must_wait_for_theirs(World *world, gboolean (*step)(CkptRun *run, GError **error))
+{
+    g_autoptr(GError) error = NULL;
+
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != CKPT_REASON_VM_BUSY || !strstr(error->message, "/theirs was laid on"))
+        fail_msg("%s", error->message);
+}
+
+static void
+what_another_tool_lays_over_the_disk_is_waited_for(void **state)
+{
+    g_autoptr(World) check = world_with(CKPT_STEP_CHECK_CHAIN, TRUE);
+    g_autoptr(World) merge = world_with(CKPT_STEP_MERGE, TRUE);
+    g_autoptr(World) merged = world_with(CKPT_STEP_MERGE, TRUE);
+
+    must_wait_for_theirs(check, ckpt_step_check_chain);
+    merge->step->target = g_strdup("vda");
+    merge->step->file = image("o");
+    merge->step->base = image("b");
+    merge->step->base_format = CKPT_FORMAT_QCOW2;
+    must_wait_for_theirs(merge, ckpt_step_merge);
+    merged->step->target = g_strdup("vda");
+    merged->step->file = image("above");
+    merged->step->base = image("o");
+    merged->step->base_format = CKPT_FORMAT_QCOW2;
+    shell("qemu-img create -q -f qcow2 -F qcow2 -b $d/o $d/above; touch $d/above.vmckpt-merged");
+    must_wait_for_theirs(merged, ckpt_step_merge);
+}
+
+/* The files of a restore that is undone are about to go. */
+static void
+a_vm_that_runs_on_the_files_under_theirs_is_stopped(void **state)
+{
+    g_autoptr(World) world = world_with(CKPT_STEP_STOP, TRUE);
+    g_autofree char *other = image("other");
+    CkptDiskFile *disk = g_ptr_array_index(world->step->disks, 0);
+    g_autofree char *top = g_steal_pointer(&disk->file);
+    g_autoptr(GError) error = NULL;
+
+    disk->file = g_strdup(other);
+    assert_true(ckpt_step_stop(&world->run, &error));
+    assert_int_equal(ckpt_step_stop_check(&world->run, &error), CKPT_OUTCOME_NOT_DONE);
+    ckpt_set_str(&disk->file, top);
+    if (!ckpt_step_stop(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(ckpt_step_stop_check(&world->run, &error), CKPT_OUTCOME_DONE);
+}
+
 int
 main(void)
 {
@@ -265,6 +326,8 @@ main(void)
         cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
         cmocka_unit_test(a_merged_vm_that_is_being_stopped_has_no_mismatch),
+        cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
+        cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);

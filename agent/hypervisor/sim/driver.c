@@ -88,8 +88,9 @@ is_meant(const CkptStep *step, const CkptSimVm *vm)
         const CkptDiskFile *disk = g_ptr_array_index(step->disks, i);
         const CkptSimLive *live = ckpt_sim_find_live(vm, disk->target);
 
-        if (live && g_str_equal(((CkptSimFile *)live->chain->pdata[0])->path, disk->file))
-            return TRUE;
+        for (guint k = 0; live && k < live->chain->len; k++)
+            if (g_str_equal(((CkptSimFile *)live->chain->pdata[k])->path, disk->file))
+                return TRUE;
     }
     return !step->disks;
 }
