@@ -263,19 +263,19 @@ delete_beside_the_present_chain_needs_locks_that_tell(void **state)
 
     ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-1.qcow2")->unguarded = TRUE;
     ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-2.qcow2")->unguarded = TRUE;
-    ckpt_plan_free(plan_ok(rebased, CKPT_KIND_DELETE, "c1"));
+    ckpt_plan_free(world_must_plan(rebased, CKPT_KIND_DELETE, "c1"));
     ckpt_vm_find_file(rebased->vm, "/img/web.ckpt-s.qcow2")->unguarded = TRUE;
     assert_refused(rebased, CKPT_KIND_DELETE, "c1", CKPT_REASON_LOCKS_UNAVAILABLE);
 
-    add_branch(removed, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    world_add_branch(removed, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
     ckpt_vm_find_file(removed->vm, "/img/web.ckpt-s.qcow2")->unguarded = TRUE;
     assert_refused(removed, CKPT_KIND_DELETE, "s1", CKPT_REASON_LOCKS_UNAVAILABLE);
 
-    add_checkpoint(merged, "s1", "c2", "/img/web.ckpt-2.qcow2");
-    add_file(merged, "/img/web.ckpt-n.qcow2", "/img/web.raw");
+    world_add_checkpoint(merged, "s1", "c2", "/img/web.ckpt-2.qcow2");
+    world_add_file(merged, "/img/web.ckpt-n.qcow2", "/img/web.raw");
     g_ptr_array_add(merged->made, g_strdup("/img/web.ckpt-n.qcow2"));
-    put_on(merged, g_ptr_array_index(merged->vm->disks, 0), "/img/web.ckpt-n.qcow2");
-    set_current(merged, "c1");
+    world_put_on(merged, g_ptr_array_index(merged->vm->disks, 0), "/img/web.ckpt-n.qcow2");
+    world_set_current(merged, "c1");
     ckpt_vm_find_file(merged->vm, "/img/web.ckpt-2.qcow2")->unguarded = TRUE;
     assert_refused(merged, CKPT_KIND_DELETE, "c2", CKPT_REASON_LOCKS_UNAVAILABLE);
 }
