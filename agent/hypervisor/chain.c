@@ -481,7 +481,8 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
             g_propagate_error(error, g_steal_pointer(&mismatch));
         return FALSE;
     }
-    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM changes while it is looked at, or stands still for a save, a snapshot or a migration (virsh "
-                   "domstate --reason)");
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                   "the VM changes while it is looked at, or stands still for a save, a snapshot or a migration "
+                   "(virsh domstate --reason)");
     return FALSE;
 }

@@ -20,8 +20,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptView, ckpt_view_free)
 /* Whether the VM changed between active and shut off, or was started anew, since. */
 gboolean ckpt_view_is_stale(const CkptView *view);
 /* Whether it did, or is in another state or on other files than the view says, as far as that is known once what
- * libvirt was just doing to it has ended, or stands still for a save or the like: what was compared with such a view
- * is no mismatch. */
+ * libvirt was just doing to it has ended, or stands still for a save or the like: what was compared with such a
+ * view is no mismatch. */
 gboolean ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view);
 const char *ckpt_view_source(const CkptView *view, const char *target);      /* NULL if none */
 const char *ckpt_view_live_source(const CkptView *view, const char *target); /* likewise */

@@ -45,8 +45,8 @@ static Next
 fail_under(GError **error, const CkptStep *step, const char *above, const char *file)
 {
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "disk %s: %s was laid on %s meanwhile: end that with the tool that made it (virsh blockcommit), "
-                   "then repeat the request",
+                   "disk %s: %s was laid on %s meanwhile: end that with the tool that made it (virsh "
+                   "blockcommit), then repeat the request",
                    step->target, above, file);
     ckpt_error_add(error, CKPT_META_DISK, step->target);
     ckpt_error_add(error, CKPT_META_FILE, above);
@@ -404,8 +404,8 @@ merge_undefined(CkptRun *run, GError **error)
     return FALSE;
 }
 
-/* libvirt refuses what was meant for a VM that has just been started or stopped, and what was compared with one in the
- * midst of that is no mismatch. */
+/* libvirt refuses what was meant for a VM that has just been started or stopped, and what was compared with one in
+ * the midst of that is no mismatch. */
 static gboolean
 is_outdated(CkptRun *run, const CkptView *view, const GError *why)
 {
@@ -445,8 +445,8 @@ merge(CkptRun *run, GError **error)
         return FALSE;
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "disk %s: the VM is started and stopped again and again while it is merged, or stands still for "
-                   "a save or a migration (virsh domstate --reason)",
+                   "disk %s: the VM is started and stopped again and again while it is merged, or stands still "
+                   "for a save or a migration (virsh domstate --reason)",
                    run->step->target);
     return FALSE;
 }

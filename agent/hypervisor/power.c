@@ -46,7 +46,8 @@ runs_on(const CkptView *view, const char *file)
         const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
 
         /* Also through an overlay that another tool has laid on it since. */
-        if (ckpt_xml_disk_is_captured(disk) && disk->chain && g_strv_contains((const char *const *)disk->chain, file))
+        if (ckpt_xml_disk_is_captured(disk) && disk->chain &&
+            g_strv_contains((const char *const *)disk->chain, file))
             return TRUE;
     }
     return FALSE;

@@ -1,5 +1,5 @@
-/* What somebody else does to the VM in the midst of a look or a step: what was compared is no mismatch then, and what
- * libvirt refused is no failure. On libvirt's test driver, with what that lacks put in between. */
+/* What somebody else does to the VM in the midst of a look or a step: what was compared is no mismatch then, and
+ * what libvirt refused is no failure. On libvirt's test driver, with what that lacks put in between. */
 #include "agent/hypervisor/qemu.h"
 #include "tests/unit/image_fixture.h"
 
@@ -101,7 +101,8 @@ world_with(CkptStepKind kind, gboolean theirs)
           "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
           "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
           "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/TOP'/>"
-          "<backingStore type='file'><format type='qcow2'/><source file='$d/o'/><backingStore type='file'><format type='qcow2'/><source file='$d/b'/><backingStore/></backingStore></backingStore>"
+          "<backingStore type='file'><format type='qcow2'/><source file='$d/o'/><backingStore type='file'>"
+          "<format type='qcow2'/><source file='$d/b'/><backingStore/></backingStore></backingStore>"
           "<target dev='vda'/></disk></devices></domain></node>\nEND");
     shell(theirs ? "sed -i s,/TOP,/theirs, $d/host.xml"
                  : "sed -i \"s,<source file='[^']*/TOP'/><backingStore type='file'><format type='qcow2'/>,,; "

@@ -252,8 +252,8 @@ delete_below_a_branch_that_is_in_use_is_refused_by_its_name(void **state)
     assert_non_null(strstr(error->message, "/img/web.ckpt-s.qcow2"));
 }
 
-/* Where locks do not reach other hosts nobody can tell whether a file beside the present chain is in use there. The
- * present chain is held by the VM itself, or was refused for all of it. */
+/* Where locks do not reach other hosts nobody can tell whether a file beside the present chain is in use there.
+ * The present chain is held by the VM itself, or was refused for all of it. */
 static void
 delete_beside_the_present_chain_needs_locks_that_tell(void **state)
 {
