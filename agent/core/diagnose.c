@@ -439,6 +439,13 @@ look_at_space(const Look *look)
         guint64 reserve = top ? ckpt_plan_reserve_of(input->limits, top) : 0;
         g_autofree char *folder = NULL;
 
+        if (top && top->overlay_folder && !top->overlay_device) {
+            tell(look, CKPT_FINDING_FILE_MISSING, CKPT_SEVERITY_ERROR, NULL, top->overlay_folder,
+                 "the folder for overlays of block devices cannot be used: make it or mount its file system; "
+                 "until then no checkpoint of disk %s can be made",
+                 disk->target);
+            continue;
+        }
         if (!top || !top->exists || top->fs_available >= reserve)
             continue;
         folder = top->overlay_folder ? g_strdup(top->overlay_folder) : g_path_get_dirname(top->path);

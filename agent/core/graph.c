@@ -312,9 +312,11 @@ ckpt_graph_manifest(const CkptLayer *layer)
 {
     g_autofree char *name = NULL;
 
+    if (layer->manifest_file)
+        return g_strdup(layer->manifest_file);
     if (!layer->overlay_folder)
         return g_strconcat(layer->path, CKPT_MANIFEST_ENDING, NULL);
-    name = g_strdelimit(g_strdup(layer->path + 1), "/", '-');
+    name = ckpt_device_stem(layer->path);
     return g_strconcat(layer->overlay_folder, "/", name, CKPT_MANIFEST_ENDING, NULL);
 }
 

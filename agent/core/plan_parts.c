@@ -191,7 +191,7 @@ place_of(const CkptPlanInput *input, const char *base)
 
     if (!layer || !layer->overlay_folder)
         return g_strdup(base);
-    name = g_strdelimit(g_strdup(base + 1), "/", '-');
+    name = ckpt_device_stem(base);
     return g_build_filename(layer->overlay_folder, name, NULL);
 }
 

@@ -1,20 +1,58 @@
 /* Disks on block devices: their overlays are files, which need a folder that the administrator names. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "agent/model/json.h"
 
+#include <errno.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+
+/* By the names of older agents, of which one may be that of several devices. */
+static char *
+older_path(const char *folder, const char *file, const char *ending)
+{
+    g_autofree char *stem = g_strdelimit(g_strdup(*file == '/' ? file + 1 : file), "/", '-');
+
+    return g_strconcat(folder, "/", stem, ending, NULL);
+}
+
+/* Whether it is this device's: a manifest names the disks that it is of. One that cannot be read is taken for it,
+ * and found to be unreadable. */
+static gboolean
+is_of(const char *path, const char *file, const char *ending)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(CkptManifest) told = NULL;
+
+    if (!g_file_test(path, G_FILE_TEST_EXISTS))
+        return FALSE;
+    if (!g_str_equal(ending, CKPT_MANIFEST_ENDING))
+        return TRUE;
+    text = ckpt_manifest_read(path, NULL);
+    told = text ? ckpt_manifest_from_json(text, NULL) : NULL;
+    if (text)
+        explicit_bzero(text, strlen(text));
+    for (guint i = 0; told && told->row && i < told->row->disks->len; i++)
+        if (ckpt_image_same(((CkptCheckpointDisk *)told->row->disks->pdata[i])->sealed_file, file))
+            return TRUE;
+    return !told || !told->row;
+}
 
 char *
 ckpt_block_beside(const CkptQemuOptions *options, const char *file, const char *ending)
 {
     const char *folder = options ? options->block_overlay_folder : NULL;
-    g_autofree char *stem = NULL;
+    g_autofree char *stem = NULL, *path = NULL, *older = NULL;
 
     if (!folder || !ckpt_is_block(file))
         return g_strconcat(file, ending, NULL);
-    stem = ckpt_block_stem(file);
-    return g_strconcat(folder, "/", stem, ending, NULL);
+    stem = ckpt_device_stem(file);
+    path = g_strconcat(folder, "/", stem, ending, NULL);
+    older = older_path(folder, file, ending);
+    if (!g_str_equal(path, older) && !g_file_test(path, G_FILE_TEST_EXISTS) && is_of(older, file, ending))
+        return g_steal_pointer(&older);
+    return g_steal_pointer(&path);
 }
 
 static void
@@ -59,10 +97,26 @@ fill(CkptLayer *layer, const CkptQemuOptions *options)
     }
 }
 
+static void
+refuse_folder(CkptVm *vm, const char *target, const char *folder)
+{
+    struct stat found;
+    int fault = stat(folder, &found) != 0 ? errno : S_ISDIR(found.st_mode) ? 0 : ENOTDIR;
+
+    if (fault)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_DISK_FILE_MISSING, target, folder,
+                             "disk %s: the folder for overlays of block devices, %s, cannot be used (%s): make "
+                             "it or mount its file system, or name another one as block_overlay_folder in "
+                             "[checkpoints] of the agent's configuration",
+                             target, folder, g_strerror(fault));
+}
+
 /* qcow2 on a device grows beyond its end; and QEMU knows of an overlay's merge only that it failed. */
 static void
 inspect_top(CkptVm *vm, const CkptDisk *disk, const CkptLayer *top, const char *folder)
 {
+    if (folder)
+        refuse_folder(vm, disk->target, folder);
     if (!folder)
         refuse(vm, disk->target, top->path);
     else if (top->format != CKPT_FORMAT_RAW)

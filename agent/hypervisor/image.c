@@ -485,12 +485,6 @@ ckpt_block_identify(const char *path, const struct stat *node, guint64 size, Ckp
     *id = (CkptFileId){.device = CKPT_FILE_ID_BLOCK, .inode = hash | 1, .size = size, .mtime_ns = 0};
 }
 
-char *
-ckpt_block_stem(const char *path)
-{
-    return g_strdelimit(g_strdup(*path == '/' ? path + 1 : path), "/", '-');
-}
-
 /* It is written beside the name that the definition has; the file may have another. */
 static gboolean
 has_manifest(const char *path)

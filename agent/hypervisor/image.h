@@ -48,7 +48,6 @@ CkptLayer *ckpt_layer_look(const char *path, CkptFormat format, CkptQcow2 **head
 void ckpt_block_identify(const char *path, const struct stat *node, guint64 size, CkptFileId *id);
 gboolean ckpt_is_block(const char *path);
 /* As what its overlays and its manifest are called: "/dev/vg0/web" → "dev-vg0-web". */
-char *ckpt_block_stem(const char *path);
 
 /* What QEMU would open for a backing name in the header of `path`: absolute as it is, relative ones
  * below the folder of `path`. NULL for names with a protocol ("json:{…}", "nbd://…"). */

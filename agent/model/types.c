@@ -70,6 +70,19 @@ ckpt_layer_free(CkptLayer *layer)
     g_free(layer);
 }
 
+char *
+ckpt_device_stem(const char *path)
+{
+    GString *stem = g_string_new(NULL);
+
+    for (const char *at = *path == '/' ? path + 1 : path; *at; at++) {
+        if (*at == '-' || *at == '_')
+            g_string_append_c(stem, '_');
+        g_string_append_c(stem, *at == '/' ? '-' : *at);
+    }
+    return g_string_free(stem, FALSE);
+}
+
 void
 ckpt_disk_free(CkptDisk *disk)
 {

@@ -102,6 +102,10 @@ typedef struct {
 } CkptLayer;
 void ckpt_layer_free(CkptLayer *layer);
 
+/* What is kept of a block device in the folder for that is named after its path, '-' for '/'; a '-' or a '_' of
+ * the path has a '_' before it, so that no two paths have one name. (transfer full) */
+char *ckpt_device_stem(const char *path);
+
 /* One disk of a VM. Only writable disks that a checkpoint must capture; read-only ones and CD-ROMs
  * are left alone and do not appear. */
 typedef struct {

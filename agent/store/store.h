@@ -37,9 +37,9 @@ gboolean ckpt_store_check(CkptStore *store, char **damage, GError **error) G_GNU
 
 /* ---- Operations ---- */
 
-/* By caller and request_id: NULL without an error if there is none; STORE_FAILED if its row is damaged. As wherever
- * operations are read, the results of steps that ended stand in their plan (CkptStep.id), and request has its
- * identity. */
+/* By caller and request_id: NULL without an error if there is none; STORE_FAILED if its row is damaged. As
+ * wherever operations are read, the results of steps that ended stand in their plan (CkptStep.id), and request has
+ * its identity. */
 CkptOperation *ckpt_store_find_operation(CkptStore *store, const char *identity,
                                          const char *request_id, GError **error);
 /* Inserts it (number is filled in), in place of an ended FAILED one of the same name. Any other one of

@@ -350,6 +350,20 @@ a_full_file_system_is_found_once(void **state)
 }
 
 static void
+a_folder_for_overlays_that_is_not_there_is_not_taken_for_a_full_one(void **state)
+{
+    World *world = *state;
+    CkptLayer *top = layer(world, "/i/o2.qcow2");
+    const CkptFinding *finding;
+
+    top->block = TRUE;
+    top->overlay_folder = g_strdup("/overlays");
+    top->fs_available = 0;
+    finding = must_find(world, CKPT_FINDING_FILE_MISSING, 0);
+    assert_string_equal(finding->file, "/overlays");
+}
+
+static void
 a_reserve_in_percent_counts(void **state)
 {
     World *world = *state;
@@ -452,6 +466,7 @@ main(void)
         TEST(a_quarantine_is_repairable_only_when_all_agrees),
         TEST(a_doomed_file_that_is_still_there_is_repairable),
         TEST(a_full_file_system_is_found_once),
+        TEST(a_folder_for_overlays_that_is_not_there_is_not_taken_for_a_full_one),
         TEST(a_reserve_in_percent_counts),
         TEST(a_block_device_is_not_expected_to_be_sealed),
         TEST(an_unfinished_delete_is_found_unless_it_is_under_way),
