@@ -323,13 +323,14 @@ ckpt_decode(const ProtobufCMessageDescriptor *type, const guint8 *data, gsize si
     /* With room for any path, so that a walk allocates once. */
     g_autoptr(GString) path = g_string_sized_new(128);
     Walk walk = {mode, path, error};
-    Reader reader = {data, data + size};
+    /* NULL of size 0 is nothing to count from; protobuf-c takes it only since 1.5. */
+    const guint8 *begin = size > 0 ? data : (const guint8 *)"";
+    Reader reader = {begin, begin + size};
     ProtobufCMessage *message;
 
     if (!walk_message(&walk, type, reader, 0))
         return NULL;
-    /* protobuf-c takes NULL data of size 0 only since 1.5. */
-    message = protobuf_c_message_unpack(type, NULL, size, size ? data : (const guint8 *)"");
+    message = protobuf_c_message_unpack(type, NULL, size, begin);
     if (!message)
         malformed(&walk);
     return message;
