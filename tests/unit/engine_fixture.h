@@ -3,6 +3,7 @@
 
 #include "agent/core/engine.h"
 #include "agent/hypervisor/sim/sim.h"
+#include "tests/unit/outcome.h"
 
 #define FIXTURE_VM "11111111-1111-4111-8111-111111111111"
 #define FIXTURE_IDENTITY "spiffe://test/operator"
@@ -23,17 +24,6 @@ int engine_fixture_teardown(void **state);
 void engine_fixture_open(EngineFixture *fixture);
 void engine_fixture_close(EngineFixture *fixture);
 void engine_fixture_restart(EngineFixture *fixture);
-
-/* One caller's answers. */
-typedef struct {
-    GMutex lock;
-    GCond done;
-    guint answers;
-    CkptOperation *op;
-    GError *error;
-} Outcome;
-void outcome_clear(Outcome *outcome);
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Outcome, outcome_clear)
 
 /* checkpoint_id may be NULL. */
 CkptRequest *engine_fixture_request(CkptKind kind, const char *request_id, const char *checkpoint_id);

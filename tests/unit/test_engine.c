@@ -4,6 +4,7 @@
 
 #include "agent/core/engine.h"
 #include "common/id.h"
+#include "outcome.h"
 #include "toy_driver.h"
 
 #include <glib/gstdio.h>
@@ -71,62 +72,7 @@ teardown(void **state)
     return 0;
 }
 
-/* ---- One call and its outcome ---- */
-
-typedef struct {
-    GMutex lock;
-    GCond done;
-    guint answers;
-    CkptOperation *op;
-    GError *error;
-} Outcome;
-
-static void
-on_outcome(CkptOperation *op, const GError *error, gpointer data)
-{
-    Outcome *outcome = data;
-
-    g_mutex_lock(&outcome->lock);
-    outcome->answers++;
-    g_clear_pointer(&outcome->op, ckpt_operation_free);
-    g_clear_error(&outcome->error);
-    outcome->op = op;
-    outcome->error = error ? g_error_copy(error) : NULL;
-    g_cond_signal(&outcome->done);
-    g_mutex_unlock(&outcome->lock);
-}
-
-static void
-outcome_wait(Outcome *outcome, guint answers)
-{
-    gint64 until = g_get_monotonic_time() + 20 * G_TIME_SPAN_SECOND;
-
-    /* The main context carries the waiters' time limits and the engine's retries. */
-    for (;;) {
-        gboolean enough;
-
-        g_mutex_lock(&outcome->lock);
-        if (outcome->answers < answers)
-            g_cond_wait_until(&outcome->done, &outcome->lock,
-                              g_get_monotonic_time() + 10 * G_TIME_SPAN_MILLISECOND);
-        enough = outcome->answers >= answers;
-        g_mutex_unlock(&outcome->lock);
-        if (enough)
-            return;
-        while (g_main_context_iteration(NULL, FALSE))
-            ;
-        if (g_get_monotonic_time() > until)
-            fail_msg("no answer");
-    }
-}
-
-static void
-outcome_clear(Outcome *outcome)
-{
-    g_clear_pointer(&outcome->op, ckpt_operation_free);
-    g_clear_error(&outcome->error);
-}
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Outcome, outcome_clear)
+/* ---- One call ---- */
 
 static CkptRequest *
 new_request(CkptKind kind, const char *request_id, const char *checkpoint_id)
@@ -146,10 +92,7 @@ new_request(CkptKind kind, const char *request_id, const char *checkpoint_id)
 static void
 call(Fixture *fixture, CkptRequest *request, Outcome *outcome)
 {
-    guint answers = outcome->answers + 1;
-
-    ckpt_engine_submit(fixture->engine, request, on_outcome, outcome);
-    outcome_wait(outcome, answers);
+    outcome_call(fixture->engine, request, outcome);
 }
 
 /* The new checkpoint's ID, or the safety checkpoint's. */
@@ -263,7 +206,7 @@ callers_who_race_on_one_id_meet_in_one_operation(void **state)
     g_mutex_lock(&gate);
     fixture->toy->gate = &gate;
     for (guint i = 0; i < 64; i++)
-        ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, id, NULL), on_outcome,
+        ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, id, NULL), outcome_take,
                            &outcome);
     g_mutex_unlock(&gate);
     outcome_wait(&outcome, 64);
@@ -304,7 +247,7 @@ a_cancelled_id_that_was_never_used_refuses_the_late_request(void **state)
     g_auto(Outcome) outcome = {0};
     g_autofree char *id = ckpt_id_new();
 
-    ckpt_engine_cancel(fixture->engine, IDENTITY, id, 1000, on_outcome, &outcome);
+    ckpt_engine_cancel(fixture->engine, IDENTITY, id, 1000, outcome_take, &outcome);
     outcome_wait(&outcome, 1);
     assert_null(outcome.op);
     assert_null(outcome.error);
@@ -327,12 +270,12 @@ a_cancel_before_the_decisive_step_undoes(void **state)
     g_mutex_init(&gate);
     g_mutex_lock(&gate);
     fixture->toy->gate = &gate;
-    ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, id, NULL), on_outcome,
+    ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, id, NULL), outcome_take,
                        &outcome);
     /* Within its first step: one that has not begun is refused elsewhere. */
     while (g_atomic_int_get(&fixture->toy->at_gate) == 0)
         g_usleep(1000);
-    ckpt_engine_cancel(fixture->engine, IDENTITY, id, 5000000, on_outcome, &cancelled);
+    ckpt_engine_cancel(fixture->engine, IDENTITY, id, 5000000, outcome_take, &cancelled);
     g_mutex_unlock(&gate);
     outcome_wait(&outcome, 1);
     outcome_wait(&cancelled, 1);
