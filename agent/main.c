@@ -146,6 +146,7 @@ open_qemu(const CkptConfig *config, GError **error)
         .guard_folder = guards,
         .block_overlay_folder = config->block_overlay_folder,
         .offline_without_locks = config->offline_without_locks,
+        .live_memory_when_emulated = config->live_memory_when_emulated,
     };
     CkptDriver *driver = ckpt_qemu_driver_new(&options, error);
     g_autoptr(GPtrArray) folders = g_ptr_array_new();

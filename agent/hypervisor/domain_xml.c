@@ -315,6 +315,7 @@ ckpt_xml_domain_parse(const char *xml, GError **error)
     domain = g_new0(CkptXmlDomain, 1);
     domain->name = content(child(root, "name"));
     domain->uuid = content(child(root, "uuid"));
+    domain->emulated = attribute_is(root, "type", "qemu");
     read_nvram(domain, child(root, "os"));
     domain->not_captured = g_ptr_array_new_with_free_func(g_free);
     domain->needs = g_ptr_array_new_with_free_func(g_free);

@@ -32,6 +32,7 @@ typedef struct {
     GPtrArray *not_captured; /* char *, devices with a state of their own that no disk holds, for people */
     gboolean guest_agent;           /* has its channel, org.qemu.guest_agent.0 */
     gboolean guest_agent_connected; /* live XML: the guest has it open */
+    gboolean emulated;              /* its processor is QEMU's own work (TCG), not the host's */
     guint64 memory_bytes;           /* RAM, and the memory of its graphics cards */
     char *immovable;   /* a device whose state QEMU cannot write down, for people; NULL = none that is known */
     GPtrArray *disks;  /* CkptXmlDisk, all of them, CD-ROMs too */

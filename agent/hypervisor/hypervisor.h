@@ -169,6 +169,9 @@ typedef struct {
     const char *block_overlay_folder;
     /* Offline work also where locks do not tell what other hosts do. */
     gboolean offline_without_locks;
+    /* Memory is captured beside the running guest also where QEMU emulates the processor and may miss what the
+     * guest writes meanwhile (before 9.0). */
+    gboolean live_memory_when_emulated;
 } CkptQemuOptions;
 
 /* Copies options. Connects lazily and reconnects. Needs GLib's default main context to be iterated

@@ -391,6 +391,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guard_folder = g_strdup(options->guard_folder),
         .block_overlay_folder = g_strdup(options->block_overlay_folder),
         .offline_without_locks = options->offline_without_locks,
+        .live_memory_when_emulated = options->live_memory_when_emulated,
     };
     g_mutex_init(&driver->lock);
     driver->left = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);

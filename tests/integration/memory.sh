@@ -23,10 +23,16 @@ capture() {
 file_of() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got '.checkpoint.files[] | select(.kind == "FILE_KIND_MEMORY") | .path'; }
 memory_files() { find "$dir/images" -name "$vm-*.memory" | wc -l; }
 
-# went_back OFFSET: the first tick after OFFSET of the console that is not the one after its predecessor.
+# went_back OFFSET: the first tick after OFFSET of the console that is not the one after its predecessor, which may lie
+# before OFFSET. Whole lines only: they end with CR LF.
 went_back() {
-	guest console "$dir" "$vm" --from "$1" | tr -d '\r' |
-		awk '$1 == "tick" && NF == 2 && !found { if (last && $2 != last + 1) { print $2; found = 1 } last = $2 }'
+	guest console "$dir" "$vm" | LC_ALL=C awk -v from="$1" '
+		{ end += length($0) + 1 }
+		$1 == "tick" && NF == 2 && /\r$/ && !found {
+			tick = $2 + 0
+			if (end > from && last && tick != last + 1) { print tick; found = 1 }
+			last = tick
+		}'
 }
 has_gone_back() { [ -n "$(went_back "$1")" ]; }
 booted_since() { guest console "$dir" "$vm" --from "$1" | grep -aq '^boot '; }
@@ -120,10 +126,14 @@ is_being_cancelled() {
 	[ "$(on "$dir" qemu-monitor-command "$vm" '{"execute":"query-migrate"}' | jq -r .return.status)" = cancelling ]
 }
 
+ask_held() {
+	call "$dir" CreateCheckpoint "options{request_id:'$request' return_when:RETURN_WHEN_ACCEPTED} vm_id:'$id' $MEMORY" >/dev/null
+}
+
 # hold_create: sets $request; returns in the midst of its capture, with the gate shut.
 hold_create() {
 	request=$(new_id)
 	shut_gate
-	call "$dir" CreateCheckpoint "options{request_id:'$request' return_when:RETURN_WHEN_ACCEPTED} vm_id:'$id' $MEMORY" >/dev/null
+	ask_held
 	at_the_gate
 }

@@ -307,6 +307,16 @@ snapshot_names_every_disk(void **state)
 }
 
 static void
+parse_tells_whose_work_the_processor_is(void **state)
+{
+    g_autoptr(CkptXmlDomain) emulated = ckpt_xml_domain_parse("<domain type='qemu'/>", NULL);
+    g_autoptr(CkptXmlDomain) accelerated = ckpt_xml_domain_parse("<domain type='kvm'/>", NULL);
+
+    assert_true(emulated->emulated);
+    assert_false(accelerated->emulated);
+}
+
+static void
 parse_tells_a_guest_agent_that_is_there_from_one_that_answers(void **state)
 {
     static const char *const states[] = {"", " state='disconnected'", " state='connected'"};
@@ -334,6 +344,7 @@ main(void)
         cmocka_unit_test(parse_finds_what_cannot_be_captured),
         cmocka_unit_test(rewrite_names_the_vms_own_uefi_variables),
         cmocka_unit_test(parse_tells_encryption_slices_and_the_end_of_a_chain),
+        cmocka_unit_test(parse_tells_whose_work_the_processor_is),
         cmocka_unit_test(parse_tells_a_guest_agent_that_is_there_from_one_that_answers),
         cmocka_unit_test(what_is_no_domain_is_refused),
         cmocka_unit_test(entities_are_not_expanded),
