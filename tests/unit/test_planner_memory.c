@@ -369,7 +369,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(memory_lies_beside_the_first_overlay, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_needs_as_much_space_as_the_vm_has, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(memory_that_has_no_room_is_left_out_where_less_is_accepted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(memory_that_has_no_room_is_left_out_where_less_is_accepted, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_reserve_in_percent_stays_free_beside_the_image, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_written_down_falls_back_or_is_refused, set_up,
