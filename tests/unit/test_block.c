@@ -153,14 +153,13 @@ an_older_manifest_that_cannot_be_read_is_everybodys(void **state)
     assert_string_equal(two, older);
 }
 
-static void
-a_folder_that_is_not_there_is_said_by_name(void **state)
+/* With one disk, on a block device. */
+static CkptVm *
+inspect(Fixture *fixture)
 {
-    Fixture *fixture = *state;
-    g_autoptr(CkptVm) vm = ckpt_vm_new();
+    CkptVm *vm = ckpt_vm_new();
     CkptDisk *disk = g_new0(CkptDisk, 1);
     CkptLayer *layer = g_new0(CkptLayer, 1);
-    const CkptObstacle *obstacle;
 
     layer->path = g_strdup("/dev/vg0/web");
     layer->exists = layer->block = TRUE;
@@ -171,11 +170,21 @@ a_folder_that_is_not_there_is_said_by_name(void **state)
     g_ptr_array_add(disk->chain, layer);
     g_ptr_array_add(vm->disks, disk);
     ckpt_inspect_block(vm, &fixture->options, NULL);
-    assert_int_equal(vm->obstacles->len, 0);
+    return vm;
+}
+
+static void
+a_folder_that_is_not_there_is_said_by_name(void **state)
+{
+    Fixture *fixture = *state;
+    g_autoptr(CkptVm) before = inspect(fixture), after = NULL;
+    const CkptObstacle *obstacle;
+
+    assert_int_equal(before->obstacles->len, 0);
     assert_int_equal(g_rmdir(fixture->folder), 0);
-    ckpt_inspect_block(vm, &fixture->options, NULL);
-    assert_int_equal(vm->obstacles->len, 1);
-    obstacle = g_ptr_array_index(vm->obstacles, 0);
+    after = inspect(fixture);
+    assert_int_equal(after->obstacles->len, 1);
+    obstacle = g_ptr_array_index(after->obstacles, 0);
     assert_int_equal(obstacle->reason, CKPT_REASON_DISK_FILE_MISSING);
     assert_non_null(strstr(obstacle->message, fixture->folder));
     assert_non_null(strstr(obstacle->message, "block_overlay_folder"));
