@@ -89,9 +89,12 @@ class Vm:
 
     def qemu(self):
         for pid in run("pgrep", "-f", f"guest={self.name},", check=False).split():
-            with open(f"/proc/{pid}/environ", "rb") as f:
-                if DIR.encode() in f.read():
-                    return int(pid)
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    if DIR.encode() in f.read():
+                        return int(pid)
+            except (FileNotFoundError, ProcessLookupError):
+                pass # it ended meanwhile
         return None
 
 
