@@ -94,8 +94,16 @@ class Vm:
                     if DIR.encode() in f.read():
                         return int(pid)
             except (FileNotFoundError, ProcessLookupError):
-                pass # it ended meanwhile
+                pass  # it ended meanwhile
         return None
+
+    def kill(self):
+        pid = self.qemu()
+        try:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # likewise
 
 
 class Checkpoint:
@@ -175,9 +183,7 @@ class World:
 
     def power_cut(self):
         for vm in self.vms:
-            pid = vm.qemu()
-            if pid:
-                os.kill(pid, signal.SIGKILL)
+            vm.kill()
         support("hypervisor", "kill", "a", DIR)
         support("agent", "kill", DIR, "a", check=False)
 
@@ -194,8 +200,8 @@ class World:
             self.power_cut()
         elif kind == "FAULT_AWAY":
             support("hypervisor", "kill", "a", DIR)
-        elif kind == "FAULT_QEMU" and vm.qemu():
-            os.kill(vm.qemu(), signal.SIGKILL)
+        elif kind == "FAULT_QEMU":
+            vm.kill()
         elif kind == "FAULT_OWNER_STOP":
             virsh("destroy", vm.name, check=False)
         elif kind == "FAULT_OWNER_START":
