@@ -156,7 +156,7 @@ prepare_step(CkptExecution *x, CkptStep *step, GError **error)
     CkptCheckpoint *row;
 
     if (step->kind == CKPT_STEP_REMOVE_FILE)
-        return ckpt_removal_prepare(x->store, x->operation->plan->vm_id, step, error);
+        return ckpt_removal_prepare(x->driver, x->store, x->operation->plan->vm_id, step, error);
     if (step->kind != CKPT_STEP_WRITE_MANIFEST)
         return TRUE;
     row = final_row(x->operation->plan, step->checkpoint_id);

@@ -11,8 +11,26 @@ add_known(CkptStep *step, const char *file, CkptFormat format)
         g_ptr_array_add(step->disks, ckpt_disk_file_new("", file, format, NULL));
 }
 
+static gboolean
+is_listed(GPtrArray *files, const char *file)
+{
+    return g_ptr_array_find_with_equal_func(files, file, g_str_equal, NULL);
+}
+
+static gboolean
+add_unknown(CkptDriver *driver, CkptStep *step, GPtrArray *doomed, GError **error)
+{
+    const CkptKnownFile files[] = {{step->file, CKPT_FORMAT_QCOW2}, {NULL, 0}};
+    g_autoptr(GPtrArray) unknown = driver->overlays_on ? driver->overlays_on(driver, files, error) : NULL;
+
+    for (guint i = 0; unknown && i < unknown->len; i++)
+        if (!is_listed(doomed, unknown->pdata[i]))
+            add_known(step, unknown->pdata[i], CKPT_FORMAT_QCOW2);
+    return unknown || !driver->overlays_on;
+}
+
 gboolean
-ckpt_removal_prepare(CkptStore *store, const char *vm_id, CkptStep *step, GError **error)
+ckpt_removal_prepare(CkptDriver *driver, CkptStore *store, const char *vm_id, CkptStep *step, GError **error)
 {
     const CkptCheckpointQuery all = {
         .enabled = -1, .include_deleting = TRUE, .include_moved = TRUE};
@@ -34,9 +52,9 @@ ckpt_removal_prepare(CkptStore *store, const char *vm_id, CkptStep *step, GError
         }
     }
     for (guint i = 0; i < made->len; i++)
-        if (!g_ptr_array_find_with_equal_func(doomed, made->pdata[i], g_str_equal, NULL))
+        if (!is_listed(doomed, made->pdata[i]))
             add_known(step, made->pdata[i], CKPT_FORMAT_QCOW2);
-    return TRUE;
+    return add_unknown(driver, step, doomed, error);
 }
 
 /* ---- What is tried again ---- */
@@ -79,7 +97,7 @@ remove_again(CkptEngine *engine, const char *vm_id, const char *file, GError **e
 
     ckpt_set_str(&plan->vm_id, vm_id);
     ckpt_set_str(&step->file, file);
-    return ckpt_removal_prepare(engine->store, vm_id, step, error) &&
+    return ckpt_removal_prepare(engine->driver, engine->store, vm_id, step, error) &&
            engine->driver->step_do(engine->driver, plan, step, NULL, NULL, NULL, error);
 }
 

@@ -290,8 +290,8 @@ check_overlay(const CkptPlanInput *input, CkptMerge *merge, GError **error)
         return FALSE;
     if (!ckpt_graph_agent_made(input, overlay->path)) {
         ckpt_error_set(error, CKPT_REASON_BRANCH_POINT,
-                       "%s, which lies on %s, was not made by this agent", overlay->path,
-                       merge->disk->sealed_file);
+                       "%s, which lies on %s, was not made by this agent, as far as its catalogue tells",
+                       overlay->path, merge->disk->sealed_file);
         return FALSE;
     }
     if (refuse_resized(merge, error))

@@ -11,6 +11,7 @@ ckpt_situation_clear(Situation *situation)
     g_clear_pointer(&situation->made, g_ptr_array_unref);
     g_clear_pointer(&situation->doomed, g_ptr_array_unref);
     g_clear_pointer(&situation->others, g_ptr_array_unref);
+    g_clear_pointer(&situation->unknown, g_ptr_array_unref);
     g_clear_pointer(&situation->moved, g_ptr_array_unref);
     g_clear_pointer(&situation->record, ckpt_vm_record_free);
     g_clear_pointer(&situation->new_id, g_free);
@@ -109,6 +110,35 @@ set_input(CkptEngine *engine, Situation *situation)
     };
 }
 
+/* What lies on this VM's files; others' are their own affair. */
+static gboolean
+find_unknown(CkptEngine *engine, Situation *situation, GError **error)
+{
+    g_autoptr(GArray) own = ckpt_situation_files(situation->checkpoints, situation->made, NULL);
+
+    if (!engine->driver->overlays_on)
+        return TRUE;
+    situation->unknown = engine->driver->overlays_on(engine->driver, (const CkptKnownFile *)own->data, error);
+    return situation->unknown != NULL;
+}
+
+/* NULL: *error says why. */
+static GArray *
+list_files(CkptEngine *engine, Situation *situation, GError **error)
+{
+    GArray *files;
+
+    if (situation->others && !find_unknown(engine, situation, error))
+        return NULL;
+    files = ckpt_situation_files(situation->checkpoints, situation->made, situation->others);
+    for (guint i = 0; situation->unknown && i < situation->unknown->len; i++) {
+        const CkptKnownFile file = {g_ptr_array_index(situation->unknown, i), CKPT_FORMAT_QCOW2};
+
+        g_array_append_val(files, file);
+    }
+    return files;
+}
+
 gboolean
 ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situation *situation,
                     GError **error)
@@ -117,7 +147,9 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situ
 
     if (!read_catalogue(engine, vm_id, others, situation, error))
         return FALSE;
-    files = ckpt_situation_files(situation->checkpoints, situation->made, situation->others);
+    files = list_files(engine, situation, error);
+    if (!files)
+        return FALSE;
     situation->vm = engine->driver->inspect(engine->driver, vm_id,
                                             (const CkptKnownFile *)files->data, error);
     if (!situation->vm)
@@ -134,7 +166,9 @@ ckpt_situation_read_orphans(CkptEngine *engine, const char *vm_id, Situation *si
     ckpt_situation_clear(situation);
     if (!read_catalogue(engine, vm_id, TRUE, situation, error))
         return FALSE;
-    files = ckpt_situation_files(situation->checkpoints, situation->made, situation->others);
+    files = list_files(engine, situation, error);
+    if (!files)
+        return FALSE;
     situation->vm = engine->driver->inspect_files(engine->driver, vm_id,
                                                   (const CkptKnownFile *)files->data, error);
     if (!situation->vm)

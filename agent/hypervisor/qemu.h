@@ -146,6 +146,10 @@ gboolean ckpt_step_remove_manifest(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_write_manifest_check(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_remove_manifest_check(CkptRun *run, GError **error);
 
+/* ---- overlays_on.c ---- */
+GPtrArray *ckpt_overlays_on(const CkptQemuOptions *options, const CkptKnownFile *files, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 /* ---- manifests.c ---- */
 CkptFoundFiles *ckpt_manifests_find(const CkptQemuOptions *options, const char *const *folders,
                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -338,6 +338,12 @@ take_over(CkptDriver *driver, const char *file, const char *text, const char *ag
     return ckpt_manifest_take_over(options_of(driver), file, text, agent, epoch, error);
 }
 
+static GPtrArray *
+overlays_on(CkptDriver *driver, const CkptKnownFile *files, GError **error)
+{
+    return ckpt_overlays_on(options_of(driver), files, error);
+}
+
 static void
 driver_free(CkptDriver *driver)
 {
@@ -383,6 +389,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .guest_release = guest_release,
         .take_over = take_over,
         .has_left = has_left,
+        .overlays_on = overlays_on,
     };
     driver->options = (CkptQemuOptions){
         .uri = g_strdup(options->uri),

@@ -113,6 +113,35 @@ inspect_files(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files,
     return vm;
 }
 
+static gboolean
+is_known(const CkptKnownFile *files, const char *path)
+{
+    for (; path && files->path; files++)
+        if (g_str_equal(files->path, path))
+            return TRUE;
+    return FALSE;
+}
+
+static GPtrArray *
+overlays_on(CkptDriver *driver, const CkptKnownFile *files, GError **error)
+{
+    CkptSim *sim = sim_of(driver);
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
+    GHashTableIter iter;
+    gpointer path, value;
+    gboolean asked;
+
+    g_rec_mutex_lock(&sim->lock);
+    g_hash_table_iter_init(&iter, sim->files);
+    while (g_hash_table_iter_next(&iter, &path, &value))
+        if (ckpt_manifest_is_overlay_name(path) && !is_known(files, path) &&
+            is_known(files, ((CkptSimFile *)value)->backing))
+            g_ptr_array_add(found, g_strdup(path));
+    asked = ckpt_sim_ask(sim, error);
+    g_rec_mutex_unlock(&sim->lock);
+    return asked ? g_steal_pointer(&found) : NULL;
+}
+
 static void
 add_files(GPtrArray *files, CkptSim *sim, const char *path, gboolean below)
 {
@@ -185,6 +214,7 @@ ckpt_sim_share(CkptSim *sim)
     sim->base.take_over = take_over;
     sim->base.inspect_files = inspect_files;
     sim->base.image_files = image_files;
+    sim->base.overlays_on = overlays_on;
 }
 
 /* ---- The steps ---- */
