@@ -169,6 +169,25 @@ has_begun_delete(const CkptDiagnosis *diagnosis)
     return FALSE;
 }
 
+/* Where the contents are others, too, another host's agent may have had the VM, and have deleted the checkpoint: one
+ * that is written again would say there that the file is this agent's. */
+static void
+look_at_missing_manifest(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDisk *disk)
+{
+    if (ckpt_graph_is_as_sealed(look->diagnosis->input, row))
+        can_repair(tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_WARNING, row->id, disk->sealed_file,
+                        "no manifest of checkpoint %s lies beside disk %s: without it the checkpoint is lost "
+                        "with the catalogue",
+                        row->name, disk->target),
+                   "the manifest is written again");
+    else
+        tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_WARNING, row->id, disk->sealed_file,
+             "no manifest of checkpoint %s lies beside disk %s, and its files are not what was captured: if the VM "
+             "was on another host, the agent there may have deleted the checkpoint. None is written until they are "
+             "right again",
+             row->name, disk->target);
+}
+
 static void
 look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDisk *disk)
 {
@@ -196,12 +215,7 @@ look_at_file(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDi
              "it is this one's alone, move the manifest away (its path: vmcheckpoint show --files), then repair",
              disk->target, row->name);
     if (!layer->manifest)
-        can_repair(tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_WARNING, row->id,
-                        disk->sealed_file,
-                        "no manifest of checkpoint %s lies beside disk %s: without it the checkpoint is "
-                        "lost with the catalogue",
-                        row->name, disk->target),
-                   "the manifest is written again");
+        look_at_missing_manifest(look, row, disk);
 }
 
 /* What its own files do not tell: a file below that is nobody's seal, and a verdict of earlier. */

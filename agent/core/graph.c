@@ -47,6 +47,19 @@ ckpt_graph_owner(const CkptPlanInput *input, const char *file, CkptCheckpointDis
     return NULL;
 }
 
+gboolean
+ckpt_graph_is_as_sealed(const CkptPlanInput *input, const CkptCheckpoint *checkpoint)
+{
+    for (guint i = 0; i < checkpoint->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
+        const CkptLayer *layer = ckpt_vm_find_file(input->vm, disk->sealed_file);
+
+        if (!layer || !layer->exists || !ckpt_file_id_holds(&layer->id, &disk->id))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 static int
 compare_layers(gconstpointer a, gconstpointer b)
 {

@@ -7,6 +7,8 @@ CkptCheckpoint *ckpt_graph_find(GPtrArray *checkpoints, const char *id); /* NULL
 /* The checkpoint that sealed this file, and its disk entry; NULL if none did. */
 CkptCheckpoint *ckpt_graph_owner(const CkptPlanInput *input, const char *file,
                                  CkptCheckpointDisk **disk);
+/* Whether each of its disks' files is there, and is what was sealed. */
+gboolean ckpt_graph_is_as_sealed(const CkptPlanInput *input, const CkptCheckpoint *checkpoint);
 /* CkptLayer (borrowed): every known file whose header names this one as its backing file, but for doomed
  * ones: what they show is nobody's business. */
 GPtrArray *ckpt_graph_readers(const CkptPlanInput *input, const char *file);

@@ -131,6 +131,10 @@ write_manifest(CkptEngine *engine, Situation *situation, const CkptFinding *find
     g_autoptr(CkptHostInfo) host = NULL;
     CkptStep *step;
 
+    if (row && !ckpt_graph_is_as_sealed(&situation->input, row)) {
+        ckpt_error_set(error, CKPT_REASON_SEALED_FILE_CHANGED, "%s was changed meanwhile", finding->file);
+        return FALSE;
+    }
     if (!row || !engine->driver->host_info(engine->driver, &host, error))
         return FALSE;
     step = ckpt_plan_add_manifest(plan, row);

@@ -268,6 +268,17 @@ a_missing_manifest_is_repairable(void **state)
     assert_string_not_equal(must_find(world, CKPT_FINDING_MANIFEST_MISSING, 0)->repair, "");
 }
 
+/* Another host's agent may have merged into it, and have removed the manifest with the checkpoint. */
+static void
+the_manifest_of_what_was_changed_is_not_written_again(void **state)
+{
+    World *world = *state;
+
+    layer(world, "/i/o1.qcow2")->manifest = FALSE;
+    layer(world, "/i/o1.qcow2")->id.mtime_ns++;
+    assert_string_equal(must_find(world, CKPT_FINDING_MANIFEST_MISSING, 1)->repair, "");
+}
+
 /* Its mode is udev's: a seal is none of it. */
 static void
 a_block_devices_mode_is_no_finding(void **state)
@@ -459,6 +470,7 @@ main(void)
         TEST(a_sealed_file_that_somebody_may_write_to_is_found),
         TEST(a_definition_on_a_sealed_file_is_a_mismatch_too),
         TEST(a_missing_manifest_is_repairable),
+        TEST(the_manifest_of_what_was_changed_is_not_written_again),
         TEST(a_block_devices_mode_is_no_finding),
         TEST(what_a_begun_delete_has_unsealed_is_no_finding),
         TEST(a_manifest_that_cannot_be_read_is_left_alone),
