@@ -165,7 +165,7 @@ matches(const CkptCheckpointQuery *query, const CkptCheckpoint *row)
         (query->added_after_us && row->added_us < query->added_after_us) ||
         (query->added_before_us && row->added_us >= query->added_before_us))
         return FALSE;
-    return !query->after_added_us || row->added_us > query->after_added_us ||
+    return !query->after_id || row->added_us > query->after_added_us ||
            (row->added_us == query->after_added_us && strcmp(row->id, query->after_id) > 0);
 }
 

@@ -376,7 +376,7 @@ list_sql(const CkptCheckpointQuery *query)
                                i, i);
     g_string_append(sql, ") WHERE TRUE");
     g_string_append(sql, query->most_recent ? " AND place = 1" : "");
-    g_string_append(sql, query->after_added_us ? " AND (added_us, id) > (:after, :after_id)" : "");
+    g_string_append(sql, query->after_id ? " AND (added_us, id) > (:after, :after_id)" : "");
     g_string_append(sql, " ORDER BY added_us, id LIMIT :limit)"
                          " ORDER BY +added_us, id");
     return g_string_free(sql, FALSE);
@@ -432,7 +432,7 @@ bind_list(sqlite3_stmt *statement, const CkptCheckpointQuery *query)
     bind_number(statement, ":added_before", query->added_before_us);
     bind_labels(statement, query->labels);
     bind_number(statement, ":after", query->after_added_us);
-    bind_text(statement, ":after_id", query->after_id ? query->after_id : "");
+    bind_text(statement, ":after_id", query->after_id);
     bind_number(statement, ":limit", query->limit ? (gint64)query->limit : -1);
 }
 

@@ -96,7 +96,7 @@ typedef struct {
     gboolean include_deleting;
     gboolean only_deleting;
     gboolean include_moved;
-    /* Page: those after this one in the order (added_us, id); after_added_us 0 = from the start. */
+    /* Page: those after this one in the order (added_us, id); after_id NULL = from the start. */
     gint64 after_added_us;
     const char *after_id;
     guint limit; /* 0 = all */
