@@ -139,6 +139,23 @@ list_files(CkptEngine *engine, Situation *situation, GError **error)
     return files;
 }
 
+/* A VM that was defined anew under another UUID on the same files may have sealed one of this one's: no definition
+ * need tell. */
+static void
+add_other_owners(Situation *situation)
+{
+    for (guint i = 0; situation->others && i < situation->others->len; i++) {
+        const CkptCheckpoint *row = g_ptr_array_index(situation->others, i);
+        g_autofree char *user = NULL;
+
+        if (g_str_equal(row->vm_id, situation->vm->id))
+            continue;
+        user = g_strdup_printf("checkpoint %s (%s) of VM %s (%s)", row->name, row->id, row->vm_name, row->vm_id);
+        for (guint k = 0; k < row->disks->len; k++)
+            ckpt_vm_add_user(situation->vm, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file, FALSE, user);
+    }
+}
+
 gboolean
 ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situation *situation,
                     GError **error)
@@ -154,6 +171,7 @@ ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others, Situ
                                             (const CkptKnownFile *)files->data, error);
     if (!situation->vm)
         return FALSE;
+    add_other_owners(situation);
     set_input(engine, situation);
     return TRUE;
 }
@@ -173,6 +191,7 @@ ckpt_situation_read_orphans(CkptEngine *engine, const char *vm_id, Situation *si
                                                   (const CkptKnownFile *)files->data, error);
     if (!situation->vm)
         return FALSE;
+    add_other_owners(situation);
     set_input(engine, situation);
     return TRUE;
 }

@@ -1,5 +1,5 @@
 /* Overlays that the catalogue does not know, since it is older than they are, or was read back without them: what
- * they lie on is needed. On the simulated hypervisor, with a real store. */
+ * they lie on is needed. So is what it knows to be another VM's. On the simulated hypervisor, with a real store. */
 #include "agent/model/manifest.h"
 #include "common/id.h"
 #include "tests/unit/cmocka_all.h"
@@ -181,6 +181,25 @@ a_file_is_not_removed_from_below_what_the_plan_did_not_know(void **state)
     assert_int_equal(fixture->sim->crimes->len, 0);
 }
 
+/* The VM was defined anew under another UUID, had a checkpoint, and is defined no longer. */
+static void
+what_another_vms_checkpoint_has_sealed_is_not_merged_away(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    const CkptSimVm *vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM);
+    const char *top = ckpt_sim_definition_find(vm->definition, "vda")->source;
+    CkptCheckpoint *row = ckpt_store_get_checkpoint(fixture->store, id, NULL);
+    g_autoptr(CkptChange) change = ckpt_change_new();
+
+    ckpt_set_str(&row->id, "44444444-4444-4444-8444-444444444444");
+    ckpt_set_str(&row->vm_id, "55555555-5555-4555-8555-555555555555");
+    ckpt_set_str(&((CkptCheckpointDisk *)row->disks->pdata[0])->sealed_file, top);
+    g_ptr_array_add(change->upserts, row);
+    assert_true(ckpt_store_apply(fixture->store, change, row->vm_id, NULL));
+    assert_delete_refused(fixture, id, top, CKPT_REASON_BRANCH_POINT);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, engine_fixture_teardown)
 
 int
@@ -191,6 +210,7 @@ main(void)
         TEST(the_newest_file_of_an_undefined_vm_keeps_what_it_lies_on),
         TEST(a_checkpoint_that_could_not_be_read_back_keeps_what_it_lies_on),
         TEST(a_file_is_not_removed_from_below_what_the_plan_did_not_know),
+        TEST(what_another_vms_checkpoint_has_sealed_is_not_merged_away),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
