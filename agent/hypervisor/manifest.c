@@ -1,10 +1,10 @@
 /* The manifest beside each sealed file: what a lost catalogue is rebuilt from. */
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
+#include "agent/model/json_text.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <json-glib/json-glib.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -78,14 +78,10 @@ ckpt_step_write_manifest(CkptRun *run, GError **error)
 static char *
 read_id(const char *path)
 {
-    g_autoptr(JsonParser) parser = json_parser_new_immutable();
     g_autofree char *text = ckpt_manifest_read(path, NULL);
-    JsonNode *root;
+    g_autoptr(JsonNode) root = text ? ckpt_json_text_parse(text, NULL) : NULL;
     JsonObject *object;
 
-    if (!text || !json_parser_load_from_data(parser, text, -1, NULL))
-        return NULL;
-    root = json_parser_get_root(parser);
     if (!root || !JSON_NODE_HOLDS_OBJECT(root))
         return NULL;
     object = json_node_get_object(root);

@@ -1,5 +1,6 @@
 /* Parses JSON text as strictly as RFC 8259 has it; json-glib alone takes comments, repeated members
- * and any depth. Used by json_codec.c only. */
+ * and any depth. Used by json_codec.c, and for what of a manifest is looked for before it is
+ * believed. */
 #pragma once
 
 #include <json-glib/json-glib.h>

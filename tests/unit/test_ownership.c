@@ -184,6 +184,27 @@ a_block_devices_manifest_is_found_in_its_folder(void **state)
     ckpt_step_free(step);
 }
 
+/* The parser goes as deep as the text does. */
+static void
+one_that_is_nested_too_deep_is_nobodys(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *file = manifest_path_of(fixture, "web.img");
+    g_autofree char *path = g_strconcat(file, CKPT_MANIFEST_ENDING, NULL);
+    g_autofree char *deep = g_strnfill(4 * 1024 * 1024, '[');
+    CkptStep *step = ckpt_step_new(CKPT_STEP_REMOVE_MANIFEST);
+    CkptRun run = {.step = step, .options = &options};
+
+    assert_true(g_file_set_contents(path, deep, -1, NULL));
+    assert_int_equal(chmod(path, 0600), 0);
+    ckpt_set_str(&step->checkpoint_id, ONE);
+    step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    g_ptr_array_add(step->disks, ckpt_disk_file_new("vda", file, CKPT_FORMAT_RAW, NULL));
+    assert_true(ckpt_step_remove_manifest(&run, NULL));
+    assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    ckpt_step_free(step);
+}
+
 int
 main(void)
 {
@@ -193,6 +214,7 @@ main(void)
         T(nobody_takes_over_in_the_middle_of_a_step),
         T(what_cannot_be_read_is_not_touched),
         T(a_block_devices_manifest_is_found_in_its_folder),
+        T(one_that_is_nested_too_deep_is_nobodys),
     };
 #undef T
 
