@@ -177,6 +177,18 @@ rebuild(CkptEngine *engine, const char *lost, GError **error)
     return TRUE;
 }
 
+/* It is for somebody to mend: what is in its way is said to whoever is refused, too. */
+static void
+note_why_not(CkptEngine *engine, const char *lost, const GError *why)
+{
+    g_autofree char *reason =
+        g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests: %s; it is tried again at the "
+                        "next start, and with vmcheckpoint doctor --repair",
+                        lost, why->message);
+
+    set_unagreed(engine, reason);
+}
+
 /* ---- When ---- */
 
 gboolean
@@ -232,15 +244,20 @@ gboolean
 ckpt_rebuild_look(CkptEngine *engine, GError **error)
 {
     g_autofree char *lost = NULL;
+    g_autoptr(GError) why = NULL;
     gboolean done = TRUE;
 
     g_mutex_lock(&engine->rebuild_lock);
     if (g_atomic_int_get(&engine->is_new))
-        done = compare(engine, error);
-    done = done && ckpt_store_lost_reason(engine->store, &lost, error);
+        done = compare(engine, &why);
+    done = done && ckpt_store_lost_reason(engine->store, &lost, &why);
     if (lost && !engine->rebuilt)
-        done = engine->rebuilt = rebuild(engine, lost, error);
+        done = engine->rebuilt = rebuild(engine, lost, &why);
+    if (lost && !done)
+        note_why_not(engine, lost, why);
     g_mutex_unlock(&engine->rebuild_lock);
+    if (!done)
+        g_propagate_error(error, g_steal_pointer(&why));
     return done;
 }
 

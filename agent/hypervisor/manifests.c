@@ -212,7 +212,7 @@ scan_folder(const CkptQemuOptions *options, const char *folder, CkptFoundFiles *
 {
     DIR *entries = opendir(folder);
 
-    if (!entries && errno == ENOENT)
+    if (!entries && (errno == ENOENT || errno == ENOTDIR))
         return TRUE;
     if (!entries)
         return ckpt_file_error(error, "look into folder", folder);

@@ -75,7 +75,7 @@ scan_folder(Search *search, const char *folder, GError **error)
     gboolean done = TRUE;
 
     if (!entries)
-        return errno == ENOENT || ckpt_file_error(error, "look into folder", folder);
+        return errno == ENOENT || errno == ENOTDIR || ckpt_file_error(error, "look into folder", folder);
     while (done) {
         const struct dirent *entry;
         g_autofree char *path = NULL;

@@ -55,6 +55,7 @@ those_that_lie_on_the_file_are_found(void **state)
                  "web-copy.ckpt-22222222.qcow2 web.ckpt-33333333.qcow2 ");
     assert_found("web.ckpt-33333333.qcow2", NULL, "");
     assert_found("no-such-folder/web.qcow2", NULL, "");
+    assert_found("web.qcow2/web.qcow2", NULL, "");
 }
 
 int

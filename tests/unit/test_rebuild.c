@@ -252,6 +252,36 @@ checkpoints_below_another_tools_overlay_in_another_folder_come_back(void **state
     assert_non_null(strstr(after, id));
 }
 
+static CkptFoundFiles *
+no_manifests(CkptDriver *driver, const char *const *folders, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "look into folder /images: Stale file handle");
+    return NULL;
+}
+
+/* Nor is it taken for a hypervisor that does not answer; once that is mended, a repair reads it back. */
+static void
+what_keeps_it_from_being_read_back_is_said(void **state)
+{
+    EngineFixture *fixture = *state;
+    CkptDriver *driver = ckpt_sim_driver(fixture->sim);
+    CkptFoundFiles *(*find)(CkptDriver *, const char *const *, GError **) = driver->find_manifests;
+    g_autofree char *reason = NULL, *before = NULL, *after = NULL;
+
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    before = rows(fixture);
+    driver->find_manifests = no_manifests;
+    lose_catalogue(fixture);
+    settle(fixture);
+    reason = ckpt_engine_read_only_reason(fixture->engine);
+    assert_non_null(strstr(reason, "Stale file handle"));
+    driver->find_manifests = find;
+    agree(fixture);
+    assert_false(is_read_only(fixture));
+    after = rows(fixture);
+    assert_string_equal(after, before);
+}
+
 /* ---- A VM that comes while the catalogue is new ---- */
 
 static GPtrArray *(*real_image_files)(CkptDriver *driver, gboolean below, GError **error);
@@ -304,6 +334,7 @@ main(void)
         TEST(a_checkpoint_in_a_folder_that_nothing_names_is_found),
         TEST(checkpoints_below_another_tools_overlay_in_another_folder_come_back),
         TEST(what_another_agent_took_over_is_not_taken_back),
+        TEST(what_keeps_it_from_being_read_back_is_said),
         TEST(nothing_is_adopted_before_a_new_catalogue_was_compared),
     };
 
