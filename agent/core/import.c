@@ -75,8 +75,10 @@ known_files(const CkptImport *import, GPtrArray *overlays)
     return files;
 }
 
+/* Where all VMs' are read, one that cannot be looked at does not keep the others' from being read: of it there are
+ * the files. */
 static gboolean
-look(CkptImport *import, CkptDriver *driver, GPtrArray *overlays, GError **error)
+look(CkptImport *import, CkptDriver *driver, GPtrArray *overlays, gboolean all, GError **error)
 {
     g_autoptr(GArray) files = known_files(import, overlays);
     const CkptKnownFile *known = (const CkptKnownFile *)files->data;
@@ -84,7 +86,10 @@ look(CkptImport *import, CkptDriver *driver, GPtrArray *overlays, GError **error
 
     import->vm = driver->inspect(driver, import->vm_id, known, &why);
     import->deployed = import->vm != NULL;
-    if (!import->vm && ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND) {
+    if (!import->vm && all && ckpt_error_reason(why) != CKPT_REASON_VM_NOT_FOUND)
+        ckpt_import_note(import, "it cannot be looked at, so its checkpoints are those of its files: %s", why->message);
+    if (!import->vm && (all ? ckpt_error_reason(why) != CKPT_REASON_HYPERVISOR_UNAVAILABLE
+                            : ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND)) {
         g_clear_error(&why);
         import->vm = driver->inspect_files(driver, import->vm_id, known, &why);
     }
@@ -318,13 +323,13 @@ verify_rows(CkptImport *import, const CkptPlanInput *input)
 }
 
 static CkptImport *
-import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, GError **error)
+import_vm(CkptDriver *driver, const char *vm_id, CkptFoundFiles *found, gboolean all, GError **error)
 {
     g_autoptr(CkptImport) import = import_new(vm_id);
     CkptPlanInput input = {0};
 
     ckpt_import_choose(import, found->manifests);
-    if (!look(import, driver, found->overlays, error))
+    if (!look(import, driver, found->overlays, all, error))
         return NULL;
     make_rows(import);
     root_orphans(import);
@@ -434,7 +439,7 @@ ckpt_import_read(CkptDriver *driver, const char *const *folders, const char *vm_
         return NULL;
     ids = list_vms(found->manifests, vm_id);
     for (guint i = 0; i < ids->len; i++) {
-        CkptImport *import = import_vm(driver, g_ptr_array_index(ids, i), found, error);
+        CkptImport *import = import_vm(driver, g_ptr_array_index(ids, i), found, !vm_id, error);
 
         if (!import)
             return NULL;

@@ -282,6 +282,37 @@ what_keeps_it_from_being_read_back_is_said(void **state)
     assert_string_equal(after, before);
 }
 
+static CkptVm *
+no_vm(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
+{
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "told to fail");
+    return NULL;
+}
+
+/* Else it would keep all others' from being read back, and the agent read-only. */
+static void
+checkpoints_of_a_vm_that_cannot_be_looked_at_come_back(void **state)
+{
+    EngineFixture *fixture = *state;
+    CkptDriver *driver = ckpt_sim_driver(fixture->sim);
+    CkptVm *(*inspect)(CkptDriver *, const char *, const CkptKnownFile *, GError **) = driver->inspect;
+    g_autofree char *before = NULL, *found = NULL, *after = NULL;
+
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    before = rows(fixture);
+    driver->inspect = no_vm;
+    lose_catalogue(fixture);
+    settle(fixture);
+    found = rows(fixture);
+    assert_string_equal(found, before);
+    driver->inspect = inspect;
+    agree(fixture);
+    after = rows(fixture);
+    assert_string_equal(after, before);
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+}
+
 /* ---- A VM that comes while the catalogue is new ---- */
 
 static GPtrArray *(*real_image_files)(CkptDriver *driver, gboolean below, GError **error);
@@ -335,6 +366,7 @@ main(void)
         TEST(checkpoints_below_another_tools_overlay_in_another_folder_come_back),
         TEST(what_another_agent_took_over_is_not_taken_back),
         TEST(what_keeps_it_from_being_read_back_is_said),
+        TEST(checkpoints_of_a_vm_that_cannot_be_looked_at_come_back),
         TEST(nothing_is_adopted_before_a_new_catalogue_was_compared),
     };
 
