@@ -198,6 +198,30 @@ submit_accepted(CkptEngine *engine, LiveOp *created, CkptRequest *request, CkptO
         ckpt_answer_from_store(engine, identity, request_id, !created || fresh, func, data);
 }
 
+/* What only the hypervisor can tell: a refusal after the plan was shown would be of no use. */
+static gboolean
+ask_driver(CkptEngine *engine, const CkptOperation *op, GError **error)
+{
+    for (guint i = 0; i < op->plan->steps->len; i++) {
+        CkptStep *step = g_ptr_array_index(op->plan->steps, i);
+
+        if (step->kind == CKPT_STEP_CHECK_MEMORY &&
+            !engine->driver->step_do(engine->driver, op->plan, step, NULL, NULL, NULL, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+foresee(CkptEngine *engine, CkptOperation *op, GError **error)
+{
+    if (op->kind == CKPT_KIND_REPAIR)
+        return ckpt_repair_foresee(engine, op, error);
+    if (op->kind == CKPT_KIND_UPDATE)
+        return TRUE;
+    return ckpt_engine_plan(engine, op, TRUE, error) && ask_driver(engine, op, error);
+}
+
 static void
 validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gpointer data)
 {
@@ -211,8 +235,7 @@ validate_only(CkptEngine *engine, CkptRequest *request, CkptOutcomeFunc func, gp
         return;
     }
     op = new_operation(request, "");
-    if (request->kind == CKPT_KIND_REPAIR ? !ckpt_repair_foresee(engine, op, &error)
-        : request->kind != CKPT_KIND_UPDATE && !ckpt_engine_plan(engine, op, TRUE, &error))
+    if (!foresee(engine, op, &error))
         func(NULL, error, data);
     else
         func(g_steal_pointer(&op), NULL, data);

@@ -55,25 +55,31 @@ on_outcome(CkptOperation *op, const GError *error, gpointer data)
 }
 
 static void
-create(Fixture *fixture, CkptConsistency asked, CkptConsistency minimum, const char *id,
-       gint64 wait_us, Outcome *outcome)
+submit(Fixture *fixture, CkptRequest *request, const char *id, Outcome *outcome)
 {
-    CkptRequest *request = ckpt_request_new(CKPT_KIND_CREATE);
-
     outcome_clear(outcome);
     g_atomic_int_set(&outcome->done, 0);
     ckpt_set_str(&request->identity, "spiffe://test/operator");
     ckpt_set_str(&request->request_id, id);
-    ckpt_set_str(&request->vm_id, VM);
-    request->asked = asked;
-    request->minimum = minimum;
-    request->wait_us = wait_us;
     ckpt_engine_submit(fixture->engine, request, on_outcome, outcome);
     while (!g_atomic_int_get(&outcome->done)) {
         while (g_main_context_iteration(NULL, FALSE))
             ;
         g_usleep(2000);
     }
+}
+
+static void
+create(Fixture *fixture, CkptConsistency asked, CkptConsistency minimum, const char *id,
+       gint64 wait_us, Outcome *outcome)
+{
+    CkptRequest *request = ckpt_request_new(CKPT_KIND_CREATE);
+
+    ckpt_set_str(&request->vm_id, VM);
+    request->asked = asked;
+    request->minimum = minimum;
+    request->wait_us = wait_us;
+    submit(fixture, request, id, outcome);
 }
 
 static gboolean
@@ -270,6 +276,30 @@ a_vm_that_is_off_has_it_without_an_agent(void **state)
     assert_true(outcome.op->checkpoint->freeze_us == -1);
 }
 
+/* The file is the one that was captured; only whoever loads it sees that it is not whole. */
+static void
+what_cannot_be_loaded_is_foreseen(void **state)
+{
+    Fixture *fixture = *state;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *made = NULL;
+    CkptRequest *request = ckpt_request_new(CKPT_KIND_RESTORE);
+    const CkptCheckpointFile *memory;
+
+    fixture->vm->captures_memory = TRUE;
+    create(fixture, MEMORY, MEMORY, ID_A, 0, &outcome);
+    assert_reached(&outcome, MEMORY, NULL);
+    made = g_strdup(outcome.op->checkpoint->id);
+    memory = ckpt_checkpoint_find_extra(outcome.op->checkpoint, CKPT_FILE_MEMORY);
+    ckpt_sim_find(fixture->sim, memory->path)->set[0] = FALSE;
+    ckpt_set_str(&request->checkpoint_id, made);
+    request->validate_only = TRUE;
+    submit(fixture, request, ID_B, &outcome);
+    assert_null(outcome.op);
+    assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_MEMORY_UNLOADABLE);
+    assert_true(fixture->vm->live);
+}
+
 /* ---- Crashes ---- */
 
 static gboolean
@@ -342,6 +372,7 @@ main(void)
         TEST(a_snapshot_that_is_not_good_enough_is_undone),
         TEST(what_the_vm_cannot_do_is_refused_beforehand),
         TEST(a_vm_that_is_off_has_it_without_an_agent),
+        TEST(what_cannot_be_loaded_is_foreseen),
         cmocka_unit_test(a_crash_leaves_no_guest_frozen_and_keeps_the_minimum),
     };
 
