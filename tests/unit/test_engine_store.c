@@ -278,6 +278,8 @@ an_end_that_was_never_written_is_written_by_the_next_start(void **state)
     g_atomic_int_set(&refuse_ends, 1000);
     engine_fixture_call(fixture, request, &outcome);
     assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_OPERATION_RUNNING);
+    while (g_atomic_int_get(&refuse_ends) == 1000) /* it has done all but end */
+        g_usleep(1000);
     engine_fixture_close(fixture);
     g_atomic_int_set(&refuse_ends, 0);
     engine_fixture_open(fixture);
@@ -306,7 +308,8 @@ a_decision_that_cannot_be_written_waits(void **state)
     g_atomic_int_set(&lost, 1);
     engine_fixture_call(fixture, request, &outcome);
     assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_OPERATION_RUNNING);
-    assert_int_equal(g_atomic_int_get(&lost), 2);
+    while (g_atomic_int_get(&lost) != 2) /* it has come to the commit that decides */
+        g_usleep(1000);
     asked = (guint)g_atomic_int_get(&asked_while_lost);
     while ((guint)g_atomic_int_get(&asked_while_lost) == asked)
         g_main_context_iteration(NULL, TRUE);

@@ -57,11 +57,18 @@ raw_files(EngineFixture *fixture)
     return count;
 }
 
+/* Nothing is judged while an operation, or the look behind it, is at the VM. */
 static gboolean
 is_enabled(EngineFixture *fixture, const char *id)
 {
-    g_autoptr(CkptCheckpointInfo) info = ckpt_engine_get_checkpoint(fixture->engine, id, TRUE, NULL);
+    g_autoptr(CkptCheckpointInfo) info = NULL;
 
+    while (!ckpt_engine_is_idle(fixture->engine)) {
+        while (g_main_context_iteration(NULL, FALSE))
+            ;
+        g_usleep(1000);
+    }
+    info = ckpt_engine_get_checkpoint(fixture->engine, id, TRUE, NULL);
     return !info->checkpoint->disabled_reason || !*info->checkpoint->disabled_reason;
 }
 

@@ -11,6 +11,7 @@
 #define OTHER_VM "22222222-2222-4222-8222-222222222222"
 
 static int refuse_ends; /* atomic */
+static int refused;     /* atomic: so many were */
 
 gboolean __real_ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation,
                                          CkptChange *change, GError **error);
@@ -23,6 +24,7 @@ __wrap_ckpt_store_end_operation(CkptStore *store, const CkptOperation *operation
     if (g_atomic_int_get(&refuse_ends) == 0)
         return __real_ckpt_store_end_operation(store, operation, change, error);
     ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "somebody else has the catalogue");
+    g_atomic_int_inc(&refused);
     return FALSE;
 }
 
@@ -45,9 +47,12 @@ leave_create_open(EngineFixture *fixture)
     g_auto(Outcome) outcome = {0};
 
     request->wait_us = 200000;
+    g_atomic_int_set(&refused, 0);
     g_atomic_int_set(&refuse_ends, 1);
     engine_fixture_call(fixture, request, &outcome);
     assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_OPERATION_RUNNING);
+    while (g_atomic_int_get(&refused) == 0) /* it has done all but end */
+        g_usleep(1000);
     engine_fixture_close(fixture);
     g_atomic_int_set(&refuse_ends, 0);
     return g_steal_pointer(&id);
