@@ -169,8 +169,8 @@ has_begun_delete(const CkptDiagnosis *diagnosis)
     return FALSE;
 }
 
-/* Where the contents are others, too, another host's agent may have had the VM, and have deleted the checkpoint: one
- * that is written again would say there that the file is this agent's. */
+/* Where the contents are others, too, another host's agent may have had the VM, and have deleted the checkpoint:
+ * one that is written again would say there that the file is this agent's. */
 static void
 look_at_missing_manifest(const Look *look, const CkptCheckpoint *row, const CkptCheckpointDisk *disk)
 {
@@ -182,9 +182,9 @@ look_at_missing_manifest(const Look *look, const CkptCheckpoint *row, const Ckpt
                    "the manifest is written again");
     else
         tell(look, CKPT_FINDING_MANIFEST_MISSING, CKPT_SEVERITY_WARNING, row->id, disk->sealed_file,
-             "no manifest of checkpoint %s lies beside disk %s, and its files are not what was captured: if the VM "
-             "was on another host, the agent there may have deleted the checkpoint. None is written until they are "
-             "right again",
+             "no manifest of checkpoint %s lies beside disk %s, and its files are not what was captured: if the "
+             "VM was on another host, the agent there may have deleted the checkpoint. None is written until they "
+             "are right again",
              row->name, disk->target);
 }
 

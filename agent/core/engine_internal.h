@@ -193,13 +193,13 @@ typedef struct {
     GPtrArray *checkpoints, *made, *doomed;
     GPtrArray *moved;  /* CkptCheckpoint of the VM that are another agent's: in none of the others */
     GPtrArray *others; /* CkptCheckpoint of every VM; NULL unless asked for */
-    GPtrArray *unknown; /* char *: overlays that are in no list, and lie on a file that is; NULL unless asked for */
+    GPtrArray *unknown; /* char *: overlays in no list that lie on a file that is in one; NULL unless asked for */
     CkptVmRecord *record;
     char *new_id;
 } Situation;
 /* others: looks at the files of other VMs' checkpoints, too. One may lie on a file of this VM and be in
  * no definition: a clone that was detached, or that a restored VM no longer has. And at the agents' overlays that
- * the catalogue does not know (it was read back without them, or a backup of it was) and that lie on what it knows. */
+ * the catalogue does not know (it was read back without them, or is a backup) and that lie on what it knows. */
 gboolean ckpt_situation_read(CkptEngine *engine, const char *vm_id, gboolean others,
                              Situation *situation, GError **error);
 /* CkptKnownFile: every file that the catalogue knows of the VM, borrowed; with `others` (may be NULL), those

@@ -87,7 +87,8 @@ look(CkptImport *import, CkptDriver *driver, GPtrArray *overlays, gboolean all, 
     import->vm = driver->inspect(driver, import->vm_id, known, &why);
     import->deployed = import->vm != NULL;
     if (!import->vm && all && ckpt_error_reason(why) != CKPT_REASON_VM_NOT_FOUND)
-        ckpt_import_note(import, "it cannot be looked at, so its checkpoints are those of its files: %s", why->message);
+        ckpt_import_note(import, "it cannot be looked at, so its checkpoints are those of its files: %s",
+                         why->message);
     if (!import->vm && (all ? ckpt_error_reason(why) != CKPT_REASON_HYPERVISOR_UNAVAILABLE
                             : ckpt_error_reason(why) == CKPT_REASON_VM_NOT_FOUND)) {
         g_clear_error(&why);

@@ -182,8 +182,8 @@ static void
 note_why_not(CkptEngine *engine, const char *lost, const GError *why)
 {
     g_autofree char *reason =
-        g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests: %s; it is tried again at the "
-                        "next start, and with vmcheckpoint doctor --repair",
+        g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests: %s; it is tried "
+                        "again at the next start, and with vmcheckpoint doctor --repair",
                         lost, why->message);
 
     set_unagreed(engine, reason);

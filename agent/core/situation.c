@@ -152,7 +152,8 @@ add_other_owners(Situation *situation)
             continue;
         user = g_strdup_printf("checkpoint %s (%s) of VM %s (%s)", row->name, row->id, row->vm_name, row->vm_id);
         for (guint k = 0; k < row->disks->len; k++)
-            ckpt_vm_add_user(situation->vm, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file, FALSE, user);
+            ckpt_vm_add_user(situation->vm, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file, FALSE,
+                             user);
     }
 }
 

@@ -134,9 +134,9 @@ struct _CkptDriver {
      * epoch, and no step of another agent is at work on the file: VM_BUSY, VM_MOVED otherwise. */
     gboolean (*take_over)(CkptDriver *driver, const char *file, const char *text, const char *agent,
                           guint64 epoch, GError **error);
-    /* Whatever is named as agents name their overlays, lies where overlays of one of these files would, and says in
-     * its header that it lies on one of them: char *, without those that are among them. Files that a catalogue
-     * lost, or is too old to know, are found so. NULL in a driver whose checkpoints are no files. */
+    /* Whatever is named as agents name their overlays, lies where overlays of one of these files would, and says
+     * in its header that it lies on one of them: char *, without those that are among them. Files that a
+     * catalogue lost, or is too old to know, are found so. NULL in a driver whose checkpoints are no files. */
     GPtrArray *(*overlays_on)(CkptDriver *driver, const CkptKnownFile *files, GError **error);
 };
 

@@ -130,7 +130,8 @@ print_totals(const Model *totals, guint64 operations, guint violations, gint64 b
 }
 
 /* The threads of a world hand over to each other some 100 times an operation, and seldom run at once: on one core
- * 4,000 operations took 18 s, on both of two 30 s. N counts the cores that this process may use, and begins again. */
+ * 4,000 operations took 18 s, on both of two 30 s. N counts the cores that this process may use, and begins
+ * again. */
 static void
 stay_on_core(guint number)
 {

@@ -1,5 +1,6 @@
 /* Overlays that the catalogue does not know, since it is older than they are, or was read back without them: what
- * they lie on is needed. So is what it knows to be another VM's. On the simulated hypervisor, with a real store. */
+ * they lie on is needed. So is what it knows to be another VM's. On the simulated hypervisor, with a real
+ * store. */
 #include "agent/model/manifest.h"
 #include "common/id.h"
 #include "tests/unit/cmocka_all.h"
@@ -14,6 +15,13 @@ setup(void **state)
 
     ckpt_sim_share(((EngineFixture *)*state)->sim);
     return result;
+}
+
+static char *
+write_and(EngineFixture *fixture, CkptKind kind, const char *checkpoint_id)
+{
+    engine_fixture_write(fixture);
+    return engine_fixture_must(fixture, kind, checkpoint_id);
 }
 
 static void
@@ -96,7 +104,7 @@ what_lies_on_a_leaf_of_an_older_catalogue_keeps_it(void **state)
 {
     EngineFixture *fixture = *state;
     g_autofree char *first = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
-    g_autofree char *leaf = (engine_fixture_write(fixture), engine_fixture_must(fixture, CKPT_KIND_RESTORE, first));
+    g_autofree char *leaf = write_and(fixture, CKPT_KIND_RESTORE, first);
     g_autofree char *file = sealed_file(fixture, leaf), *contents = NULL, *other = NULL, *last = NULL;
     g_autofree char *again = NULL;
     gsize length;
@@ -135,8 +143,8 @@ a_checkpoint_that_could_not_be_read_back_keeps_what_it_lies_on(void **state)
 {
     EngineFixture *fixture = *state;
     g_autofree char *first = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
-    g_autofree char *second = (engine_fixture_write(fixture), engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
-    g_autofree char *safety = (engine_fixture_write(fixture), engine_fixture_must(fixture, CKPT_KIND_RESTORE, first));
+    g_autofree char *second = write_and(fixture, CKPT_KIND_CREATE, NULL);
+    g_autofree char *safety = write_and(fixture, CKPT_KIND_RESTORE, first);
     g_autofree char *unreadable = sealed_file(fixture, safety), *below = sealed_file(fixture, second);
     g_autofree char *path = catalogue(fixture), *agreed = ckpt_id_new();
     g_auto(Outcome) outcome = {0};
@@ -152,8 +160,8 @@ a_checkpoint_that_could_not_be_read_back_keeps_what_it_lies_on(void **state)
 }
 
 static gboolean
-lay_on_what_was_merged(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step, gpointer data,
-                       GError **error)
+lay_on_what_was_merged(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step,
+                       gpointer data, GError **error)
 {
     const char *laid = data;
 
