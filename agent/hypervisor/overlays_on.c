@@ -37,7 +37,8 @@ is_wanted(const Search *search, const char *path)
     return g_hash_table_contains(search->identities, key);
 }
 
-/* FALSE: nobody can tell what it lies on. One that is no qcow2 lies on nothing. */
+/* FALSE: nobody can tell what it lies on. One that is no qcow2 lies on nothing; one that the agent may not read is
+ * not one that it made: those belong to the owner of what they lie on. */
 static gboolean
 read_backing(const char *path, char **backing, GError **error)
 {
@@ -47,7 +48,7 @@ read_backing(const char *path, char **backing, GError **error)
 
     *backing = NULL;
     if (fd < 0)
-        return errno == ENOENT || errno == ELOOP || ckpt_file_error(error, "open", path);
+        return errno == ENOENT || errno == ELOOP || errno == EACCES || ckpt_file_error(error, "open", path);
     header = fstat(fd, &found) == 0 && S_ISREG(found.st_mode) ? ckpt_qcow2_read(fd, NULL) : NULL;
     close(fd);
     *backing = header && header->backing ? ckpt_image_resolve(path, header->backing) : NULL;

@@ -3,6 +3,7 @@
 #include "tests/unit/image_fixture.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static int
 compare(gconstpointer a, gconstpointer b)
@@ -58,11 +59,26 @@ those_that_lie_on_the_file_are_found(void **state)
     assert_found("web.qcow2/web.qcow2", NULL, "");
 }
 
+/* In a folder that several users have, each with an agent of his own. */
+static void
+another_users_overlay_is_no_obstacle(void **state)
+{
+    gboolean root = geteuid() == 0;
+
+    (void)state;
+    shell("cd $d; qemu-img create -q -f qcow2 -F qcow2 -b $d/web.qcow2 web.ckpt-99999999.qcow2; "
+          "chmod 0 web.ckpt-99999999.qcow2; chmod 755 .; chmod 644 web.qcow2 web*.ckpt-[12345]*.qcow2");
+    assert_true(!root || seteuid(65534) == 0);
+    assert_found("web.qcow2", NULL, "web-copy.ckpt-22222222.qcow2 web.ckpt-11111111.qcow2 ");
+    assert_true(!root || seteuid(0) == 0);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(those_that_lie_on_the_file_are_found),
+        cmocka_unit_test(another_users_overlay_is_no_obstacle),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
