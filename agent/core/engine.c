@@ -433,6 +433,7 @@ take_up(CkptEngine *engine, CkptOperation *op)
         g_clear_pointer(&op->plan, ckpt_plan_free);
         op->state = CKPT_OP_QUEUED;
         op->undoing = FALSE;
+        ckpt_operation_set_error(op, NULL);
     }
     g_mutex_lock(&engine->lock);
     g_hash_table_insert(engine->live, live->key, ckpt_live_ref(live)); /* until it has ended */

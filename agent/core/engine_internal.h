@@ -159,8 +159,6 @@ CkptEnd ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error);
  * met a VM that was started since. dry: only to show it; what is found
  * wrong, or right again, is not recorded. */
 gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error);
-/* The stored end of an operation as an error. */
-void ckpt_operation_error(const CkptOperation *op, GError **error);
 
 /* adopt.c: whose the VM's checkpoints are is looked at and recorded: taken over, MOVED, or orphans. The VM's
  * turn is the caller's. */

@@ -310,6 +310,7 @@ finish(CkptExecution *x, GError **error)
     g_autoptr(CkptChange) left = files_left(x);
 
     op->state = CKPT_OP_SUCCEEDED;
+    ckpt_operation_set_error(op, NULL);
     op->ended_us = g_get_real_time();
     op->step_ended = (gint)op->plan->steps->len - 1;
     set_result(x);
@@ -357,6 +358,17 @@ check_stubbornly(CkptExecution *x, const CkptStep *step, GError **error)
     }
 }
 
+/* Asked again later, by another agent perhaps; should it not have been done, this is why. */
+static void
+put_off(CkptExecution *x, const GError *cause)
+{
+    g_autoptr(GError) why = NULL;
+
+    ckpt_executor_remember(x, cause);
+    if (cause && !ckpt_store_journal(x->store, x->operation, NULL, &why))
+        g_warning("why operation %s failed cannot be journalled: %s", x->operation->request_id, why->message);
+}
+
 /* The decisive step was begun and it is not known whether it was done: asked of the world. */
 static CkptEnd
 decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
@@ -380,6 +392,7 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
         if (!is_good_enough(step, &cause))
             return ckpt_executor_undo(x, cause, error);
         *forward = TRUE;
+        ckpt_operation_set_error(op, NULL);
         g_clear_error(&cause);
         return CKPT_END_DONE;
     case CKPT_OUTCOME_NOT_DONE:
@@ -388,13 +401,16 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
         break;
     }
     if (ckpt_executor_is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
+        put_off(x, cause);
         g_clear_error(&cause);
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_LATER;
     }
     ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED, "%s%s%s",
-                   cause ? cause->message : "the agent was interrupted", why ? ": " : "",
-                   why ? why->message : "");
+                   cause        ? cause->message
+                   : op->reason ? op->message
+                                : "the agent was interrupted",
+                   why ? ": " : "", why ? why->message : "");
     g_clear_error(&cause);
     return CKPT_END_STUCK;
 }

@@ -17,5 +17,9 @@ void ckpt_executor_leave(CkptChange *change, const CkptStep *step);
 gboolean ckpt_executor_again(guint attempt, const GError *why);
 
 /* ---- executor_undo.c ---- */
-/* Everything that was begun, from the last step downwards. cause (transfer full): why; NULL = a crash. */
+/* The operation knows from now on, and the journal from its next write on, why it will fail. (May be NULL; that
+ * libvirt is away is no cause: it comes back.) */
+void ckpt_executor_remember(CkptExecution *x, const GError *cause);
+/* Everything that was begun, from the last step downwards. cause (transfer full): why; NULL = what is remembered,
+ * or a crash. */
 CkptEnd ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error);

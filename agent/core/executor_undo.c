@@ -172,6 +172,26 @@ undo_steps(CkptExecution *x, GError **error)
     return stop < 0 || undo_step_stubbornly(x, stop, error);
 }
 
+void
+ckpt_executor_remember(CkptExecution *x, const GError *cause)
+{
+    if (cause && !ckpt_executor_is_away(cause))
+        ckpt_operation_set_error(x->operation, cause);
+}
+
+/* Everything is as it was: why it had to be, though that may have been found before a crash. */
+static void
+tell_cause(const CkptOperation *op, GError *cause, GError **error)
+{
+    if (cause)
+        g_propagate_error(error, cause);
+    else if (op->reason)
+        ckpt_operation_error(op, error);
+    else
+        ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
+                       "the agent or libvirt was interrupted; the VM is as before");
+}
+
 CkptEnd
 ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
 {
@@ -179,6 +199,7 @@ ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
     g_autoptr(GError) why = NULL;
 
     op->undoing = TRUE;
+    ckpt_executor_remember(x, cause);
     if (!ckpt_executor_store_is_gone(x) && !ckpt_store_journal(x->store, op, NULL, &why)) {
         /* The next start would go forward over what was undone. */
         if (op->step_begun > (gint)op->plan->decisive) {
@@ -190,11 +211,7 @@ ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
         g_clear_error(&why); /* it undoes, too: nothing decisive was done */
     }
     if (undo_steps(x, &why)) {
-        if (cause)
-            g_propagate_error(error, cause);
-        else
-            ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "the agent or libvirt was interrupted; the VM is as before");
+        tell_cause(op, cause, error);
         return ckpt_executor_store_is_gone(x) ? CKPT_END_LATER : CKPT_END_FAILED;
     }
     if (ckpt_executor_is_moved(why)) {
@@ -208,7 +225,10 @@ ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
         return CKPT_END_LATER;
     }
     ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED, "%s; and then %s",
-                   cause ? cause->message : "the agent was interrupted", why->message);
+                   cause        ? cause->message
+                   : op->reason ? op->message
+                                : "the agent was interrupted",
+                   why->message);
     g_clear_error(&cause);
     return CKPT_END_STUCK;
 }

@@ -3,21 +3,6 @@
 
 #include "agent/core/graph.h"
 
-void
-ckpt_operation_error(const CkptOperation *op, GError **error)
-{
-    GHashTableIter iter;
-    gpointer key, value;
-
-    ckpt_error_set(error, op->reason ? op->reason : CKPT_REASON_INTERNAL, "%s",
-                   op->message ? op->message : "it failed");
-    if (!op->metadata)
-        return;
-    g_hash_table_iter_init(&iter, op->metadata);
-    while (g_hash_table_iter_next(&iter, &key, &value))
-        ckpt_error_add(error, key, value);
-}
-
 gboolean
 ckpt_operation_has_begun_delete(const CkptOperation *op)
 {
@@ -356,16 +341,6 @@ run_repair(CkptEngine *engine, CkptOperation *op, GError **error)
 
 /* ---- Running ---- */
 
-static void
-copy_metadata(CkptOperation *op, const GError *error)
-{
-    GHashTable *metadata = ckpt_error_metadata(error);
-
-    g_clear_pointer(&op->metadata, g_hash_table_unref);
-    if (metadata)
-        op->metadata = g_hash_table_ref(metadata);
-}
-
 /* FALSE when the store does not take it: the operation has not ended, then. */
 static gboolean
 store_failure(CkptEngine *engine, CkptOperation *op, CkptChange *left, const GError *error)
@@ -373,12 +348,10 @@ store_failure(CkptEngine *engine, CkptOperation *op, CkptChange *left, const GEr
     const CkptOpState before = op->state;
     g_autoptr(GError) why = NULL;
 
-    op->reason = ckpt_error_reason(error);
+    ckpt_operation_set_error(op, error);
     op->state =
         op->reason == CKPT_REASON_OPERATION_CANCELLED ? CKPT_OP_CANCELLED : CKPT_OP_FAILED;
     op->ended_us = g_get_real_time();
-    ckpt_set_str(&op->message, error->message);
-    copy_metadata(op, error);
     g_message("%s of VM %s for %s failed: %s: %s", ckpt_kind_name(op->kind), op->vm_id, op->identity,
               ckpt_reason_name(op->reason), error->message);
     if (ckpt_store_end_operation(engine->store, op, left, &why))

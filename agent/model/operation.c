@@ -39,3 +39,30 @@ ckpt_operation_free(CkptOperation *operation)
     g_free(operation->damage);
     g_free(operation);
 }
+
+void
+ckpt_operation_set_error(CkptOperation *operation, const GError *error)
+{
+    GHashTable *metadata = error ? ckpt_error_metadata(error) : NULL;
+
+    operation->reason = error ? ckpt_error_reason(error) : (CkptReason)0;
+    ckpt_set_str(&operation->message, error ? error->message : "");
+    g_clear_pointer(&operation->metadata, g_hash_table_unref);
+    if (metadata)
+        operation->metadata = g_hash_table_ref(metadata);
+}
+
+void
+ckpt_operation_error(const CkptOperation *operation, GError **error)
+{
+    GHashTableIter iter;
+    gpointer key, value;
+
+    ckpt_error_set(error, operation->reason ? operation->reason : CKPT_REASON_INTERNAL, "%s",
+                   operation->message ? operation->message : "it failed");
+    if (!operation->metadata)
+        return;
+    g_hash_table_iter_init(&iter, operation->metadata);
+    while (g_hash_table_iter_next(&iter, &key, &value))
+        ckpt_error_add(error, key, value);
+}

@@ -28,10 +28,12 @@ typedef struct {
     gint step_ended;
     guint64 bytes_done, bytes_total; /* of the present step; of one that runs, and never stored */
     gboolean undoing;     /* steps are being undone from step_begun downwards */
-    /* When it ended: */
-    CkptReason reason;    /* 0 unless FAILED or CANCELLED */
+    /* Why it has failed; while it is open, why it will, once what was begun is undone: that may be another
+     * agent's to do, which has not seen it. */
+    CkptReason reason;    /* 0 = it has not, or, of an open one, it is not known */
     char *message;
     GHashTable *metadata; /* or NULL */
+    /* When it ended: */
     CkptCheckpoint *checkpoint, *safety; /* the stored result; NULL unless SUCCEEDED */
     CkptRepairResult *repair; /* of a REPAIR; likewise */
     GPtrArray *warnings;  /* char *; never NULL */
@@ -41,3 +43,6 @@ typedef struct {
 CkptOperation *ckpt_operation_new(void);
 void ckpt_operation_free(CkptOperation *operation);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptOperation, ckpt_operation_free)
+/* reason, message and metadata; NULL = none. */
+void ckpt_operation_set_error(CkptOperation *operation, const GError *error);
+void ckpt_operation_error(const CkptOperation *operation, GError **error);

@@ -338,10 +338,11 @@ journal_work(CkptDatabase *db, gpointer data, GError **error)
 
     return write_step_results(db, operation, error) &&
            ckpt_database_run(db, error,
-                             "UPDATE operations SET step_begun = ?2, step_ended = ?3, undoing = ?4"
-                             " WHERE number = ?1 AND state <= 2",
-                             "iiii", operation->number, (gint64)operation->step_begun,
-                             (gint64)operation->step_ended, (gint64)operation->undoing) &&
+                             "UPDATE operations SET step_begun = ?2, step_ended = ?3, undoing = ?4,"
+                             " reason = ?5, message = ?6, metadata = ?7 WHERE number = ?1 AND state <= 2",
+                             "iiiiitt", operation->number, (gint64)operation->step_begun,
+                             (gint64)operation->step_ended, (gint64)operation->undoing,
+                             (gint64)operation->reason, or_empty(operation->message), write->metadata) &&
            must_be_open(db, operation, error) && ckpt_operation_sum(db, operation->number, error) &&
            ckpt_change_apply(db, write->change, operation->vm_id, write->revisions, error);
 }
@@ -352,6 +353,7 @@ ckpt_store_journal(CkptStore *store, const CkptOperation *operation, CkptChange 
 {
     g_auto(Write) write = {.operation = operation, .change = change};
 
+    write.metadata = operation->metadata ? ckpt_map_to_json(operation->metadata) : NULL;
     write.revisions = g_array_new(FALSE, FALSE, sizeof(guint64));
     if (!ckpt_store_write(store, journal_work, &write, error))
         return FALSE;

@@ -52,8 +52,8 @@ gboolean ckpt_store_add_operation(CkptStore *store, CkptOperation *operation, GE
  * dropped. Only of an operation that has not ended; so the two below. */
 gboolean ckpt_store_set_plan(CkptStore *store, CkptOperation *operation, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
-/* Journals step_begun, step_ended, undoing and, of the steps that ended since, their result (id). With a
- * change, applies that in the same transaction: revisions of the upserted checkpoints are raised, and
+/* Journals step_begun, step_ended, undoing, why it will fail and, of the steps that ended since, their result
+ * (id). With a change, applies that in the same transaction: revisions of the upserted checkpoints are raised, and
  * set in the change's checkpoints. One commit. */
 gboolean ckpt_store_journal(CkptStore *store, const CkptOperation *operation, CkptChange *change,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -4,6 +4,8 @@
 
 #include "engine_fixture.h"
 
+#include <string.h>
+
 typedef struct {
     guint begun, asked; /* of SNAPSHOT */
 } Busy;
@@ -44,12 +46,92 @@ a_snapshot_that_cannot_be_asked_about_is_asked_about_later(void **state)
     fixture->sim->hook = keep_busy;
     fixture->sim->hook_data = &busy;
     engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_CREATE, "r-busy", NULL), &outcome);
-    assert_non_null(outcome.error);
-    assert_int_not_equal(ckpt_error_reason(outcome.error), CKPT_REASON_RECOVERY_FAILED);
+    assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_VM_BUSY);
+    assert_non_null(strstr(outcome.error->message, "a job runs on it"));
     assert_true(busy.asked >= 5);
     record = ckpt_store_get_vm(fixture->store, FIXTURE_VM, NULL);
     assert_null(record->quarantine_reason);
     g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+}
+
+/* ---- An undo that is put off ---- */
+
+typedef struct {
+    gboolean failed; /* the sync of the sealed file has */
+    int tried;       /* atomic: how often the snapshot was to be undone */
+} PutOff;
+
+/* As often as one execution tries it, and once more. */
+#define REFUSED 4
+
+static gboolean
+put_off(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step, gpointer data,
+        GError **error)
+{
+    PutOff *world = data;
+
+    (void)sim;
+    (void)plan;
+    if (moment != CKPT_SIM_BEGUN || !step)
+        return TRUE;
+    if (step->kind == CKPT_STEP_IDENTIFY && !world->failed) {
+        world->failed = TRUE;
+        ckpt_error_set(error, CKPT_REASON_SPACE_LOW, "no room");
+        ckpt_error_add(error, CKPT_META_FILE, step->file);
+        return FALSE;
+    }
+    return step->kind != CKPT_STEP_SNAPSHOT || !world->failed ||
+           g_atomic_int_add(&world->tried, 1) >= REFUSED || refuse(error);
+}
+
+static void
+assert_cause(const GError *error)
+{
+    if (ckpt_error_reason(error) != CKPT_REASON_SPACE_LOW ||
+        !strstr(error->message, "identify /images/web-01.qcow2: no room"))
+        fail_msg("%s: %s", ckpt_reason_name(ckpt_error_reason(error)), error->message);
+    assert_string_equal(g_hash_table_lookup(ckpt_error_metadata(error), CKPT_META_FILE),
+                        "/images/web-01.qcow2");
+}
+
+static void
+an_undo_that_is_put_off_still_tells_why_it_was_needed(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_auto(Outcome) outcome = {0};
+    PutOff world = {0};
+
+    fixture->sim->hook = put_off;
+    fixture->sim->hook_data = &world;
+    engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_CREATE, "r-put-off", NULL), &outcome);
+    assert_true(world.tried > REFUSED);
+    assert_cause(outcome.error);
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+}
+
+static void
+another_agent_that_takes_up_an_undo_tells_why_it_was_needed(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_auto(Outcome) outcome = {0};
+    g_autoptr(CkptOperation) op = NULL;
+    g_autoptr(GError) told = NULL;
+    PutOff world = {0};
+    CkptRequest *request = engine_fixture_request(CKPT_KIND_CREATE, "r-taken-up", NULL);
+
+    fixture->sim->hook = put_off;
+    fixture->sim->hook_data = &world;
+    request->wait_us = 1;
+    engine_fixture_call(fixture, request, &outcome);
+    while (g_atomic_int_get(&world.tried) == 0)
+        g_usleep(1000);
+    engine_fixture_restart(fixture);
+    while (!ckpt_engine_is_idle(fixture->engine))
+        g_main_context_iteration(NULL, FALSE);
+    op = ckpt_store_find_operation(fixture->store, FIXTURE_IDENTITY, "r-taken-up", NULL);
+    assert_int_equal(op->state, CKPT_OP_FAILED);
+    ckpt_operation_error(op, &told);
+    assert_cause(told);
 }
 
 int
@@ -57,6 +139,10 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_snapshot_that_cannot_be_asked_about_is_asked_about_later,
+                                        engine_fixture_setup, engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(an_undo_that_is_put_off_still_tells_why_it_was_needed,
+                                        engine_fixture_setup, engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(another_agent_that_takes_up_an_undo_tells_why_it_was_needed,
                                         engine_fixture_setup, engine_fixture_teardown),
     };
 
