@@ -47,12 +47,15 @@ ckpt_plan_depth(GPtrArray *checkpoints, const CkptCheckpoint *checkpoint)
     return depth;
 }
 
-/* A present state whose newest file is gone can still be given up. UEFI variables are no part of a delete. */
+/* A present state whose newest file is gone can still be given up. UEFI variables are no part of a delete. A
+ * guest that has crashed (its QEMU is there) is stopped by a restore like any other. */
 static gboolean
 is_overcome(const CkptVm *vm, const CkptRequest *request, const CkptObstacle *obstacle)
 {
     if (request->kind == CKPT_KIND_DELETE && obstacle->reason == CKPT_REASON_NVRAM_UNSUPPORTED)
         return TRUE;
+    if (request->kind == CKPT_KIND_RESTORE && obstacle->reason == CKPT_REASON_VM_STATE_UNSUPPORTED)
+        return vm->power == CKPT_POWER_CRASHED;
     if (request->kind != CKPT_KIND_RESTORE || !request->discard_present_state ||
         obstacle->reason != CKPT_REASON_DISK_FILE_MISSING)
         return FALSE;

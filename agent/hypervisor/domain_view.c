@@ -268,8 +268,9 @@ add_state_obstacles(CkptVm *vm, const CkptView *view)
     else if (vm->power != CKPT_POWER_RUNNING && vm->power != CKPT_POWER_PAUSED &&
              vm->power != CKPT_POWER_SHUT_OFF)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL,
-                             "VM %s is %s: bring it to running, paused or shut off", vm->name,
-                             ckpt_power_name(vm->power));
+                             "VM %s is %s: bring it to running, paused or shut off%s", vm->name,
+                             ckpt_power_name(vm->power),
+                             vm->power == CKPT_POWER_CRASHED ? ", or restore a checkpoint" : "");
     if (virDomainHasManagedSaveImage(view->domain, 0) == 1)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL,
                              "VM %s has a managed save image and would go on from it, on the disks as "

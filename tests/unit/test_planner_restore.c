@@ -162,6 +162,8 @@ restore_goes_from_every_power_state_to_every_other(void **state)
             g_autofree char *steps = NULL;
 
             world->vm->power = from[i];
+            if (from[i] == CKPT_POWER_CRASHED) /* what stands in the way of all else */
+                ckpt_vm_add_obstacle(world->vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL, "crashed");
             ckpt_set_str(&request->checkpoint_id, "c1");
             request->restore_power = to[k];
             made = world_plan_request(world, request, &error);
@@ -177,6 +179,21 @@ restore_goes_from_every_power_state_to_every_other(void **state)
         }
 }
 
+static void
+only_a_crashed_vm_is_restored_from_a_state_that_is_not_supported(void **state)
+{
+    g_autoptr(World) crashed = world_with_line(2);
+    g_autoptr(World) unknown = world_with_line(2);
+
+    crashed->vm->power = CKPT_POWER_CRASHED;
+    unknown->vm->power = CKPT_POWER_UNKNOWN;
+    ckpt_vm_add_obstacle(crashed->vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL, "crashed");
+    ckpt_vm_add_obstacle(unknown->vm, CKPT_REASON_VM_STATE_UNSUPPORTED, NULL, NULL, "unknown");
+    assert_refused(crashed, CKPT_KIND_CREATE, NULL, CKPT_REASON_VM_STATE_UNSUPPORTED);
+    assert_refused(crashed, CKPT_KIND_DELETE, "c1", CKPT_REASON_VM_STATE_UNSUPPORTED);
+    assert_refused(unknown, CKPT_KIND_RESTORE, "c1", CKPT_REASON_VM_STATE_UNSUPPORTED);
+}
+
 int
 main(void)
 {
@@ -190,6 +207,7 @@ main(void)
         cmocka_unit_test(the_present_state_of_a_clone_is_kept_by_a_restore_without_it),
         cmocka_unit_test(a_missing_present_state_can_be_discarded_but_not_kept),
         cmocka_unit_test(restore_goes_from_every_power_state_to_every_other),
+        cmocka_unit_test(only_a_crashed_vm_is_restored_from_a_state_that_is_not_supported),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
