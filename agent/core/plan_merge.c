@@ -166,7 +166,8 @@ refuse_detached(const CkptPlanInput *input, const CkptMerge *merge, GError **err
 
     /* Of a VM that is defined nowhere it is merged only because somebody asks for just that: what it holds is
      * in the file below then, which is said. */
-    if (overlay ? merge->overlay.owner || ckpt_graph_is_top(input, newest) || !input->vm->definition
+    if (overlay ? merge->overlay.owner || ckpt_graph_is_top(input, newest) ||
+                      ckpt_graph_attached(input, newest) || !input->vm->definition
                 : !merge->disk->agent_made || is_attached(input, newest))
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_DISK_DETACHED,

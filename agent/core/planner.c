@@ -181,23 +181,10 @@ is_clone(const CkptPlanInput *input, const CkptDisk *disk, const char *file)
            (!g_str_equal(sealed->target, disk->target) || is_attached_beside(input, disk, file));
 }
 
-/* What lies over the sealed file chain[i] was laid there by another tool (virsh snapshot-create-as, a backup's
- * overlay): on the agent's own present overlay, or on the sealed file itself. */
-static gboolean
-is_under_foreign(const CkptPlanInput *input, const CkptDisk *disk, guint i)
-{
-    for (guint k = 0; k + 1 < i; k++) {
-        const CkptLayer *layer = g_ptr_array_index(disk->chain, k);
-        g_autofree char *root = ckpt_graph_root(input, layer->path);
-
-        if (!g_str_equal(root, layer->path)) /* the agent made it */
-            return FALSE;
-    }
-    return TRUE;
-}
-
 /* The first of the VM's sealed files below the top is that of the last checkpoint which has the disk. A
- * disk that lies on none of them was attached since. */
+ * disk that lies on none of them was attached since. What lies between is no checkpoint's: the agent's present
+ * overlay, what another tool has laid (virsh snapshot-create-as, a backup's overlay), and what an undone create
+ * had to leave under that. */
 static gboolean
 refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **error)
 {
@@ -207,8 +194,7 @@ refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **
 
         if (!owner)
             continue;
-        if ((is_under_foreign(input, disk, i) && is_last_to_have(input, owner, layer->path)) ||
-            is_clone(input, disk, layer->path))
+        if (is_last_to_have(input, owner, layer->path) || is_clone(input, disk, layer->path))
             return FALSE;
         ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH,
                        "disk %s runs on %s of checkpoint %s (%s), but the VM was last at checkpoint "

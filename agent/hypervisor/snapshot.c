@@ -12,6 +12,7 @@ typedef struct {
     gboolean used;             /* an overlay was written to */
     gboolean held;             /* somebody has one open */
     gboolean misplaced;        /* one lies on another file than its header says */
+    gboolean under;            /* another tool has laid its own on one */
     guint open;                /* overlays that QEMU writes to */
     guint stale;               /* of the old ones: what libvirt believes of the running VM */
     GString *facts;
@@ -76,9 +77,30 @@ static const char *
 misplaced_on(const CkptView *view, const CkptDiskFile *disk, const CkptLayer *overlay)
 {
     const CkptXmlDisk *live = ckpt_chain_find_top(view->live_xml, disk->target, disk->file);
-    const char *below = live && live->chain[0] ? live->chain[1] : NULL;
+    const char *below = NULL;
 
+    if (!live && view->live_xml)
+        live = ckpt_xml_domain_find(view->live_xml, disk->target);
+    for (guint i = 0; live && live->chain[i] && !below; i++)
+        below = ckpt_image_same(live->chain[i], disk->file) ? live->chain[i + 1] : NULL;
     return below && overlay->backing && !ckpt_image_same(below, overlay->backing) ? below : NULL;
+}
+
+/* Another tool has laid its overlay on ours since: the disk was switched all the same, and lies on it. */
+static gboolean
+is_under(const CkptXmlDomain *domain, const CkptDiskFile *disk)
+{
+    const CkptXmlDisk *found = domain ? ckpt_xml_domain_find(domain, disk->target) : NULL;
+
+    return found && found->source && !ckpt_image_same(found->source, disk->file) &&
+           ckpt_chain_has(found, disk->file);
+}
+
+/* … in the running VM, whose QEMU reads ours by way of that one. */
+static gboolean
+is_read_under(const CkptView *view, const CkptDiskFile *disk, const CkptLayer *overlay)
+{
+    return is_under(view->live_xml, disk) && overlay->read_locked && !overlay->write_locked;
 }
 
 static void
@@ -88,10 +110,12 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
     CkptLayer *overlay = ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, NULL);
     const char *defined = source_of(view->definition_xml, disk, overlay);
     const char *live = source_of(view->live_xml, disk, overlay);
-    Place believed = place_of(live, disk, overlay);
-    gboolean written = is_written(overlay, believed);
+    gboolean read_under = is_read_under(view, disk, overlay), under = is_under(view->definition_xml, disk);
+    Place believed = read_under ? PLACE_NEW : place_of(live, disk, overlay);
+    gboolean written = read_under || is_written(overlay, believed);
 
-    count(tally, place_of(defined, disk, overlay));
+    tally->under = tally->under || read_under || under;
+    count(tally, under ? PLACE_NEW : place_of(defined, disk, overlay));
     if (view->active) {
         count(tally, believed);
         tally->stale += believed == PLACE_OLD;
@@ -108,7 +132,7 @@ tally_disk(Tally *tally, const CkptView *view, const CkptDiskFile *disk)
                            tally->facts->len ? "; " : "", disk->target,
                            defined ? defined : "nothing",
                            live ? live : (view->active ? "nothing" : "is not there"), disk->file,
-                           written ? "written to" : "not written to",
+                           read_under ? "read" : written ? "written to" : "not written to",
                            header && !header->empty ? " and holds data" : "");
     ckpt_layer_free(overlay);
 }
@@ -123,9 +147,10 @@ look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
 
     for (guint i = 0; i < disks->len; i++)
         tally_disk(&tally, view, g_ptr_array_index(disks, i));
-    /* What the guest writes from now on would be lost at its next start: it is taken back while it runs. */
+    /* What the guest writes from now on would be lost at its next start: it is taken back while it runs. Under
+     * another tool's overlay it cannot be. */
     if (tally.misplaced)
-        outcome = CKPT_OUTCOME_NOT_DONE;
+        outcome = tally.under ? CKPT_OUTCOME_UNCLEAR : CKPT_OUTCOME_NOT_DONE;
     /* That libvirtd did not live to note it changes nothing of it (hazard A5): the next start is right,
      * and the check of the chain says what is wrong until then. */
     else if (tally.elsewhere == 0 && (tally.old == 0 || (tally.open == disks->len &&
@@ -137,7 +162,7 @@ look(const CkptView *view, GPtrArray *disks, char **facts, gboolean *forward)
     /* The owner has put the VM on other files meanwhile, and nobody is, or was, on the overlays. */
     else if (tally.new == 0 && !tally.used && !tally.held)
         outcome = CKPT_OUTCOME_NOT_DONE;
-    *forward = tally.elsewhere == 0 && (view->active ? tally.open == disks->len : TRUE);
+    *forward = tally.elsewhere == 0 && !tally.under && (view->active ? tally.open == disks->len : TRUE);
     *facts = g_string_free(tally.facts, FALSE);
     return outcome;
 }

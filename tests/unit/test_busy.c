@@ -134,6 +134,67 @@ another_agent_that_takes_up_an_undo_tells_why_it_was_needed(void **state)
     assert_cause(told);
 }
 
+/* ---- What another tool lays on the new overlay ---- */
+
+typedef struct {
+    CkptSimVm *vm;
+    gboolean off;  /* the VM is stopped right after it, and libvirt's answer is lost */
+    guint changes; /* of SNAPSHOT: QEMU has switched, the definition is saved */
+} Laid;
+
+static gboolean
+lay_over(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step, gpointer data,
+         GError **error)
+{
+    Laid *laid = data;
+
+    (void)plan;
+    if (moment != CKPT_SIM_CHANGED || !step || step->kind != CKPT_STEP_SNAPSHOT || ++laid->changes != 2)
+        return TRUE;
+    ckpt_sim_snapshot_add(sim, laid->vm, "virsh", "/images");
+    if (laid->off)
+        ckpt_sim_stop(sim, laid->vm);
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "the answer is lost");
+    return FALSE;
+}
+
+/* The disks were switched, and what the guest wrote until then is sealed: to call that undone is not true, and
+ * leaves an overlay in the VM's chain that nobody asked for. */
+static void
+must_have_made_it(EngineFixture *fixture, gboolean off)
+{
+    g_autoptr(CkptVmRecord) record = NULL;
+    g_autofree char *before = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    g_autofree char *id = NULL;
+    Laid laid = {.vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM), .off = off};
+    guint32 written = engine_fixture_write(fixture);
+
+    fixture->sim->hook = lay_over;
+    fixture->sim->hook_data = &laid;
+    id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    assert_true(laid.changes >= 2);
+    record = ckpt_store_get_vm(fixture->store, FIXTURE_VM, NULL);
+    assert_null(record->quarantine_reason);
+    assert_string_equal(record->current_id, id);
+    assert_int_equal(engine_fixture_read(fixture), written);
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    g_free(engine_fixture_must(fixture, CKPT_KIND_RESTORE, id));
+    assert_int_equal(engine_fixture_read(fixture), written);
+    assert_int_equal(fixture->sim->crimes->len, 0);
+}
+
+static void
+a_snapshot_under_another_tools_overlay_was_made(void **state)
+{
+    must_have_made_it(*state, FALSE);
+}
+
+static void
+a_snapshot_under_another_tools_overlay_was_made_though_the_vm_is_off_by_now(void **state)
+{
+    must_have_made_it(*state, TRUE);
+}
+
 int
 main(void)
 {
@@ -141,6 +202,10 @@ main(void)
         cmocka_unit_test_setup_teardown(a_snapshot_that_cannot_be_asked_about_is_asked_about_later,
                                         engine_fixture_setup, engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(an_undo_that_is_put_off_still_tells_why_it_was_needed,
+                                        engine_fixture_setup, engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_under_another_tools_overlay_was_made,
+                                        engine_fixture_setup, engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_under_another_tools_overlay_was_made_though_the_vm_is_off_by_now,
                                         engine_fixture_setup, engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(another_agent_that_takes_up_an_undo_tells_why_it_was_needed,
                                         engine_fixture_setup, engine_fixture_teardown),

@@ -3,7 +3,9 @@
 #include "agent/hypervisor/qemu.h"
 #include "tests/unit/image_fixture.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #define VM "11111111-1111-4111-8111-111111111111"
 
@@ -135,6 +137,15 @@ world_free(World *world)
     g_free(world);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+stop_vm(World *world)
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+
+    assert_non_null(domain);
+    assert_int_equal(virDomainDestroy(domain), 0);
+}
 
 static void
 must_find(World *world, CkptReason reason)
@@ -297,6 +308,56 @@ what_another_tool_lays_over_the_disk_is_waited_for(void **state)
     must_wait_for_theirs(merged, ckpt_step_merge);
 }
 
+/* As a QEMU that reads it below another file. The descriptor: closing it ends that. */
+static int
+read_lock(const char *name)
+{
+    g_autofree char *path = image(name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
+
+    assert_true(fd >= 0);
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    return fd;
+}
+
+static void
+must_find_snapshot(World *world, CkptOutcome expected)
+{
+    g_autoptr(GError) error = NULL;
+    CkptOutcome outcome = ckpt_step_snapshot_check(&world->run, &error);
+
+    if (outcome != expected)
+        fail_msg("%d: %s", outcome, error ? error->message : "no error");
+}
+
+/* The disk was switched to $d/o: that another tool has laid its own on it since takes nothing of that back. */
+static void
+a_snapshot_under_another_tools_overlay_was_made(void **state)
+{
+    g_autoptr(World) running = world_with(CKPT_STEP_SNAPSHOT, TRUE);
+    g_autoptr(World) off = NULL;
+    g_autoptr(World) stopped = NULL;
+    int fd;
+
+    must_find_snapshot(running, CKPT_OUTCOME_UNCLEAR); /* libvirt says so, and no QEMU has it open */
+    fd = read_lock("o");
+    must_find_snapshot(running, CKPT_OUTCOME_DONE);
+    /* Hazard A25: what libvirt laid it over is not what its header names. */
+    shell("qemu-img create -q -f qcow2 $d/other 1M; qemu-img rebase -u -f qcow2 -F qcow2 -b $d/other $d/o");
+    must_find_snapshot(running, CKPT_OUTCOME_UNCLEAR);
+    close(fd);
+    /* A VM that was on those files and is off; the other tool's overlay came in between. */
+    off = world_with(CKPT_STEP_SNAPSHOT, TRUE);
+    stop_vm(off);
+    must_find_snapshot(off, CKPT_OUTCOME_DONE);
+    /* Nothing was written to it yet. */
+    stopped = world_with(CKPT_STEP_SNAPSHOT, TRUE);
+    shell("rm $d/o; qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o");
+    stop_vm(stopped);
+    must_find_snapshot(stopped, CKPT_OUTCOME_DONE);
+}
+
 /* The files of a restore that is undone are about to go. */
 static void
 a_vm_that_runs_on_the_files_under_theirs_is_stopped(void **state)
@@ -328,6 +389,7 @@ main(void)
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
         cmocka_unit_test(a_merged_vm_that_is_being_stopped_has_no_mismatch),
         cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
+        cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
     };
 

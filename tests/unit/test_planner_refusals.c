@@ -188,6 +188,36 @@ a_clone_does_not_stand_in_for_the_disk_that_is_away(void **state)
     assert_refused(world, CKPT_KIND_DELETE, "c2", CKPT_REASON_DISK_DETACHED);
 }
 
+/* A create that was undone left its overlay in the chain, because another tool had laid its own on it: two of
+ * the agent's lie above the sealed file then, the other tool's gone or not. It is the same line all the same. */
+static void
+an_overlay_that_an_undone_create_left_is_no_other_line(void **state)
+{
+    static const char *const tops[] = {"/img/virsh.qcow2", "/img/web.ckpt-left.qcow2"};
+
+    for (guint i = 0; i < G_N_ELEMENTS(tops); i++) {
+        g_autoptr(World) world = world_with_line(1);
+        g_autoptr(CkptPlan) made = NULL;
+        g_autoptr(CkptPlan) deleted = NULL;
+        CkptStep *merge;
+
+        world_add_file(world, "/img/web.ckpt-left.qcow2", "/img/web.ckpt-1.qcow2");
+        g_ptr_array_add(world->made, g_strdup("/img/web.ckpt-left.qcow2"));
+        world_add_file(world, "/img/virsh.qcow2", "/img/web.ckpt-left.qcow2");
+        world_put_on(world, g_ptr_array_index(world->vm->disks, 0), tops[i]);
+        if (i > 0)
+            g_hash_table_remove(world->vm->files, tops[0]);
+        made = world_must_plan(world, CKPT_KIND_CREATE, NULL);
+        assert_string_equal(made->checkpoint->parent_id, "c1");
+        deleted = world_must_plan(world, CKPT_KIND_DELETE, "c1");
+        merge = plan_find_step(deleted, CKPT_STEP_MERGE, 0);
+        assert_string_equal(merge->file, "/img/web.ckpt-1.qcow2");
+        assert_string_equal(merge->base, "/img/web.raw");
+        assert_string_equal(merge->above, "/img/web.ckpt-left.qcow2");
+        assert_int_equal(plan_last_change(deleted)->gone->len, 1);
+    }
+}
+
 int
 main(void)
 {
@@ -208,6 +238,7 @@ main(void)
         cmocka_unit_test(a_clone_of_the_vms_own_checkpoint_is_another_disk),
         cmocka_unit_test(an_overlay_of_the_agents_that_was_moved_is_no_clone),
         cmocka_unit_test(a_clone_does_not_stand_in_for_the_disk_that_is_away),
+        cmocka_unit_test(an_overlay_that_an_undone_create_left_is_no_other_line),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

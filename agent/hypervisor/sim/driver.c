@@ -159,6 +159,18 @@ check_disk(CkptSimRun *run, const CkptSimVm *vm, const CkptDiskFile *disk)
     return TRUE;
 }
 
+/* Another tool's overlay that was laid on the planned top meanwhile. */
+static gboolean
+is_laid_upon(CkptSimRun *run, const CkptSimVm *vm, const CkptDiskFile *disk)
+{
+    g_autoptr(GPtrArray) chain = ckpt_sim_disk_chain(run->sim, vm, disk->target);
+
+    for (guint i = 1; chain && i < chain->len; i++)
+        if (g_strcmp0(((CkptSimFile *)g_ptr_array_index(chain, i))->path, disk->file) == 0)
+            return TRUE;
+    return FALSE;
+}
+
 gboolean
 ckpt_sim_check_chain(CkptSimRun *run, GError **error)
 {
@@ -169,8 +181,12 @@ ckpt_sim_check_chain(CkptSimRun *run, GError **error)
 
         if (check_disk(run, vm, disk))
             continue;
-        ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "disk %s is not on %s as planned",
-                       disk->target, disk->file);
+        if (is_laid_upon(run, vm, disk))
+            ckpt_error_set(error, CKPT_REASON_VM_BUSY, "disk %s: another overlay was laid on %s", disk->target,
+                           disk->file);
+        else
+            ckpt_error_set(error, CKPT_REASON_CHAIN_MISMATCH, "disk %s is not on %s as planned",
+                           disk->target, disk->file);
         return FALSE;
     }
     return TRUE;

@@ -3,6 +3,16 @@
 
 /* ---- Snapshot ---- */
 
+/* Also under what another tool has laid on it since. */
+static gboolean
+lies_in(GPtrArray *chain, const char *path)
+{
+    for (guint i = 0; chain && i < chain->len; i++)
+        if (g_strcmp0(((CkptSimFile *)g_ptr_array_index(chain, i))->path, path) == 0)
+            return TRUE;
+    return FALSE;
+}
+
 static CkptOutcome
 snapshot_check(CkptSimRun *run, GError **error)
 {
@@ -12,13 +22,14 @@ snapshot_check(CkptSimRun *run, GError **error)
     for (guint i = 0; i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
         CkptSimDisk *defined = ckpt_sim_definition_find(vm->definition, disk->target);
-        CkptSimDisk *live = ckpt_sim_definition_find(vm->live, disk->target);
+        g_autoptr(GPtrArray) chain = defined ? ckpt_sim_chain(run->sim, defined->source) : NULL;
+        const CkptSimLive *live = vm->live ? ckpt_sim_find_live(vm, disk->target) : NULL;
 
-        if (defined && g_str_equal(defined->source, disk->file))
+        if (lies_in(chain, disk->file))
             new++;
         else
             old++;
-        if (vm->live && live && g_str_equal(live->source, disk->file))
+        if (live && lies_in(live->chain, disk->file))
             new++;
         else if (vm->live)
             old++;
