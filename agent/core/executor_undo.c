@@ -192,6 +192,17 @@ tell_cause(const CkptOperation *op, GError *cause, GError **error)
                        "the agent or libvirt was interrupted; the VM is as before");
 }
 
+/* What its owner, or libvirt, will end: the undo goes on then. A VM that was saved goes on on the files that it
+ * had. */
+static gboolean
+is_passing(const GError *why)
+{
+    CkptReason reason = ckpt_error_reason(why);
+
+    return ckpt_executor_is_away(why) || reason == CKPT_REASON_VM_BUSY ||
+           reason == CKPT_REASON_MANAGED_SAVE_PRESENT;
+}
+
 CkptEnd
 ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
 {
@@ -219,7 +230,7 @@ ckpt_executor_undo(CkptExecution *x, GError *cause, GError **error)
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_FAILED;
     }
-    if (ckpt_executor_is_away(why) || ckpt_error_reason(why) == CKPT_REASON_VM_BUSY) {
+    if (is_passing(why)) {
         g_clear_error(&cause);
         g_propagate_error(error, g_steal_pointer(&why));
         return CKPT_END_LATER;

@@ -194,6 +194,17 @@ ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptV
 }
 
 gboolean
+ckpt_view_refuse_saved(const CkptView *view, GError **error)
+{
+    if (view->active || virDomainHasManagedSaveImage(view->domain, 0) != 1)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT,
+                   "the VM was saved meanwhile (virsh managedsave), and would go on on the disks as they were "
+                   "then: start it, or virsh managedsave-remove, then repeat the request");
+    return TRUE;
+}
+
+gboolean
 ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + SETTLE_S * G_USEC_PER_SEC;

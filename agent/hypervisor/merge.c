@@ -315,7 +315,7 @@ commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
     CkptStep *step = run->step;
 
-    if (!ckpt_merge_forget(step->file, error) || !commit_files(run, error))
+    if (ckpt_view_refuse_saved(view, error) || !ckpt_merge_forget(step->file, error) || !commit_files(run, error))
         return FALSE;
     if (step->above)
         return ckpt_rebase_header(run, step->above, step->base, step->base_format, error);

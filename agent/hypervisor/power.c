@@ -63,6 +63,13 @@ is_meant(const CkptStep *step, const CkptView *view)
     return !step->disks;
 }
 
+/* What is saved goes on on the old files, whatever the definition names by now. */
+static gboolean
+was_saved(const CkptRun *run, const CkptView *view, GError **error)
+{
+    return run->step->kind == CKPT_STEP_STOP && ckpt_view_refuse_saved(view, error);
+}
+
 /* Ends QEMU. libvirt sends SIGTERM first, on which QEMU flushes its images; SIGKILL only after 10 s. */
 static gboolean
 stop(CkptRun *run, GError **error)
@@ -74,6 +81,8 @@ stop(CkptRun *run, GError **error)
         return FALSE;
     if (!is_meant(run->step, view))
         return TRUE;
+    if (was_saved(run, view, error))
+        return FALSE;
     files = files_of(run, view);
     /* It may have stopped by itself since it was looked at. */
     if (view->active && virDomainDestroy(view->domain) < 0 &&

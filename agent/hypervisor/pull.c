@@ -145,10 +145,10 @@ ckpt_step_pull(CkptRun *run, GError **error)
         case NEXT_FAILED:
             return FALSE;
         case NEXT_UNCHAIN:
-            done = unchain(run, view, error);
+            done = !ckpt_view_refuse_saved(view, error) && unchain(run, view, error);
             break;
         case NEXT_COPY:
-            done = copy(run, error);
+            done = !ckpt_view_refuse_saved(view, error) && copy(run, error);
             break;
         }
         if (!done)

@@ -307,7 +307,7 @@ is_as_planned(CkptRun *run, const CkptView *view, GError **error)
                        "a disk was attached or detached meanwhile: repeat the request");
         return FALSE;
     }
-    return TRUE;
+    return !ckpt_view_refuse_saved(view, error);
 }
 
 /* libvirt would refuse the switch, but only after the guest was frozen, and after 30 s; and what is not tried has

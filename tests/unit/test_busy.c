@@ -57,6 +57,7 @@ a_snapshot_that_cannot_be_asked_about_is_asked_about_later(void **state)
 /* ---- An undo that is put off ---- */
 
 typedef struct {
+    CkptReason why;  /* it cannot be undone */
     gboolean failed; /* the sync of the sealed file has */
     int tried;       /* atomic: how often the snapshot was to be undone */
 } PutOff;
@@ -80,8 +81,10 @@ put_off(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep
         ckpt_error_add(error, CKPT_META_FILE, step->file);
         return FALSE;
     }
-    return step->kind != CKPT_STEP_SNAPSHOT || !world->failed ||
-           g_atomic_int_add(&world->tried, 1) >= REFUSED || refuse(error);
+    if (step->kind != CKPT_STEP_SNAPSHOT || !world->failed || g_atomic_int_add(&world->tried, 1) >= REFUSED)
+        return TRUE;
+    ckpt_error_set(error, world->why, "its owner does something with it");
+    return FALSE;
 }
 
 static void
@@ -95,18 +98,33 @@ assert_cause(const GError *error)
 }
 
 static void
-an_undo_that_is_put_off_still_tells_why_it_was_needed(void **state)
+must_put_off(EngineFixture *fixture, CkptReason why)
 {
-    EngineFixture *fixture = *state;
+    g_autoptr(CkptVmRecord) record = NULL;
     g_auto(Outcome) outcome = {0};
-    PutOff world = {0};
+    PutOff world = {.why = why};
 
     fixture->sim->hook = put_off;
     fixture->sim->hook_data = &world;
     engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_CREATE, "r-put-off", NULL), &outcome);
     assert_true(world.tried > REFUSED);
     assert_cause(outcome.error);
+    record = ckpt_store_get_vm(fixture->store, FIXTURE_VM, NULL);
+    assert_null(record->quarantine_reason);
     g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+}
+
+static void
+an_undo_that_is_put_off_still_tells_why_it_was_needed(void **state)
+{
+    must_put_off(*state, CKPT_REASON_VM_BUSY);
+}
+
+/* It goes on on the new overlays, with the memory that it was saved with. */
+static void
+an_undo_waits_for_a_vm_that_was_saved(void **state)
+{
+    must_put_off(*state, CKPT_REASON_MANAGED_SAVE_PRESENT);
 }
 
 static void
@@ -116,7 +134,7 @@ another_agent_that_takes_up_an_undo_tells_why_it_was_needed(void **state)
     g_auto(Outcome) outcome = {0};
     g_autoptr(CkptOperation) op = NULL;
     g_autoptr(GError) told = NULL;
-    PutOff world = {0};
+    PutOff world = {.why = CKPT_REASON_VM_BUSY};
     CkptRequest *request = engine_fixture_request(CKPT_KIND_CREATE, "r-taken-up", NULL);
 
     fixture->sim->hook = put_off;
@@ -164,11 +182,12 @@ static void
 must_have_made_it(EngineFixture *fixture, gboolean off)
 {
     g_autoptr(CkptVmRecord) record = NULL;
-    g_autofree char *before = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
     g_autofree char *id = NULL;
     Laid laid = {.vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM), .off = off};
-    guint32 written = engine_fixture_write(fixture);
+    guint32 written;
 
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    written = engine_fixture_write(fixture);
     fixture->sim->hook = lay_over;
     fixture->sim->hook_data = &laid;
     id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
@@ -190,7 +209,7 @@ a_snapshot_under_another_tools_overlay_was_made(void **state)
 }
 
 static void
-a_snapshot_under_another_tools_overlay_was_made_though_the_vm_is_off_by_now(void **state)
+a_snapshot_was_made_under_another_tools_overlay_of_a_vm_that_is_off(void **state)
 {
     must_have_made_it(*state, TRUE);
 }
@@ -203,9 +222,11 @@ main(void)
                                         engine_fixture_setup, engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(an_undo_that_is_put_off_still_tells_why_it_was_needed,
                                         engine_fixture_setup, engine_fixture_teardown),
+        cmocka_unit_test_setup_teardown(an_undo_waits_for_a_vm_that_was_saved, engine_fixture_setup,
+                                        engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(a_snapshot_under_another_tools_overlay_was_made,
                                         engine_fixture_setup, engine_fixture_teardown),
-        cmocka_unit_test_setup_teardown(a_snapshot_under_another_tools_overlay_was_made_though_the_vm_is_off_by_now,
+        cmocka_unit_test_setup_teardown(a_snapshot_was_made_under_another_tools_overlay_of_a_vm_that_is_off,
                                         engine_fixture_setup, engine_fixture_teardown),
         cmocka_unit_test_setup_teardown(another_agent_that_takes_up_an_undo_tells_why_it_was_needed,
                                         engine_fixture_setup, engine_fixture_teardown),

@@ -358,6 +358,57 @@ a_snapshot_under_another_tools_overlay_was_made(void **state)
     must_find_snapshot(stopped, CKPT_OUTCOME_DONE);
 }
 
+static void
+must_refuse_saved(World *world, gboolean (*step)(CkptRun *run, GError **error))
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (virDomainHasManagedSaveImage(domain, 0) != 1)
+        assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != CKPT_REASON_MANAGED_SAVE_PRESENT)
+        fail_msg("%s", error->message);
+}
+
+/* Hazard A24: it would go on with what its memory knows of its disks, on the files that they had then. */
+static void
+a_vm_that_was_saved_meanwhile_keeps_its_files(void **state)
+{
+    g_autoptr(World) merge = world_new(CKPT_STEP_MERGE);
+    g_autoptr(World) pull = NULL;
+    g_autoptr(World) stop = NULL;
+    g_autoptr(World) snapshot = NULL;
+    CkptDiskFile *disk;
+
+    merge->step->target = g_strdup("vda");
+    merge->step->file = image("o");
+    merge->step->base = image("b");
+    merge->step->base_format = CKPT_FORMAT_QCOW2;
+    must_refuse_saved(merge, ckpt_step_merge);
+    shell("qemu-io -r -f qcow2 -c 'read -q -P 0 0 64k' $d/b");
+
+    pull = world_with(CKPT_STEP_PULL, TRUE);
+    pull->step->target = g_strdup("vda");
+    pull->step->file = image("o");
+    pull->step->above = image("theirs");
+    pull->step->base = image("b");
+    pull->step->base_format = CKPT_FORMAT_QCOW2;
+    must_refuse_saved(pull, ckpt_step_pull);
+
+    stop = world_new(CKPT_STEP_STOP);
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    must_refuse_saved(stop, ckpt_step_stop);
+
+    snapshot = world_new(CKPT_STEP_SNAPSHOT);
+    shell("qemu-img create -q -f qcow2 -F qcow2 -b $d/o $d/above");
+    disk = g_ptr_array_index(snapshot->step->disks, 0);
+    g_free(disk->file);
+    disk->file = image("above");
+    snapshot->step->power = CKPT_POWER_SHUT_OFF;
+    must_refuse_saved(snapshot, ckpt_step_snapshot);
+}
+
 /* The files of a restore that is undone are about to go. */
 static void
 a_vm_that_runs_on_the_files_under_theirs_is_stopped(void **state)
@@ -390,6 +441,7 @@ main(void)
         cmocka_unit_test(a_merged_vm_that_is_being_stopped_has_no_mismatch),
         cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
+        cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
     };
 
