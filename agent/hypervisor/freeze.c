@@ -88,7 +88,8 @@ ckpt_freeze_end(CkptRun *run, CkptFreeze *freeze)
         set_why(freeze,
                 "the guest agent did not confirm the thaw (%s); it is asked on until it does", words);
         g_warning("VM %s: thaw: %s; its thaw guard goes on", run->plan->vm_id, words);
-        (void)ckpt_guard_tell(freeze->guard, CKPT_GUARD_THAW);
+        if (!ckpt_guard_tell(freeze->guard, CKPT_GUARD_THAW)) /* it was killed; its mark is still there */
+            ckpt_guard_take_up(run->options->guard_program, run->options->uri, run->options->guard_folder);
         return;
     }
     (void)ckpt_guard_tell(freeze->guard, CKPT_GUARD_THAWED);
@@ -164,10 +165,10 @@ ckpt_freeze_begin(CkptRun *run, const CkptView *view, CkptFreeze *freeze)
     freeze->begun_us = g_get_monotonic_time();
     freeze->frozen = virDomainFSFreeze(view->domain, NULL, 0, 0);
     if (freeze->frozen > 0) {
-        (void)ckpt_guard_tell(freeze->guard, CKPT_GUARD_FROZEN);
-        return;
-    }
-    if (freeze->frozen == 0) {
+        if (ckpt_guard_tell(freeze->guard, CKPT_GUARD_FROZEN))
+            return;
+        set_why(freeze, "the thaw guard ended");
+    } else if (freeze->frozen == 0) {
         set_why(freeze, "the guest agent froze no file system");
     } else {
         set_why(freeze, "the guest agent did not freeze: %s", libvirt_words());
@@ -183,6 +184,8 @@ ckpt_freeze_begin(CkptRun *run, const CkptView *view, CkptFreeze *freeze)
 
 /* ---- After a crash ---- */
 
+/* What no guard is due for was not frozen by us, or is thawed: another tool may have frozen it, and would not
+ * forgive us a thaw. */
 void
 ckpt_freeze_recover(CkptRun *run)
 {
@@ -192,7 +195,8 @@ ckpt_freeze_recover(CkptRun *run)
     g_autofree char *words = NULL;
     int count;
 
-    if (run->step->asked < CKPT_CONSISTENCY_APPLICATION || run->step->reached)
+    if (run->step->asked < CKPT_CONSISTENCY_APPLICATION || run->step->reached ||
+        !ckpt_guard_is_due(options->guard_folder, run->plan->vm_id))
         return;
     view = ckpt_view_load(run->connection, run->plan->vm_id, NULL);
     if (!view || ckpt_freeze_obstacle(view))

@@ -1,5 +1,6 @@
 /* The thaw guard's own process. It does as little as it can: one connection, one lock, one wait, and
- * thawing until the guest confirms it or is no longer there. It never ends before. */
+ * thawing until the guest confirms it or is no longer there. It never ends before, nor before the agent has
+ * said that it thawed, or is gone. */
 #include "agent/hypervisor/connection.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/hypervisor.h"
@@ -20,6 +21,10 @@
 #define PAUSE_MIN_US (100 * 1000)
 #define PAUSE_MAX_US (5 * G_USEC_PER_SEC)
 #define TELL_EVERY_US (60 * G_USEC_PER_SEC)
+/* A thaw that took longer waited for other calls to the guest agent, and may have come before a freeze that waited
+ * with it. */
+#define QUICK_US (G_USEC_PER_SEC)
+#define SLOW_THAWS 3 /* then it is the guest agent that is slow */
 
 typedef struct {
     const char *vm_id, *mark;
@@ -27,6 +32,7 @@ typedef struct {
     guint seconds;
     int lock;
     int domain_id; /* of the VM as it was frozen; another one has been started since */
+    gboolean saved; /* to go on with its file systems frozen, under another ID */
 } Guard;
 
 /* ---- The mark ---- */
@@ -79,6 +85,40 @@ write_mark(Guard *guard)
 
 typedef enum { THAW_CONFIRMED, THAW_NEEDLESS, THAW_FAILED } Thaw;
 
+typedef enum {
+    GUEST_SAME,
+    GUEST_SAVED,  /* as it is, frozen: the VM will go on from that, under another ID */
+    GUEST_ANOTHER /* booted since, or none */
+} Guest;
+
+static gboolean
+was_saved(const Guard *guard, virDomainPtr domain)
+{
+    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+
+    return guard->saved || (virDomainGetState(domain, &state, &reason, 0) == 0 && state == VIR_DOMAIN_RUNNING &&
+                            reason == VIR_DOMAIN_RUNNING_RESTORED);
+}
+
+static Guest
+look(Guard *guard, virDomainPtr domain)
+{
+    int id = (int)virDomainGetID(domain);
+
+    if (id == guard->domain_id)
+        return GUEST_SAME;
+    if (id == -1) {
+        guard->saved = virDomainHasManagedSaveImage(domain, 0) == 1;
+        return guard->saved ? GUEST_SAVED : GUEST_ANOTHER;
+    }
+    if (!was_saved(guard, domain))
+        return GUEST_ANOTHER;
+    guard->saved = FALSE;
+    guard->domain_id = id;
+    (void)write_mark(guard);
+    return GUEST_SAME;
+}
+
 static Thaw
 thaw(Guard *guard, int *count, GError **error)
 {
@@ -88,8 +128,15 @@ thaw(Guard *guard, int *count, GError **error)
         return error && *error && ckpt_error_reason(*error) == CKPT_REASON_VM_NOT_FOUND
                    ? THAW_NEEDLESS
                    : THAW_FAILED;
-    if ((int)virDomainGetID(domain) != guard->domain_id)
+    switch (look(guard, domain)) {
+    case GUEST_SAME:
+        break;
+    case GUEST_SAVED:
+        ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT, "the VM was saved as it was (virsh managedsave)");
+        return THAW_FAILED;
+    case GUEST_ANOTHER:
         return THAW_NEEDLESS;
+    }
     /* So that a guest agent that hangs does not keep this one waiting for ever. */
     (void)virDomainAgentSetResponseTimeout(domain, (int)guard->seconds, 0);
     *count = virDomainFSThaw(domain, NULL, 0, 0);
@@ -105,8 +152,10 @@ thaw_for_certain(Guard *guard)
     gulong pause = PAUSE_MIN_US;
     gint64 told_us = 0;
     const gint64 begun_us = g_get_monotonic_time();
+    guint confirmed = 0;
 
     while (TRUE) {
+        const gint64 asked_us = g_get_monotonic_time();
         g_autoptr(GError) error = NULL;
         int count = 0;
         Thaw outcome = thaw(guard, &count, &error);
@@ -115,8 +164,12 @@ thaw_for_certain(Guard *guard)
             g_message("VM %s: the thaw guard thawed %d file systems", guard->vm_id, count);
         else if (outcome == THAW_NEEDLESS)
             g_message("VM %s: stopped or started anew, nothing is frozen", guard->vm_id);
-        if (outcome != THAW_FAILED)
+        if (outcome == THAW_NEEDLESS ||
+            (outcome == THAW_CONFIRMED &&
+             (g_get_monotonic_time() - asked_us < QUICK_US || ++confirmed == SLOW_THAWS)))
             return;
+        if (outcome == THAW_CONFIRMED)
+            continue;
         if (told_us == 0 || g_get_monotonic_time() - told_us > TELL_EVERY_US) {
             g_warning("VM %s: not thawed for %d s, trying on: %s", guard->vm_id,
                       (int)((g_get_monotonic_time() - begun_us) / G_USEC_PER_SEC), error->message);
@@ -157,31 +210,52 @@ seconds_from_now(guint seconds)
     return g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
 }
 
-/* TRUE: it is for the guard to thaw. */
-static gboolean
-watch(Guard *guard)
+typedef enum {
+    WATCH_ENDED,   /* nothing is frozen any more */
+    WATCH_LEFT,    /* it is for the guard to thaw, and nobody tells it anything any more */
+    WATCH_EXPIRED  /* it is for the guard to thaw, whatever the agent is doing */
+} Watch;
+
+static Watch
+watch(Guard *guard, gboolean *begun)
 {
-    gboolean begun = FALSE;
-    gint64 deadline_us = 0;
+    gint64 deadline_us = 0; /* none */
 
     while (TRUE) {
         switch (hear(deadline_us)) {
         case CKPT_GUARD_FREEZING:
-            begun = TRUE;
+            *begun = TRUE;
             deadline_us = seconds_from_now(guard->seconds + FREEZE_GRACE_S);
             break;
         case CKPT_GUARD_FROZEN:
             deadline_us = seconds_from_now(guard->seconds);
             break;
         case CKPT_GUARD_THAWED:
-            return FALSE;
+            return WATCH_ENDED;
         case CKPT_GUARD_THAW:
-            return begun;
+            return *begun ? WATCH_LEFT : WATCH_ENDED;
         default:
             g_warning("VM %s: frozen for longer than its time limit, thawing it", guard->vm_id);
-            return TRUE;
+            return WATCH_EXPIRED;
         }
     }
+}
+
+/* libvirt may let a freeze wait for longer than the guard does: it then comes after the guard's thaw, and is
+ * guarded like one that comes in time. */
+static void
+serve(Guard *guard)
+{
+    gboolean begun = FALSE;
+    Watch watched;
+
+    do {
+        watched = watch(guard, &begun);
+        if (watched == WATCH_ENDED)
+            return;
+        ckpt_fault_point_named("guard");
+        thaw_for_certain(guard);
+    } while (watched == WATCH_EXPIRED);
 }
 
 static gboolean
@@ -223,10 +297,8 @@ run(Guard *guard)
         thaw_for_certain(guard);
     if (!know_domain(guard))
         (void)say(CKPT_GUARD_FAILED);
-    else if (say(CKPT_GUARD_READY) && watch(guard)) {
-        ckpt_fault_point_named("guard");
-        thaw_for_certain(guard);
-    }
+    else if (say(CKPT_GUARD_READY))
+        serve(guard);
     remove_mark(guard);
     return 0;
 }
