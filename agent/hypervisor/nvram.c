@@ -391,7 +391,7 @@ ckpt_step_put_nvram_undo(CkptRun *run, GError **error)
     g_autofree char *temporary = g_strconcat(there, NEW, NULL);
     gboolean same = FALSE;
 
-    if (unlink(temporary) < 0 && errno != ENOENT)
+    if (unlink(temporary) < 0 && errno != ENOENT && errno != ENAMETOOLONG)
         return ckpt_file_error(error, "remove", temporary);
     /* An undo that was cut short is done again from its beginning: what it had put back, it may have removed
      * since (SAVE_NVRAM's). */

@@ -86,8 +86,8 @@ hold(CkptOwnership *ownership, const char *file, const char *host_id, const char
         int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
         g_autoptr(CkptManifest) head = NULL;
 
-        if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP))
-            return TRUE; /* nobody's */
+        if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ENAMETOOLONG))
+            return TRUE; /* nobody's: there is none, or none can be */
         if (fd < 0)
             return ckpt_file_error(error, "open", path);
         if (!lock(fd, F_RDLCK) || !is_present(fd, path)) {

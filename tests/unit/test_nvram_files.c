@@ -149,12 +149,32 @@ what_somebody_else_has_there_is_no_copy(void **state)
     holds("saved", "anothers");
 }
 
+/* Beside which no other can be made: the restore fails, and its undo does not. */
+static void
+a_name_that_is_too_long_is_undone(void **state)
+{
+    g_autoptr(World) world = world_new();
+    CkptRun run = {.plan = world->plan, .step = world->put};
+    g_autofree char *name = g_strnfill(250, 'n');
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    passes(world, world->save, ckpt_step_save_nvram);
+    g_free(world->put->base);
+    world->put->base = image(name);
+    shell("cp -p $d/VARS $d/$(printf 'n%.0s' {1..250})");
+    assert_false(ckpt_step_put_nvram(&run, &error));
+    passes(world, world->put, ckpt_step_put_nvram_undo);
+    holds(name, "present");
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_undo_begun_anew_finds_its_copy_gone),
         cmocka_unit_test(variables_that_were_not_there_go_again),
+        cmocka_unit_test(a_name_that_is_too_long_is_undone),
         cmocka_unit_test(a_symbolic_link_stays_one),
         cmocka_unit_test(what_somebody_else_has_there_is_no_copy),
     };

@@ -205,11 +205,24 @@ one_that_is_nested_too_deep_is_nobodys(void **state)
     ckpt_step_free(step);
 }
 
+/* So long a name that no manifest can lie beside it: it has none. */
+static void
+a_file_with_a_name_too_long_for_a_manifest_is_nobodys(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *name = g_strnfill(250, 'n');
+    g_autofree char *file = manifest_path_of(fixture, name);
+
+    assert_int_equal(mknod(file, S_IFREG | 0600, 0), 0);
+    assert_int_equal(touch(file, HOST_A, VM), 0);
+}
+
 int
 main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, manifest_setup, manifest_teardown)
     const struct CMUnitTest tests[] = {
+        T(a_file_with_a_name_too_long_for_a_manifest_is_nobodys),
         T(another_agents_files_are_not_touched),
         T(nobody_takes_over_in_the_middle_of_a_step),
         T(what_cannot_be_read_is_not_touched),
