@@ -8,6 +8,8 @@
 /* Where Debian's and Fedora's libvirt keep what VIR_DOMAIN_DEFINE_VALIDATE needs; without it that
  * flag fails for every definition. */
 #define SCHEMA "/usr/share/libvirt/schemas/domain.rng"
+/* No definition has metadata of it. */
+#define NOBODYS_NAMESPACE "urn:vmcheckpoint:none"
 
 static void
 free_secret(char *text)
@@ -18,17 +20,14 @@ free_secret(char *text)
 }
 
 static gboolean
-define(CkptRun *run, const char *xml, GError **error)
+define(CkptRun *run, const char *xml, unsigned int flags, GError **error)
 {
     g_autoptr(virConnect) conn = ckpt_connection_get(run->connection, error);
     g_autoptr(virDomain) domain = NULL;
 
     if (!conn)
         return FALSE;
-    domain = virDomainDefineXMLFlags(conn, xml,
-                                     g_file_test(SCHEMA, G_FILE_TEST_EXISTS)
-                                         ? VIR_DOMAIN_DEFINE_VALIDATE
-                                         : 0);
+    domain = virDomainDefineXMLFlags(conn, xml, flags);
     if (!domain)
         ckpt_libvirt_error(error, CKPT_REASON_VALIDATION_FAILED, "define VM %s", run->plan->vm_id);
     return domain != NULL;
@@ -49,12 +48,12 @@ set_autostart(virDomainPtr domain, gboolean wanted, GError **error)
 
 /* libvirt refuses to define a UUID under another name, and a checkpoint keeps none. */
 static gboolean
-define_as(CkptRun *run, virDomainPtr domain, const char *definition, GPtrArray *disks,
+define_as(CkptRun *run, virDomainPtr domain, const char *definition, GPtrArray *disks, unsigned int flags,
           GError **error)
 {
     char *xml = ckpt_xml_rewrite(definition, run->plan->vm_id, virDomainGetName(domain), disks,
                                  run->step->base, error);
-    gboolean done = xml && define(run, xml, error);
+    gboolean done = xml && define(run, xml, flags, error);
 
     free_secret(xml);
     return done;
@@ -143,6 +142,28 @@ ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error)
     return TRUE;
 }
 
+static void
+not_saved(const CkptRun *run, GError **error)
+{
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
+                       "libvirt cannot save the definition of VM %s (is its configuration folder full, or "
+                       "read-only?)",
+                       run->plan->vm_id);
+}
+
+/* To take out what is not there changes nothing, nor anything that somebody else may just be changing. */
+gboolean
+ckpt_define_flush(CkptRun *run, GError **error)
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
+
+    if (!domain || virDomainSetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT, NULL, NULL, NOBODYS_NAMESPACE,
+                                        VIR_DOMAIN_AFFECT_CONFIG) == 0)
+        return domain != NULL;
+    not_saved(run, error);
+    return FALSE;
+}
+
 /* The merge's disk in the definition. What its owner has put under that target since is none. */
 static const CkptXmlDisk *
 find_defined(const CkptXmlDomain *domain, const CkptStep *merge)
@@ -171,10 +192,7 @@ ckpt_define_save(CkptRun *run, GError **error)
     updated = virDomainUpdateDeviceFlags(view->domain, xml, VIR_DOMAIN_AFFECT_CONFIG);
     free_secret(xml);
     if (updated < 0)
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "libvirt cannot save the definition of VM %s (is its configuration folder "
-                           "full, or read-only?)",
-                           run->plan->vm_id);
+        not_saved(run, error);
     return updated == 0;
 }
 
@@ -217,6 +235,7 @@ gboolean
 ckpt_step_define(CkptRun *run, GError **error)
 {
     const CkptStep *step = run->step;
+    unsigned int flags = g_file_test(SCHEMA, G_FILE_TEST_EXISTS) ? VIR_DOMAIN_DEFINE_VALIDATE : 0;
     g_autoptr(virDomain) domain = NULL;
 
     if (!step->definition)
@@ -224,7 +243,7 @@ ckpt_step_define(CkptRun *run, GError **error)
     if (!host_has_devices(run, error))
         return FALSE;
     domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
-    return domain && define_as(run, domain, step->definition, step->disks, error) &&
+    return domain && define_as(run, domain, step->definition, step->disks, flags, error) &&
            set_autostart(domain, step->autostart, error) &&
            ckpt_step_define_check(run, error) == CKPT_OUTCOME_DONE;
 }
@@ -236,8 +255,9 @@ ckpt_step_define_undo(CkptRun *run, GError **error)
     g_autoptr(virDomain) domain =
         ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
 
-    /* Under the name that it has now: it may have been renamed since. */
-    return domain && define_as(run, domain, step->definition_before, NULL, error) &&
+    /* Under the name that it has now: it may have been renamed since. And whatever it is, libvirt had it: its
+     * schema knows less than its parser. */
+    return domain && define_as(run, domain, step->definition_before, NULL, 0, error) &&
            set_autostart(domain, step->autostart_before, error);
 }
 

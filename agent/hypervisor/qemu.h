@@ -234,6 +234,9 @@ gboolean ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error) G_GNU
 /* So one disk; that which lies on `from` now, if there is one (NULL: as above). */
 gboolean ckpt_define_disk(CkptRun *run, const CkptDiskFile *disk, const char *from, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Has libvirt write the persistent definition as it is by now: libvirt 9.0 switches a VM to its overlays also
+ * where it cannot save that, and does not always say so. */
+gboolean ckpt_define_flush(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Has libvirt write the persistent definition of the merge's disk as it is; one that lies on neither of the
  * two files is its owner's affair. What a block job changed in it, libvirt shows
  * even if it could not be saved. */

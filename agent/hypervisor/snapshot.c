@@ -187,6 +187,28 @@ load_and_look(CkptRun *run, CkptView **out, gboolean *forward, GError **error)
     return outcome;
 }
 
+/* libvirt may have switched the VM without being able to save that: its next start would then be from the sealed
+ * files, at which QEMU fails, or what it writes there is lost. FALSE: libvirt is away, and all is to be looked at
+ * anew. */
+static gboolean
+save_definition(CkptRun *run, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (ckpt_define_flush(run, &why))
+        return TRUE;
+    if (ckpt_error_reason(why) == CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
+    }
+    g_warning("VM %s is on its overlays, but its saved definition may not be: %s", run->plan->vm_id, why->message);
+    g_free(run->step->warning);
+    run->step->warning = g_strdup_printf("the VM is on its overlays, but its saved definition may still name the "
+                                         "files below: make room, then virsh dumpxml --inactive and virsh "
+                                         "define, before libvirtd is restarted: %s", why->message);
+    return TRUE;
+}
+
 /* A crash of libvirtd or of the host may leave the overlays in use, or written to, and a definition
  * that names the files below: at its next start the VM would lose those writes and ruin the sealed
  * files (hazards A5, A26). An overlay that was not written to equals its base, so that for a VM that is
@@ -215,9 +237,10 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
     }
     if (why)
         g_propagate_error(error, g_steal_pointer(&why));
-    if (outcome == CKPT_OUTCOME_DONE)
-        ckpt_memory_note_reached(run);
-    return outcome;
+    if (outcome != CKPT_OUTCOME_DONE)
+        return outcome;
+    ckpt_memory_note_reached(run);
+    return save_definition(run, error) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_UNCLEAR;
 }
 
 /* A disk that was resized since its overlay was made would get its old size back. */
@@ -366,7 +389,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
 
     switch (load_and_look(run, &view, NULL, &cause)) {
     case CKPT_OUTCOME_DONE:
-        return TRUE;
+        return save_definition(run, error);
     case CKPT_OUTCOME_UNCLEAR:
         /* A libvirtd that died may have begun with anything. */
         run->step->untried = run->step->untried &&
@@ -382,6 +405,8 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(run, view, g_ptr_array_index(disks, i), error))
             return FALSE;
+    if (!ckpt_define_flush(run, error)) /* what cannot be saved now could not be afterwards */
+        return FALSE;
     if (!ckpt_switch_to_overlays(run, view, &cause, error))
         return FALSE;
     if (cause && ckpt_error_reason(cause) == CKPT_REASON_HYPERVISOR_UNAVAILABLE) {
@@ -391,7 +416,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
     /* Neither an error nor a success is believed (hazard A6). */
     switch (load_and_look(run, NULL, NULL, cause ? NULL : error)) {
     case CKPT_OUTCOME_DONE:
-        return is_good_enough(run->step, error);
+        return is_good_enough(run->step, error) && save_definition(run, error);
     case CKPT_OUTCOME_NOT_DONE:
         if (!cause)
             ckpt_error_set(error, CKPT_REASON_VM_BUSY,

@@ -1,0 +1,184 @@
+/* The persistent definition: a switch to overlays that libvirt cannot save is not begun, or told of; and what was
+ * in force comes back whatever it is. On libvirt's test driver, with what that lacks put in between. */
+#include "agent/hypervisor/qemu.h"
+#include "tests/unit/image_fixture.h"
+
+#include <string.h>
+
+#define VM "11111111-1111-4111-8111-111111111111"
+
+int __real_virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata, const char *key,
+                                const char *uri, unsigned int flags);
+int __wrap_virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata, const char *key,
+                                const char *uri, unsigned int flags);
+virDomainSnapshotPtr __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml,
+                                                       unsigned int flags);
+
+static gboolean full;       /* libvirt cannot save */
+static gboolean fills;      /* … once the disks are switched */
+static guint switched, saved;
+
+int
+__wrap_virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata, const char *key,
+                            const char *uri, unsigned int flags)
+{
+    if (full) {
+        (void)virDomainAbortJob(domain); /* for an error of libvirt's */
+        return -1;
+    }
+    saved++;
+    return __real_virDomainSetMetadata(domain, type, metadata, key, uri, flags);
+}
+
+/* As libvirt does it for a VM that is off. */
+virDomainSnapshotPtr
+__wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags)
+{
+    g_autoptr(virDomain) defined = NULL;
+    char *before = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+    g_auto(GStrv) parts = g_strsplit(before, "/b'", 2);
+    g_autofree char *after = g_strjoinv("/o'", parts);
+
+    (void)xml;
+    (void)flags;
+    free(before);
+    switched++;
+    full = fills;
+    defined = virDomainDefineXML(virDomainGetConnect(domain), after);
+    assert_non_null(defined);
+    (void)virDomainAbortJob(domain);
+    return NULL;
+}
+
+typedef struct {
+    CkptConnection *connection;
+    CkptPlan *plan;
+    CkptStep *step;
+    CkptQemuOptions options;
+    CkptRun run;
+} World;
+
+/* A VM that is off, on $d/b, for which $d/o was made. */
+static World *
+world_new(CkptStepKind kind)
+{
+    World *world = g_new0(World, 1);
+    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
+    g_autofree char *overlay = image("o");
+
+    full = fills = FALSE;
+    switched = saved = 0;
+    shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
+          "cat >$d/host.xml <<END\n<node><domain type='test'><name>off</name><uuid>" VM "</uuid>"
+          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
+          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/b'/>"
+          "<target dev='vda'/></disk></devices></domain></node>\nEND");
+    world->connection = ckpt_connection_new_shared(uri);
+    world->plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    world->plan->vm_id = g_strdup(VM);
+    world->step = ckpt_step_new(kind);
+    world->step->power = CKPT_POWER_SHUT_OFF;
+    world->step->untried = TRUE;
+    world->step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    g_ptr_array_add(world->step->disks, ckpt_disk_file_new("vda", overlay, CKPT_FORMAT_QCOW2, NULL));
+    g_ptr_array_add(world->plan->steps, world->step);
+    world->run = (CkptRun){.connection = world->connection,
+                           .plan = world->plan,
+                           .step = world->step,
+                           .options = &world->options};
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    assert_int_equal(virDomainDestroy(domain), 0); /* the test driver starts what it is given */
+    return world;
+}
+
+static void
+world_free(World *world)
+{
+    ckpt_plan_free(world->plan);
+    ckpt_connection_free(world->connection);
+    g_free(world);
+}
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
+
+static void
+a_switch_that_cannot_be_saved_is_not_begun(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    full = TRUE;
+    assert_false(ckpt_step_snapshot(&world->run, &error));
+    assert_non_null(strstr(error->message, "cannot save the definition"));
+    assert_int_equal(switched, 0);
+    assert_true(world->step->untried);
+}
+
+static void
+a_switch_is_saved(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    if (!ckpt_step_snapshot(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(switched, 1);
+    assert_int_equal(saved, 2); /* before, whether it can be; and after */
+    assert_null(world->step->warning);
+    /* Who asks anew after a crash does not know whether it was. */
+    assert_int_equal(ckpt_step_snapshot_check(&world->run, NULL), CKPT_OUTCOME_DONE);
+    assert_int_equal(saved, 3);
+}
+
+static void
+a_switch_that_was_not_saved_is_told_of(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    fills = TRUE;
+    if (!ckpt_step_snapshot(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(switched, 1);
+    assert_non_null(world->step->warning);
+}
+
+/* libvirt accepts a bridge of that name, and its schema does not. */
+static void
+what_was_in_force_comes_back_whatever_it_is(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_DEFINE);
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    g_autoptr(virDomain) defined = NULL;
+    char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+    g_auto(GStrv) parts = g_strsplit(xml, "</devices>", 2);
+    g_autofree char *odd =
+        g_strjoinv("<interface type='bridge'><source bridge='br+1'/></interface></devices>", parts);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    free(xml);
+    defined = virDomainDefineXML(virDomainGetConnect(domain), odd);
+    assert_non_null(defined);
+    xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+    world->step->definition_before = g_strdup(xml);
+    free(xml);
+    if (!ckpt_step_define_undo(&world->run, &error))
+        fail_msg("%s", error->message);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_switch_that_cannot_be_saved_is_not_begun),
+        cmocka_unit_test(a_switch_is_saved),
+        cmocka_unit_test(a_switch_that_was_not_saved_is_told_of),
+        cmocka_unit_test(what_was_in_force_comes_back_whatever_it_is),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
