@@ -82,6 +82,7 @@ try_with_memory(CkptRun *run, const CkptView *view, char **why, GError **cause)
         return TRUE;
     if (ckpt_error_reason(failed) == CKPT_REASON_CONSISTENCY_UNAVAILABLE &&
         run->step->minimum < CKPT_CONSISTENCY_MEMORY && ckpt_memory_remove(run, NULL)) {
+        ckpt_memory_recover(run); /* nobody looks after it again once the disks alone are captured */
         *why = g_strdup(failed->message);
         return FALSE;
     }

@@ -17,7 +17,8 @@ gboolean ckpt_memory_is_image(const char *path, const char *vm_id, gboolean *who
 gboolean ckpt_memory_remove(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* After a crash: ends the job that still writes the file. */
 void ckpt_memory_interrupt(CkptRun *run);
-/* After a crash: the downtime limit as before, and the guest goes on if it stands for the capture. */
+/* After a crash, or a capture that failed: the downtime limit as before, and the guest goes on if it stands for
+ * the capture. */
 void ckpt_memory_recover(CkptRun *run);
 /* After a crash, of a SNAPSHOT that was made: whether with the memory. */
 void ckpt_memory_note_reached(CkptRun *run);

@@ -187,7 +187,7 @@ ckpt_memory_recover(CkptRun *run)
     const CkptStep *step = run->step;
     g_autoptr(CkptView) view = NULL;
 
-    if (step->asked != CKPT_CONSISTENCY_MEMORY || step->reached)
+    if (step->asked != CKPT_CONSISTENCY_MEMORY || step->reached || step->untried)
         return;
     view = ckpt_view_load(run->connection, run->plan->vm_id, NULL);
     if (!view || !view->active)

@@ -24,6 +24,8 @@ int __wrap_virDomainResume(virDomainPtr domain);
 /* Written before the capture begins, or atomic. */
 static int operation;       /* of the job under way */
 static const char *makes;   /* the file that the call makes at its beginning; NULL = it waits */
+static gboolean impossible; /* the call refuses at once */
+static virDomainPtr off;    /* to free it would take back the error */
 static int aborted;
 static int limit;           /* ms */
 static int told;
@@ -31,6 +33,18 @@ static int stands;          /* virDomainPausedReason */
 static guint resumed;
 static guint resume_fails;  /* so often, then it is done */
 static const char *opened;  /* QEMU opens it to go on: for writing */
+
+/* As libvirt refuses what cannot be migrated: here since the VM is off. */
+static void
+fail_as_invalid(virDomainPtr domain)
+{
+    off = off ? off
+              : virDomainDefineXML(virDomainGetConnect(domain),
+                                   "<domain type='test'><name>off</name><memory>65536</memory><os><type>hvm</type>"
+                                   "</os></domain>");
+    assert_true(off && virDomainFSThaw(off, NULL, 0, 0) < 0);
+    assert_int_equal(ckpt_libvirt_code(), VIR_ERR_OPERATION_INVALID);
+}
 
 /* Fails when its job is ended, or in the end, as one that waited for another's job in vain. */
 virDomainSnapshotPtr
@@ -42,6 +56,10 @@ __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned
     (void)flags;
     if (makes)
         assert_true(g_file_set_contents(makes, "LibvirtQemudPart", -1, NULL));
+    if (impossible) {
+        fail_as_invalid(domain);
+        return NULL;
+    }
     while (g_get_monotonic_time() < until && !g_atomic_int_get(&aborted))
         g_usleep(POLL_US);
     (void)__real_virDomainAbortJob(domain); /* the test driver has none, and says so */
@@ -235,6 +253,63 @@ a_guest_goes_on_unless_its_owner_paused_it(void **state)
     ckpt_connection_free(connection);
 }
 
+/* What was not begun has stopped nobody: a full disk has, or a migration of somebody else's. */
+static void
+a_guest_that_stands_before_the_capture_is_left_alone(void **state)
+{
+    CkptConnection *connection = connect();
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    CkptStep *step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+    CkptRun run = {.connection = connection, .plan = plan, .step = step};
+
+    (void)state;
+    plan->vm_id = g_strdup(VM);
+    g_ptr_array_add(plan->steps, step);
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->power = CKPT_POWER_RUNNING;
+    step->untried = TRUE;
+    stands = VIR_DOMAIN_PAUSED_MIGRATION;
+    limit = 0;
+    resumed = 0;
+    ckpt_memory_recover(&run);
+    assert_int_equal(resumed, 0);
+    assert_int_equal(limit, 0);
+    ckpt_connection_free(connection);
+}
+
+/* The disks are captured without it, and that succeeds: nobody would look after the guest again. */
+static void
+a_guest_that_stands_after_a_capture_in_vain_goes_on(void **state)
+{
+    CkptConnection *connection = connect();
+    g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
+    CkptStep *step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
+    CkptQemuOptions options = {0};
+    CkptRun run = {.connection = connection, .plan = plan, .step = step, .options = &options};
+    g_autoptr(CkptView) view = ckpt_view_load(connection, VM, NULL);
+    g_autoptr(GError) cause = NULL, error = NULL;
+
+    (void)state;
+    plan->vm_id = g_strdup(VM);
+    g_ptr_array_add(plan->steps, step);
+    step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->minimum = CKPT_CONSISTENCY_CRASH;
+    step->power = CKPT_POWER_RUNNING;
+    step->file = image("in-vain.memory");
+    step->disks = g_ptr_array_new();
+    impossible = TRUE;
+    makes = NULL;
+    stands = VIR_DOMAIN_PAUSED_SNAPSHOT;
+    resumed = 0;
+    assert_true(ckpt_switch_to_overlays(&run, view, &cause, &error));
+    impossible = FALSE;
+    g_clear_pointer(&off, virDomainFree);
+    assert_int_equal(step->reached, CKPT_CONSISTENCY_CRASH);
+    assert_int_equal(resumed, 1);
+    g_clear_pointer(&view, ckpt_view_free);
+    ckpt_connection_free(connection);
+}
+
 /* ---- Seals ---- */
 
 typedef struct {
@@ -335,6 +410,8 @@ main(void)
         cmocka_unit_test(a_cancel_ends_its_own_job),
         cmocka_unit_test(a_cancel_does_not_end_anothers_job),
         cmocka_unit_test(a_guest_goes_on_unless_its_owner_paused_it),
+        cmocka_unit_test(a_guest_that_stands_before_the_capture_is_left_alone),
+        cmocka_unit_test(a_guest_that_stands_after_a_capture_in_vain_goes_on),
         cmocka_unit_test(a_guest_that_needs_its_file_to_go_on_gets_it),
         cmocka_unit_test(a_guest_that_does_not_go_on_leaves_its_file_sealed),
         cmocka_unit_test(a_snapshot_that_was_made_after_all_is_sealed_again),
