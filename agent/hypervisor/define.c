@@ -261,6 +261,20 @@ ckpt_step_define_undo(CkptRun *run, GError **error)
            set_autostart(domain, step->autostart_before, error);
 }
 
+/* Set after the definition, by a call of its own. What cannot be asked is not held against it. */
+static gboolean
+has_autostart(const CkptStep *step, const CkptView *view, GError **error)
+{
+    int present = 0;
+
+    if (!step->definition || virDomainGetAutostart(view->domain, &present) < 0 ||
+        (present != 0) == step->autostart)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "the VM is %s to start with the host",
+                   present ? "still set" : "not set");
+    return FALSE;
+}
+
 CkptOutcome
 ckpt_step_define_check(CkptRun *run, GError **error)
 {
@@ -283,5 +297,5 @@ ckpt_step_define_check(CkptRun *run, GError **error)
             return CKPT_OUTCOME_NOT_DONE;
         }
     }
-    return CKPT_OUTCOME_DONE;
+    return has_autostart(run->step, view, error) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
 }

@@ -22,6 +22,10 @@ int __real_virDomainBlockCommit(virDomainPtr domain, const char *disk, const cha
 int __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
                                 unsigned long bandwidth, unsigned int flags);
 
+int __real_virDomainSetAutostart(virDomainPtr domain, int autostart);
+int __wrap_virDomainSetAutostart(virDomainPtr domain, int autostart);
+
+static gboolean no_autostart;      /* it cannot be set */
 static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
 static gboolean restless;          /* each look finds another state */
 static gboolean being_saved;       /* its QEMU has let go of its files */
@@ -68,6 +72,12 @@ __wrap_virDomainGetBlockJobInfo(virDomainPtr domain, const char *disk, virDomain
     return 0;
 }
 
+int
+__wrap_virDomainSetAutostart(virDomainPtr domain, int autostart)
+{
+    return no_autostart ? -1 : __real_virDomainSetAutostart(domain, autostart);
+}
+
 /* The VM is destroyed just before it. */
 int
 __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
@@ -95,7 +105,7 @@ world_with(CkptStepKind kind, gboolean theirs)
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
     g_autofree char *top = image("o");
 
-    destroyed_in_wait = restless = being_saved = FALSE;
+    destroyed_in_wait = restless = being_saved = no_autostart = FALSE;
     paused_for = states = commits = 0;
     shell("rm -f $d/b* $d/o* $d/above*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
@@ -409,6 +419,30 @@ a_vm_that_was_saved_meanwhile_keeps_its_files(void **state)
     must_refuse_saved(snapshot, ckpt_step_snapshot);
 }
 
+/* The definition is there; that it is not all that was asked for must not be lost with the error. */
+static void
+a_definition_without_its_autostart_is_not_in_force(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_DEFINE);
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    g_autoptr(GError) error = NULL, why = NULL;
+    char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
+
+    world->step->definition = g_strdup(xml);
+    world->step->definition_before = g_strdup(xml);
+    free(xml);
+    world->step->autostart = TRUE;
+    no_autostart = TRUE;
+    assert_false(ckpt_step_define(&world->run, &error));
+    assert_int_equal(ckpt_step_define_check(&world->run, &why), CKPT_OUTCOME_NOT_DONE);
+    assert_true(ckpt_step_define_undo(&world->run, NULL));
+    no_autostart = FALSE;
+    g_clear_error(&error);
+    if (!ckpt_step_define(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(ckpt_step_define_check(&world->run, NULL), CKPT_OUTCOME_DONE);
+}
+
 /* The files of a restore that is undone are about to go. */
 static void
 a_vm_that_runs_on_the_files_under_theirs_is_stopped(void **state)
@@ -442,6 +476,7 @@ main(void)
         cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
+        cmocka_unit_test(a_definition_without_its_autostart_is_not_in_force),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
     };
 
