@@ -92,9 +92,7 @@ is_to_stop(Capture *capture)
     return stop;
 }
 
-/* ---- Syncing ---- */
-
-/* Here, since what was written since the last look is no more than what was synced in between. */
+/* By both: a sync may take long, and so may an answer of QEMU's. */
 static void
 check_space(Capture *capture)
 {
@@ -109,6 +107,8 @@ check_space(Capture *capture)
                 " MiB left that stay in reserve: the memory image was given up",
                 capture->run->step->file, reserve >> 20);
 }
+
+/* ---- Syncing ---- */
 
 /* An error of the disk is told once, to whoever syncs first: that is here. */
 static gpointer
@@ -214,6 +214,7 @@ keep_looking(gpointer data)
     g_autoptr(virDomain) domain = NULL;
 
     while (!is_done_within(capture, is_to_stop(capture) ? ABORT_EVERY_US : LOOK_EVERY_US)) {
+        check_space(capture);
         if (!domain)
             domain = ckpt_connection_lookup(capture->run->connection, capture->run->plan->vm_id, NULL);
         if (domain)

@@ -4,6 +4,7 @@
 #include "tests/unit/image_fixture.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #define VM "11111111-1111-4111-8111-111111111111"
 #define CALL_US (400 * 1000)
@@ -18,12 +19,17 @@ int __wrap_virDomainAbortJob(virDomainPtr domain);
 int __wrap_virDomainMigrateSetMaxDowntime(virDomainPtr domain, unsigned long long ms, unsigned int flags);
 int __wrap_virDomainMigrateGetMaxDowntime(virDomainPtr domain, unsigned long long *ms, unsigned int flags);
 
+int __wrap_fdatasync(int fd);
+int __wrap_statvfs(const char *path, struct statvfs *found);
+
 int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
 int __wrap_virDomainResume(virDomainPtr domain);
 
 /* Written before the capture begins, or atomic. */
 static int operation;       /* of the job under way */
 static const char *makes;   /* the file that the call makes at its beginning; NULL = it waits */
+static gulong sync_takes_us;
+static gboolean filled;     /* atomic; the file system */
 static gboolean impossible; /* the call refuses at once */
 static virDomainPtr off;    /* to free it would take back the error */
 static int aborted;
@@ -138,6 +144,25 @@ __wrap_virDomainResume(virDomainPtr domain)
     return -1;
 }
 
+/* What is written meanwhile fills the file system. */
+int
+__wrap_fdatasync(int fd)
+{
+    (void)fd;
+    if (sync_takes_us > 0)
+        g_atomic_int_set(&filled, TRUE);
+    g_usleep(sync_takes_us);
+    return 0;
+}
+
+int
+__wrap_statvfs(const char *path, struct statvfs *found)
+{
+    (void)path;
+    *found = (struct statvfs){.f_frsize = 4096, .f_bavail = g_atomic_int_get(&filled) ? 0 : 1 << 20};
+    return 0;
+}
+
 static void
 on_progress(guint64 done, guint64 total, gpointer data)
 {
@@ -157,9 +182,9 @@ connect(void)
     return ckpt_connection_new_shared(uri);
 }
 
-/* Cancelled before it began. The reason why it failed. */
+/* The reason why it failed. */
 static CkptReason
-capture(const char *file)
+capture_unless(gboolean cancelled, const char *file)
 {
     CkptConnection *connection = connect();
     g_autoptr(CkptPlan) plan = ckpt_plan_new(CKPT_KIND_CREATE);
@@ -175,8 +200,10 @@ capture(const char *file)
     g_ptr_array_add(plan->steps, step);
     step->file = g_strdup(file);
     step->asked = CKPT_CONSISTENCY_MEMORY;
+    step->size = 1 << 20;
     aborted = told = limit = 0;
-    g_cancellable_cancel(cancellable);
+    if (cancelled)
+        g_cancellable_cancel(cancellable);
     view = ckpt_view_load(connection, VM, &error);
     if (!view)
         fail_msg("%s", error->message);
@@ -185,6 +212,27 @@ capture(const char *file)
     g_clear_pointer(&view, ckpt_view_free);
     ckpt_connection_free(connection);
     return reason;
+}
+
+static CkptReason
+capture(const char *file)
+{
+    return capture_unless(TRUE, file);
+}
+
+static void
+a_disk_that_fills_up_while_it_is_synced_ends_the_capture(void **state)
+{
+    g_autofree char *file = image("fills.memory");
+
+    (void)state;
+    makes = file;
+    operation = VIR_DOMAIN_JOB_OPERATION_SNAPSHOT;
+    sync_takes_us = 2 * CALL_US; /* longer than it takes until all is written */
+    assert_int_equal(capture_unless(FALSE, file), CKPT_REASON_SPACE_LOW);
+    assert_true(aborted > 0);
+    sync_takes_us = 0;
+    g_atomic_int_set(&filled, FALSE);
 }
 
 static void
@@ -408,6 +456,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cancel_ends_its_own_job),
+        cmocka_unit_test(a_disk_that_fills_up_while_it_is_synced_ends_the_capture),
         cmocka_unit_test(a_cancel_does_not_end_anothers_job),
         cmocka_unit_test(a_guest_goes_on_unless_its_owner_paused_it),
         cmocka_unit_test(a_guest_that_stands_before_the_capture_is_left_alone),
