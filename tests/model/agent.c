@@ -353,9 +353,15 @@ model_wait(Model *model, gboolean (*ready)(Model *model, gpointer data), gpointe
 }
 
 static gboolean
-is_recovered(Model *model, gpointer data)
+is_idle(Model *model, gpointer data)
 {
     return model->store_failed || ckpt_engine_is_idle(model->engine);
+}
+
+void
+model_wait_idle(Model *model)
+{
+    model_wait(model, is_idle, NULL);
 }
 
 void
@@ -367,7 +373,7 @@ model_agent_restart(Model *model)
         model->moments = 0;
         if (!model_agent_start(model))
             return;
-        model_wait(model, is_recovered, NULL);
+        model_wait_idle(model);
     } while ((g_atomic_int_get(&model->dead) || model->store_failed) && !model->violation);
     model_reconcile(model);
 }

@@ -209,12 +209,6 @@ ask(Model *model, CkptKind kind)
     return answer.reason;
 }
 
-static gboolean
-is_quiet(Model *model, gpointer data)
-{
-    return model->store_failed || ckpt_engine_is_idle(model->engine);
-}
-
 static void
 agree(Model *model, const Fault *fault)
 {
@@ -224,7 +218,7 @@ agree(Model *model, const Fault *fault)
     model->moments = 0;
     (void)ask(model, CKPT_KIND_REPAIR);
     if (!model->violation)
-        model_wait(model, is_quiet, NULL);
+        model_wait_idle(model);
     model->fault = MODEL_FAULTS;
     if (!g_atomic_int_get(&model->dead) || model->violation)
         return;
@@ -232,7 +226,7 @@ agree(Model *model, const Fault *fault)
     start(model);
     if (!model->violation && is_lost(model)) {
         (void)ask(model, CKPT_KIND_REPAIR);
-        model_wait(model, is_quiet, NULL);
+        model_wait_idle(model);
     }
 }
 
@@ -375,7 +369,7 @@ lose_midway(Model *model, const Action *action)
         agree(model, &(Fault){0});
     for (guint i = 0; i < MODEL_VMS && !model->violation; i++) {
         ckpt_sim_tell(model->sim, model->vms[i].id);
-        model_wait(model, is_quiet, NULL);
+        model_wait_idle(model);
     }
     for (guint i = 0; i < MODEL_VMS && !model->violation; i++)
         check_present(model, i, &attempt);
@@ -394,10 +388,9 @@ model_lose(Model *model, const Action *action)
     guint64 inode;
     gint64 clock;
 
+    model_finish_deletes(model);
     if (!can_be_lost(model))
         return;
-    model_wait(model, is_quiet, NULL);
-    model_reconcile(model);
     if (action->d % 4 == 0) {
         lose_midway(model, action);
         return;

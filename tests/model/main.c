@@ -14,7 +14,7 @@
 #define WORLD 40 /* actions in one world */
 
 static gint64 option_seed = 1, option_operations = 20000;
-static gint64 option_world = -1, option_draw;
+static gint64 option_world = -1, option_draw, option_around;
 static int option_core = -1;
 static gboolean option_verbose, option_regress, option_keep_going;
 
@@ -23,6 +23,7 @@ static GOptionEntry entries[] = {
     {"ops", 0, 0, G_OPTION_ARG_INT64, &option_operations, "Operations in all (20000)", "N"},
     {"world", 0, 0, G_OPTION_ARG_INT64, &option_world, "Only the world of this seed", "N"},
     {"regress", 0, 0, G_OPTION_ARG_NONE, &option_regress, "Only the worlds that once failed", NULL},
+    {"around", 0, 0, G_OPTION_ARG_INT64, &option_around, "--regress with the faults up to N moments off", "N"},
     {"core", 0, 0, G_OPTION_ARG_INT, &option_core, "Run on the Nth of the cores only, which is quicker", "N"},
     {"draw", 0, 0, G_OPTION_ARG_INT64, &option_draw, "Print so many actions of --world; run nothing", "N"},
     {"keep-going", 0, 0, G_OPTION_ARG_NONE, &option_keep_going, "Do not stop at 5 violations", NULL},
@@ -95,23 +96,42 @@ draw(guint count)
     return 0;
 }
 
+static void
+move_faults(Action *actions, guint count, gint64 by)
+{
+    for (guint i = 0; i < count; i++)
+        for (guint k = 0; k < MODEL_FAULTS; k++)
+            if (actions[i].faults[k].kind)
+                actions[i].faults[k].at = (guint)MAX(1, (gint64)actions[i].faults[k].at + by);
+}
+
+static gboolean
+run_regression(const Regression *script, gint64 by, const char *dir)
+{
+    g_autofree Action *actions = g_memdup2(script->actions, sizeof script->actions);
+    g_autofree char *violation = NULL;
+
+    move_faults(actions, script->count, by);
+    present_seed = script->seed;
+    violation = script_run(script->seed, actions, script->count, dir, option_verbose, NULL);
+    if (violation)
+        printf("VIOLATION again, where %s (faults moved by %" G_GINT64_FORMAT "): %s\n", script->found, by,
+               violation);
+    return violation == NULL;
+}
+
+/* The moment that a fault struck at is another one as soon as the code does one thing more. */
 static guint
 run_regressions(const char *dir)
 {
-    guint count, violations = 0;
+    guint count, ran = 0, violations = 0;
     const Regression *scripts = regressions(&count);
 
-    for (guint i = 0; i < count; i++) {
-        const Regression *script = &scripts[i];
-        g_autofree char *violation = script_run(present_seed = script->seed, script->actions,
-                                                script->count, dir, option_verbose, NULL);
-
-        if (violation)
-            printf("VIOLATION again, where %s: %s\n", script->found, violation);
-        violations += violation != NULL;
-    }
-    printf("%u worlds that once failed, %u violations\n", count, violations);
-    printf("%u passed, %u failed\n", count - violations, violations);
+    for (guint i = 0; i < count; i++)
+        for (gint64 by = -option_around; by <= option_around; by++, ran++)
+            violations += !run_regression(&scripts[i], by, dir);
+    printf("%u worlds that once failed, %u runs, %u violations\n", count, ran, violations);
+    printf("%u passed, %u failed\n", ran - violations, violations);
     return violations;
 }
 

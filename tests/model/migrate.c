@@ -117,6 +117,7 @@ look_from_behind(Model *model)
 void
 model_migrate(Model *model, const Action *action)
 {
+    model_finish_deletes(model);
     if (!can_migrate(model))
         return;
     model_log(model, "    all VMs go to the other host");

@@ -229,9 +229,13 @@ void model_cut_power(Model *model); /* the host goes down: the next start finds 
 void model_agent_restart(Model *model);
 void model_wake(Model *model); /* on any thread: ready() may say so now */
 void model_wait(Model *model, gboolean (*ready)(Model *model, gpointer data), gpointer data);
+void model_wait_idle(Model *model);
 
 /* operate.c: mutations */
 void model_reconcile(Model *model); /* what the agent has finished by itself */
+/* A delete that waits may be due and not begun: its own attempt failed, or what it waited for went away unseen. The
+ * agent begins it when it is told of anything: here, and not in the midst of what follows. */
+void model_finish_deletes(Model *model);
 void model_mutate(Model *model, const Action *action);
 void model_repeat(Model *model, const Action *action);
 /* One that the agent does not survive: it is stopped then. FALSE: it was over earlier, or none could be chosen. */

@@ -369,6 +369,16 @@ model_reconcile(Model *model)
     }
 }
 
+void
+model_finish_deletes(Model *model)
+{
+    for (guint i = 0; i < MODEL_VMS && !model->violation; i++) {
+        ckpt_sim_tell(model->sim, model->vms[i].id);
+        model_wait_idle(model);
+    }
+    model_reconcile(model);
+}
+
 /* Asked as anybody might ask: whether it could be deleted now. */
 static void
 check_waits(Model *model, const Expected *expected)

@@ -241,6 +241,9 @@ commit_offline(CkptSimRun *run, CkptSimVm *vm, GError **error)
         return FALSE;
     if (!above)
         return vm->live ? TRUE : define_base(run, vm, error);
+    /* qemu-img gets no lock on it where the VM was started meanwhile: looked at anew. */
+    if (!is_free(run->sim, above, NULL))
+        return TRUE;
     set_backing(run->sim, above, ckpt_sim_find(run->sim, run->step->base));
     return ckpt_sim_changed(run, error);
 }
