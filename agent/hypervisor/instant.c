@@ -83,6 +83,8 @@ try_with_memory(CkptRun *run, const CkptView *view, char **why, GError **cause)
     if (ckpt_error_reason(failed) == CKPT_REASON_CONSISTENCY_UNAVAILABLE &&
         run->step->minimum < CKPT_CONSISTENCY_MEMORY && ckpt_memory_remove(run, NULL)) {
         ckpt_memory_recover(run); /* nobody looks after it again once the disks alone are captured */
+        if (!ckpt_memory_seal(run, cause))
+            return TRUE;
         *why = g_strdup(failed->message);
         return FALSE;
     }

@@ -20,6 +20,8 @@ void ckpt_memory_interrupt(CkptRun *run);
 /* After a crash, or a capture that failed: the downtime limit as before, and the guest goes on if it stands for
  * the capture. */
 void ckpt_memory_recover(CkptRun *run);
+/* Seals again what the recovery may have given the guest to go on with; files that it has open do not mind. */
+gboolean ckpt_memory_seal(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* After a crash, of a SNAPSHOT that was made: whether with the memory. */
 void ckpt_memory_note_reached(CkptRun *run);
 /* ---- memory_check.c ---- */

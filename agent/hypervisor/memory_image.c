@@ -156,6 +156,18 @@ set_seals(CkptRun *run, gboolean sealed)
     }
 }
 
+gboolean
+ckpt_memory_seal(CkptRun *run, GError **error)
+{
+    for (guint i = 0; i < run->plan->steps->len; i++) {
+        const CkptStep *seal = g_ptr_array_index(run->plan->steps, i);
+
+        if (seal->kind == CKPT_STEP_SEAL && !ckpt_file_chmod(seal->file, CKPT_SEALED_MODE, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 /* QEMU gave its images up when the memory was written, and opens them anew to go on: for writing, those that are
  * still its tops. One that was switched to its overlays has gone on before it comes to that. */
 static gboolean

@@ -39,6 +39,7 @@ static int stands;          /* virDomainPausedReason */
 static guint resumed;
 static guint resume_fails;  /* so often, then it is done */
 static const char *opened;  /* QEMU opens it to go on: for writing */
+static guint switches;      /* of the disks alone */
 
 /* As libvirt refuses what cannot be migrated: here since the VM is off. */
 static void
@@ -57,9 +58,16 @@ virDomainSnapshotPtr
 __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned int flags)
 {
     gint64 until = g_get_monotonic_time() + CALL_US;
+    struct stat found;
 
     (void)xml;
-    (void)flags;
+    if (flags & VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY) {
+        switches++;
+        if (opened) {
+            assert_int_equal(stat(opened, &found), 0);
+            assert_int_equal(found.st_mode & 07777, CKPT_SEALED_MODE);
+        }
+    }
     if (makes)
         assert_true(g_file_set_contents(makes, "LibvirtQemudPart", -1, NULL));
     if (impossible) {
@@ -451,6 +459,57 @@ a_snapshot_that_was_made_after_all_is_sealed_again(void **state)
     must_have_mode(sealed, CKPT_SEALED_MODE);
 }
 
+/* As far as the disks alone. *cause: why not. */
+static void
+switch_in_vain(Sealed *sealed, GError **cause)
+{
+    CkptQemuOptions options = {0};
+    CkptStep *step = sealed->run.step;
+    g_autoptr(CkptView) view = ckpt_view_load(sealed->connection, VM, NULL);
+    g_autoptr(GError) error = NULL;
+
+    step->minimum = CKPT_CONSISTENCY_CRASH;
+    step->file = image("in-vain.memory");
+    step->disks = g_ptr_array_new();
+    sealed->run.options = &options;
+    impossible = TRUE;
+    makes = NULL;
+    switches = 0;
+    assert_true(ckpt_switch_to_overlays(&sealed->run, view, cause, &error));
+    impossible = FALSE;
+    g_clear_pointer(&off, virDomainFree);
+}
+
+/* The disks are captured without it, and the checkpoint's file would stay open to writers. */
+static void
+a_file_given_back_after_a_capture_in_vain_is_sealed_again(void **state)
+{
+    g_autoptr(Sealed) sealed = sealed_new();
+    g_autoptr(GError) cause = NULL;
+
+    (void)state;
+    resume_fails = 1;
+    switch_in_vain(sealed, &cause);
+    assert_int_equal(resumed, 2);
+    assert_int_equal(switches, 1);
+    must_have_mode(sealed, CKPT_SEALED_MODE);
+}
+
+static void
+a_file_that_cannot_be_sealed_again_fails_the_capture(void **state)
+{
+    g_autoptr(Sealed) sealed = sealed_new();
+    g_autoptr(GError) cause = NULL;
+
+    (void)state;
+    opened = NULL;
+    shell("rm $d/sealed");
+    switch_in_vain(sealed, &cause);
+    assert_int_equal(ckpt_error_reason(cause), CKPT_REASON_DISK_FILE_MISSING);
+    assert_int_equal(switches, 0);
+    assert_int_equal(sealed->run.step->reached, 0);
+}
+
 int
 main(void)
 {
@@ -464,6 +523,8 @@ main(void)
         cmocka_unit_test(a_guest_that_needs_its_file_to_go_on_gets_it),
         cmocka_unit_test(a_guest_that_does_not_go_on_leaves_its_file_sealed),
         cmocka_unit_test(a_snapshot_that_was_made_after_all_is_sealed_again),
+        cmocka_unit_test(a_file_given_back_after_a_capture_in_vain_is_sealed_again),
+        cmocka_unit_test(a_file_that_cannot_be_sealed_again_fails_the_capture),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
