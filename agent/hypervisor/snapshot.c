@@ -475,7 +475,7 @@ new_merge(const CkptPlan *plan, const CkptView *view, const CkptDiskFile *disk, 
 }
 
 static gboolean
-merge_back(CkptRun *merging, const GError *fault, GError **error)
+merge_back(CkptRun *merging, const CkptView *view, const GError *fault, GError **error)
 {
     const CkptStep *merge = merging->step;
     const CkptDiskFile disk = {.file = merge->file};
@@ -485,8 +485,11 @@ merge_back(CkptRun *merging, const GError *fault, GError **error)
         g_propagate_error(error, g_error_copy(fault));
         return FALSE;
     }
-    return ckpt_file_mark(mark, error) && unseal_for(merging->plan, merge->base, error) &&
-           ckpt_step_merge(merging, error);
+    /* What would wait for its owner stays sealed meanwhile; one that was begun may only be short of its
+     * definition. */
+    return (g_file_test(mark, G_FILE_TEST_EXISTS) || !ckpt_view_refuse_saved(view, error)) &&
+           ckpt_file_mark(mark, error) &&
+           unseal_for(merging->plan, merge->base, error) && ckpt_step_merge(merging, error);
 }
 
 /* A merge that a crash cut short behind its pivot has nothing left to do, or cannot go on, and its guest
@@ -545,7 +548,7 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
     if (refuse_unseen(view, disk, error))
         return FALSE;
     merging.step = new_merge(run->plan, view, disk, &fault);
-    done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, fault, error), error);
+    done = resume_after(&merging, !is_used(view, disk) || merge_back(&merging, view, fault, error), error);
     if (done && g_file_test(mark, G_FILE_TEST_EXISTS)) {
         removal.step = &removed;
         done = ckpt_merge_is_done(merging.step, error) && ckpt_step_remove_file(&removal, error) &&

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define VM "11111111-1111-4111-8111-111111111111"
@@ -419,6 +420,25 @@ a_vm_that_was_saved_meanwhile_keeps_its_files(void **state)
     must_refuse_saved(snapshot, ckpt_step_snapshot);
 }
 
+/* The undo that waits until its owner starts it. */
+static void
+a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
+{
+    g_autoptr(World) undo = world_new(CKPT_STEP_SNAPSHOT);
+    CkptStep *seal = ckpt_step_new(CKPT_STEP_SEAL);
+    struct stat found;
+
+    seal->file = image("b");
+    seal->mode = 0640;
+    g_ptr_array_add(undo->plan->steps, seal);
+    shell("chmod 0440 $d/b");
+    for (guint i = 0; i < 2; i++) {
+        must_refuse_saved(undo, ckpt_step_snapshot_undo);
+        assert_int_equal(stat(seal->file, &found), 0);
+        assert_int_equal(found.st_mode & 07777, CKPT_SEALED_MODE);
+    }
+}
+
 /* The definition is there; that it is not all that was asked for must not be lost with the error. */
 static void
 a_definition_without_its_autostart_is_not_in_force(void **state)
@@ -476,6 +496,7 @@ main(void)
         cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
+        cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
         cmocka_unit_test(a_definition_without_its_autostart_is_not_in_force),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
     };
