@@ -5,7 +5,7 @@
 refused_memory() {
 	refused "A34_$1" MEMORY_UNLOADABLE "$2" ask RestoreCheckpoint "checkpoint_id:'$point'"
 	refused "A34_$1_foreseen" MEMORY_UNLOADABLE "$2" \
-		agent call "$dir" RestoreCheckpoint "options{request_id:'$(new_id)' validate_only:true} checkpoint_id:'$point'"
+		call "$dir" RestoreCheckpoint "options{request_id:'$(new_id)' validate_only:true} checkpoint_id:'$point'"
 	check "A34_$1_vm_untouched" guest wait-tick "$dir" "$vm" "$after"
 	check "A34_$1_not_booted" not booted_since "$start"
 }
