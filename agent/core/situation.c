@@ -139,6 +139,15 @@ list_files(CkptEngine *engine, Situation *situation, GError **error)
     return files;
 }
 
+/* Of a checkpoint whose file was replaced or written to nothing is left there to be kept. */
+static gboolean
+is_still_sealed(const CkptVm *vm, const CkptCheckpointDisk *disk)
+{
+    const CkptLayer *layer = ckpt_vm_find_file(vm, disk->sealed_file);
+
+    return layer && layer->exists && ckpt_file_id_holds(&layer->id, &disk->id);
+}
+
 /* A VM that was defined anew under another UUID on the same files may have sealed one of this one's: no definition
  * need tell. */
 static void
@@ -151,9 +160,12 @@ add_other_owners(Situation *situation)
         if (g_str_equal(row->vm_id, situation->vm->id))
             continue;
         user = g_strdup_printf("checkpoint %s (%s) of VM %s (%s)", row->name, row->id, row->vm_name, row->vm_id);
-        for (guint k = 0; k < row->disks->len; k++)
-            ckpt_vm_add_user(situation->vm, ((CkptCheckpointDisk *)row->disks->pdata[k])->sealed_file, FALSE,
-                             user);
+        for (guint k = 0; k < row->disks->len; k++) {
+            const CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, k);
+
+            if (is_still_sealed(situation->vm, disk))
+                ckpt_vm_add_user(situation->vm, disk->sealed_file, FALSE, user);
+        }
     }
 }
 

@@ -189,23 +189,56 @@ a_file_is_not_removed_from_below_what_the_plan_did_not_know(void **state)
     assert_int_equal(fixture->sim->crimes->len, 0);
 }
 
+/* A checkpoint of another VM's, which is not defined here. */
+static void
+add_other_vms_checkpoint(EngineFixture *fixture, const char *like, const char *sealed, const CkptFileId *identity)
+{
+    CkptCheckpoint *row = ckpt_store_get_checkpoint(fixture->store, like, NULL);
+    CkptCheckpointDisk *disk = g_ptr_array_index(row->disks, 0);
+    g_autoptr(CkptChange) change = ckpt_change_new();
+
+    ckpt_set_str(&row->id, "44444444-4444-4444-8444-444444444444");
+    ckpt_set_str(&row->vm_id, "55555555-5555-4555-8555-555555555555");
+    ckpt_set_str(&disk->sealed_file, sealed);
+    disk->id = *identity;
+    g_ptr_array_add(change->upserts, row);
+    assert_true(ckpt_store_apply(fixture->store, change, row->vm_id, NULL));
+}
+
+static const CkptSimFile *
+top_of(EngineFixture *fixture)
+{
+    const CkptSimVm *vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM);
+
+    return ckpt_sim_find(fixture->sim, ckpt_sim_definition_find(vm->definition, "vda")->source);
+}
+
 /* The VM was defined anew under another UUID, had a checkpoint, and is defined no longer. */
 static void
 what_another_vms_checkpoint_has_sealed_is_not_merged_away(void **state)
 {
     EngineFixture *fixture = *state;
     g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
-    const CkptSimVm *vm = ckpt_sim_find_vm(fixture->sim, FIXTURE_VM);
-    const char *top = ckpt_sim_definition_find(vm->definition, "vda")->source;
-    CkptCheckpoint *row = ckpt_store_get_checkpoint(fixture->store, id, NULL);
-    g_autoptr(CkptChange) change = ckpt_change_new();
+    const CkptSimFile *top = top_of(fixture);
+    const CkptFileId identity = ckpt_sim_file_id(top);
 
-    ckpt_set_str(&row->id, "44444444-4444-4444-8444-444444444444");
-    ckpt_set_str(&row->vm_id, "55555555-5555-4555-8555-555555555555");
-    ckpt_set_str(&((CkptCheckpointDisk *)row->disks->pdata[0])->sealed_file, top);
-    g_ptr_array_add(change->upserts, row);
-    assert_true(ckpt_store_apply(fixture->store, change, row->vm_id, NULL));
-    assert_delete_refused(fixture, id, top, CKPT_REASON_BRANCH_POINT);
+    add_other_vms_checkpoint(fixture, id, top->path, &identity);
+    assert_delete_refused(fixture, id, top->path, CKPT_REASON_BRANCH_POINT);
+}
+
+/* The other VM went away with its files, and this one was made in their place: nobody can delete that row. */
+static void
+a_file_in_place_of_what_another_vms_checkpoint_had_sealed_is_merged(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    const CkptSimFile *top = top_of(fixture);
+    CkptFileId identity = ckpt_sim_file_id(top);
+
+    identity.inode += 1000;
+    add_other_vms_checkpoint(fixture, id, top->path, &identity);
+    g_free(engine_fixture_must(fixture, CKPT_KIND_DELETE, id));
+    assert_int_equal(fixture->sim->crimes->len, 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, engine_fixture_teardown)
@@ -219,6 +252,7 @@ main(void)
         TEST(a_checkpoint_that_could_not_be_read_back_keeps_what_it_lies_on),
         TEST(a_file_is_not_removed_from_below_what_the_plan_did_not_know),
         TEST(what_another_vms_checkpoint_has_sealed_is_not_merged_away),
+        TEST(a_file_in_place_of_what_another_vms_checkpoint_had_sealed_is_merged),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
