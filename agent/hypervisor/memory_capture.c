@@ -3,8 +3,8 @@
  * how far it is, and ends it when it is not wanted any more or would fill the file system.
  *
  * Where the pause comes from (measured on libvirt 9.0, QEMU 7.2: a 2 GB guest with 1.2 GB touched stood
- * still for 600 to 800 ms): libvirt syncs the whole file while the guest stands, so that it is synced here
- * all the while; and QEMU lets the guest stand for the last 300 ms of the stream, so that it gets a lower
+ * still for 600 to 800 ms): libvirt syncs the whole file while the guest stands, so that what is in the page
+ * cache is written out here all the while; and QEMU lets the guest stand for the last 300 ms of the stream, so that it gets a lower
  * limit. A guest that changes its memory faster than that is given more, step by step.
  *
  * Not beside the running guest where it would be wrong: see loses_writes(). */
@@ -21,7 +21,7 @@
 #define QEMU_KEEPS_WRITES 9000000
 #define FIRST_DOWNTIME_MS 10
 #define QEMU_DOWNTIME_MS 300 /* its own, where libvirt does not say what it is */
-#define SYNC_EVERY_US (20 * 1000)
+#define WRITE_EVERY_US (5 * 1000)
 #define LOOK_EVERY_US (50 * 1000)
 #define ABORT_EVERY_US (10 * 1000)
 /* The first passes are long, and each is shorter than the one before where the guest is slower than the
@@ -92,7 +92,7 @@ is_to_stop(Capture *capture)
     return stop;
 }
 
-/* By both: a sync may take long, and so may an answer of QEMU's. */
+/* By both: a write may take long, and so may an answer of QEMU's. */
 static void
 check_space(Capture *capture)
 {
@@ -108,25 +108,26 @@ check_space(Capture *capture)
                 capture->run->step->file, reserve >> 20);
 }
 
-/* ---- Syncing ---- */
+/* ---- Writing out ---- */
 
-/* An error of the disk is told once, to whoever syncs first: that is here. */
+/* Not a sync: that commits the file system's journal each time, and QEMU's writes wait for it. libvirt syncs in the
+ * end. Errors of the disk are told all the same, to us and to libvirt. */
 static gpointer
-keep_synced(gpointer data)
+keep_written(gpointer data)
 {
     Capture *capture = data;
     const char *path = capture->run->step->file;
     int fd = -1;
 
-    while (!is_done_within(capture, SYNC_EVERY_US)) {
+    while (!is_done_within(capture, WRITE_EVERY_US)) {
         check_space(capture);
         if (fd < 0) {
             fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
             if (fd >= 0)
                 ckpt_fault_point_named("capturing");
         }
-        if (fd >= 0 && fdatasync(fd) < 0)
-            ask_to_stop(capture, CKPT_REASON_FILE_FAILED, "sync %s: %s", path, g_strerror(errno));
+        if (fd >= 0 && sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0)
+            ask_to_stop(capture, CKPT_REASON_FILE_FAILED, "write %s: %s", path, g_strerror(errno));
     }
     if (fd >= 0)
         close(fd);
@@ -304,13 +305,13 @@ ckpt_memory_snapshot(CkptRun *run, const CkptView *view, const char *xml, GError
     const gboolean still = loses_writes(view) && !run->options->live_memory_when_emulated;
     Capture capture;
     g_autoptr(virDomainSnapshot) snapshot = NULL;
-    GThread *syncing, *looking;
+    GThread *writing, *looking;
     GError *why = NULL;
     int code = VIR_ERR_OK;
 
     begin(&capture, run, view);
     ckpt_fault_point_named("calling");
-    syncing = g_thread_new("sync-memory", keep_synced, &capture);
+    writing = g_thread_new("write-memory", keep_written, &capture);
     looking = g_thread_new("watch-memory", keep_looking, &capture);
     snapshot = virDomainSnapshotCreateXML(
         view->domain, xml,
@@ -321,7 +322,7 @@ ckpt_memory_snapshot(CkptRun *run, const CkptView *view, const char *xml, GError
         ckpt_libvirt_error(&why, CKPT_REASON_HYPERVISOR_FAILED, "capture the memory");
     }
     end(&capture);
-    g_thread_join(syncing);
+    g_thread_join(writing);
     g_thread_join(looking);
     if (virDomainMigrateSetMaxDowntime(view->domain, capture.downtime_before_ms, 0) < 0)
         g_warning("VM %s: its downtime limit is left at %u ms, it was %u (virsh migrate-setmaxdowntime)",

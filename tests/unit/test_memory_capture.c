@@ -3,6 +3,7 @@
 #include "agent/hypervisor/memory.h"
 #include "tests/unit/image_fixture.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -19,7 +20,7 @@ int __wrap_virDomainAbortJob(virDomainPtr domain);
 int __wrap_virDomainMigrateSetMaxDowntime(virDomainPtr domain, unsigned long long ms, unsigned int flags);
 int __wrap_virDomainMigrateGetMaxDowntime(virDomainPtr domain, unsigned long long *ms, unsigned int flags);
 
-int __wrap_fdatasync(int fd);
+int __wrap_sync_file_range(int fd, off64_t offset, off64_t count, unsigned int flags);
 int __wrap_statvfs(const char *path, struct statvfs *found);
 
 int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
@@ -28,7 +29,7 @@ int __wrap_virDomainResume(virDomainPtr domain);
 /* Written before the capture begins, or atomic. */
 static int operation;       /* of the job under way */
 static const char *makes;   /* the file that the call makes at its beginning; NULL = it waits */
-static gulong sync_takes_us;
+static gulong write_takes_us;
 static gboolean filled;     /* atomic; the file system */
 static gboolean impossible; /* the call refuses at once */
 static virDomainPtr off;    /* to free it would take back the error */
@@ -154,12 +155,14 @@ __wrap_virDomainResume(virDomainPtr domain)
 
 /* What is written meanwhile fills the file system. */
 int
-__wrap_fdatasync(int fd)
+__wrap_sync_file_range(int fd, off64_t offset, off64_t count, unsigned int flags)
 {
     (void)fd;
-    if (sync_takes_us > 0)
+    assert_true(offset == 0 && count == 0); /* all of it */
+    assert_int_equal(flags, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
+    if (write_takes_us > 0)
         g_atomic_int_set(&filled, TRUE);
-    g_usleep(sync_takes_us);
+    g_usleep(write_takes_us);
     return 0;
 }
 
@@ -229,17 +232,17 @@ capture(const char *file)
 }
 
 static void
-a_disk_that_fills_up_while_it_is_synced_ends_the_capture(void **state)
+a_disk_that_fills_up_while_it_is_written_ends_the_capture(void **state)
 {
     g_autofree char *file = image("fills.memory");
 
     (void)state;
     makes = file;
     operation = VIR_DOMAIN_JOB_OPERATION_SNAPSHOT;
-    sync_takes_us = 2 * CALL_US; /* longer than it takes until all is written */
+    write_takes_us = 2 * CALL_US; /* longer than it takes until all is written */
     assert_int_equal(capture_unless(FALSE, file), CKPT_REASON_SPACE_LOW);
     assert_true(aborted > 0);
-    sync_takes_us = 0;
+    write_takes_us = 0;
     g_atomic_int_set(&filled, FALSE);
 }
 
@@ -515,7 +518,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cancel_ends_its_own_job),
-        cmocka_unit_test(a_disk_that_fills_up_while_it_is_synced_ends_the_capture),
+        cmocka_unit_test(a_disk_that_fills_up_while_it_is_written_ends_the_capture),
         cmocka_unit_test(a_cancel_does_not_end_anothers_job),
         cmocka_unit_test(a_guest_goes_on_unless_its_owner_paused_it),
         cmocka_unit_test(a_guest_that_stands_before_the_capture_is_left_alone),
