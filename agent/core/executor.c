@@ -199,6 +199,13 @@ journal_begin(CkptExecution *x, gint index, GError **error)
     return TRUE;
 }
 
+static void
+take_warning(CkptExecution *x, CkptStep *step)
+{
+    if (step->warning)
+        g_ptr_array_add(x->operation->warnings, g_steal_pointer(&step->warning));
+}
+
 static gboolean
 do_step(CkptExecution *x, gint index, GError **error)
 {
@@ -212,8 +219,7 @@ do_step(CkptExecution *x, gint index, GError **error)
     if (!x->driver->step_do(x->driver, x->operation->plan, step, x->progress, x->data, cancellable,
                             error))
         return FALSE;
-    if (step->warning)
-        g_ptr_array_add(x->operation->warnings, g_steal_pointer(&step->warning));
+    take_warning(x, step);
     return TRUE;
 }
 
@@ -392,6 +398,7 @@ decide(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
         if (!is_good_enough(step, &cause))
             return ckpt_executor_undo(x, cause, error);
         *forward = TRUE;
+        take_warning(x, step);
         ckpt_operation_set_error(op, NULL);
         g_clear_error(&cause);
         return CKPT_END_DONE;

@@ -421,6 +421,31 @@ a_delete_that_fails_at_any_step_is_finished_by_the_same_request(void **state)
     run_fail_at(CKPT_KIND_DELETE, TOY_FAIL_AFTER);
 }
 
+/* libvirt went away behind the switch, and the look afterwards finds more than that it was made. */
+static void
+what_a_look_finds_besides_is_told(void **state)
+{
+    Fixture *fixture = *state;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *first = must(fixture, CKPT_KIND_CREATE, NULL);
+    g_auto(GStrv) steps = g_strsplit(fixture->toy->log->str, " ", -1);
+    g_autofree char *id = ckpt_id_new();
+    guint snapshot = 0;
+
+    (void)first;
+    while (!g_str_equal(steps[snapshot], "snapshot"))
+        snapshot++;
+    fixture->toy->calls = 0;
+    fixture->toy->fail_at = snapshot + 1;
+    fixture->toy->failure = TOY_FAIL_AFTER;
+    fixture->toy->reason = CKPT_REASON_HYPERVISOR_FAILED;
+    fixture->toy->found = "make room";
+    call(fixture, new_request(CKPT_KIND_CREATE, id, NULL), &outcome);
+    if (outcome.error)
+        fail_msg("%s", outcome.error->message);
+    assert_true(g_ptr_array_find_with_equal_func(outcome.op->warnings, "make room", g_str_equal, NULL));
+}
+
 /* The hypervisor goes away at the n-th step and the agent with it; both come back. */
 static gboolean
 cut_at(Fixture *fixture, CkptKind kind, guint nth, ToyFailure failure)
@@ -508,6 +533,7 @@ main(void)
         TEST(a_cancel_before_the_decisive_step_undoes),
         TEST(validate_only_changes_nothing_and_shows_the_plan),
         TEST(an_update_changes_the_row_and_checks_the_etag),
+        TEST(what_a_look_finds_besides_is_told),
         TEST(a_restore_starts_the_old_vm_only_after_its_definition_is_back),
         cmocka_unit_test(a_restore_that_fails_at_any_step_leaves_the_vm_as_before),
         cmocka_unit_test(a_delete_that_fails_at_any_step_is_finished_by_the_same_request),

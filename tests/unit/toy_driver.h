@@ -27,6 +27,7 @@ typedef struct {
     guint fail_at;          /* the n-th step_do from now fails; 0 = none */
     ToyFailure failure;
     CkptReason reason;      /* with which it fails */
+    const char *found;      /* the warning of a look at a SNAPSHOT; NULL = none */
     guint polls;            /* each step_do tells so often that it moves bytes, of a length not known */
     GMutex *gate;           /* step_do waits for it; NULL = not */
     int at_gate; /* atomic; steps that came to it */
