@@ -187,10 +187,22 @@ ckpt_step_stop(CkptRun *run, GError **error)
     return stop(run, error);
 }
 
+/* Its owner has it off, with its memory kept: to start it would use that up. */
+static gboolean
+is_saved(CkptRun *run)
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, NULL);
+    gboolean saved =
+        domain && virDomainIsActive(domain) == 0 && virDomainHasManagedSaveImage(domain, 0) == 1;
+
+    virResetLastError();
+    return saved;
+}
+
 gboolean
 ckpt_step_stop_undo(CkptRun *run, GError **error)
 {
-    if (run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED)
+    if ((run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED) || is_saved(run))
         return TRUE;
     return start(run, run->step->power, error);
 }

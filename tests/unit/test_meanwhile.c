@@ -420,6 +420,28 @@ a_vm_that_was_saved_meanwhile_keeps_its_files(void **state)
     must_refuse_saved(snapshot, ckpt_step_snapshot);
 }
 
+/* The undo of a STOP that refused it, and of one after which it was started and saved. */
+static void
+a_vm_that_was_saved_meanwhile_stays_off(void **state)
+{
+    g_autoptr(World) stop = world_new(CKPT_STEP_STOP);
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(stop->connection, VM, NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    stop->step->power = CKPT_POWER_RUNNING;
+    must_refuse_saved(stop, ckpt_step_stop);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    assert_int_equal(virDomainHasManagedSaveImage(domain, 0), 1);
+    /* Once its owner does without what was saved, it runs as before. */
+    assert_int_equal(virDomainManagedSaveRemove(domain, 0), 0);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+}
+
 /* The undo that waits until its owner starts it. */
 static void
 a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
@@ -496,6 +518,7 @@ main(void)
         cmocka_unit_test(what_another_tool_lays_over_the_disk_is_waited_for),
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
+        cmocka_unit_test(a_vm_that_was_saved_meanwhile_stays_off),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
         cmocka_unit_test(a_definition_without_its_autostart_is_not_in_force),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
