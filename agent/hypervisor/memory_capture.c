@@ -4,8 +4,8 @@
  *
  * Where the pause comes from (measured on libvirt 9.0, QEMU 7.2: a 2 GB guest with 1.2 GB touched stood
  * still for 600 to 800 ms): libvirt syncs the whole file while the guest stands, so that what is in the page
- * cache is written out here all the while; and QEMU lets the guest stand for the last 300 ms of the stream, so that it gets a lower
- * limit. A guest that changes its memory faster than that is given more, step by step.
+ * cache is written out here all the while; and QEMU lets the guest stand for the last 300 ms of the stream, so
+ * that it gets a lower limit. A guest that changes its memory faster than that is given more, step by step.
  *
  * Not beside the running guest where it would be wrong: see loses_writes(). */
 #include "agent/hypervisor/memory.h"
@@ -110,8 +110,8 @@ check_space(Capture *capture)
 
 /* ---- Writing out ---- */
 
-/* Not a sync: that commits the file system's journal each time, and QEMU's writes wait for it. libvirt syncs in the
- * end. Errors of the disk are told all the same, to us and to libvirt. */
+/* Not a sync: that commits the file system's journal each time, and QEMU's writes wait for it. libvirt syncs
+ * in the end. Errors of the disk are told all the same, to us and to libvirt. */
 static gpointer
 keep_written(gpointer data)
 {

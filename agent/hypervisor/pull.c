@@ -110,8 +110,8 @@ image_options(const CkptRun *run)
                        file, NULL);
 }
 
-/* A try that was killed leaves clusters that are counted and belong to nothing: QEMU writes the count first. They are
- * harmless; but they would never be used, and qemu-img check would tell of them for ever. */
+/* A try that was killed leaves clusters that are counted and belong to nothing: QEMU writes the count first.
+ * They are harmless; but they would never be used, and qemu-img check would tell of them for ever. */
 static void
 recount(CkptRun *run)
 {

@@ -233,8 +233,8 @@ void model_wait_idle(Model *model);
 
 /* operate.c: mutations */
 void model_reconcile(Model *model); /* what the agent has finished by itself */
-/* A delete that waits may be due and not begun: its own attempt failed, or what it waited for went away unseen. The
- * agent begins it when it is told of anything: here, and not in the midst of what follows. */
+/* A delete that waits may be due and not begun: its own attempt failed, or what it waited for went away
+ * unseen. The agent begins it when it is told of anything: here, and not in the midst of what follows. */
 void model_finish_deletes(Model *model);
 void model_mutate(Model *model, const Action *action);
 void model_repeat(Model *model, const Action *action);
