@@ -41,6 +41,7 @@ ckpt_live_unref(LiveOp *live)
     ckpt_operation_free(live->op);
     g_ptr_array_unref(live->waiters);
     g_object_unref(live->cancellable);
+    g_free(live->unfinished);
     g_free(live->digest);
     g_free(live->key);
     g_free(live);

@@ -16,6 +16,7 @@ typedef struct {
     gboolean recovered;   /* left by a crash */
     guint64 bytes_done, bytes_total; /* of the present step; written by its worker, engine.lock */
     gint64 told_us;       /* when progress was last told */
+    char *unfinished;     /* why it was last put off, as logged; NULL = it was not; its worker's alone */
 } LiveOp;
 
 /* The operations of one VM, one at a time. All fields: engine.lock. */

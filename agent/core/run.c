@@ -471,6 +471,17 @@ execute(CkptEngine *engine, LiveOp *live, CkptChange **left, GError **error)
     return end;
 }
 
+/* What waits for its owner is tried again all the while. */
+static void
+tell_unfinished(LiveOp *live, const GError *why)
+{
+    if (g_strcmp0(live->unfinished, why->message) == 0)
+        return;
+    ckpt_set_str(&live->unfinished, why->message);
+    g_warning("%s of VM %s is not finished yet: %s", ckpt_kind_name(live->op->kind), live->op->vm_id,
+              why->message);
+}
+
 CkptEnd
 ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
 {
@@ -504,8 +515,7 @@ ckpt_engine_run(CkptEngine *engine, LiveOp *live, GError **error)
             end = CKPT_END_LATER;
         break;
     case CKPT_END_LATER:
-        g_warning("%s of VM %s is not finished yet: %s", ckpt_kind_name(op->kind), op->vm_id,
-                  (*error)->message);
+        tell_unfinished(live, *error);
         break;
     }
     if (end == CKPT_END_LATER)

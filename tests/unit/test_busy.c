@@ -62,8 +62,18 @@ typedef struct {
     int tried;       /* atomic: how often the snapshot was to be undone */
 } PutOff;
 
-/* As often as one execution tries it, and once more. */
-#define REFUSED 4
+/* As often as two executions try it, and once more. */
+#define REFUSED 7
+
+static gint unfinished; /* how often it was logged */
+
+static void
+on_log(const char *domain, GLogLevelFlags level, const char *message, gpointer data)
+{
+    if (strstr(message, "is not finished yet: undo of "))
+        g_atomic_int_inc(&unfinished);
+    g_log_default_handler(domain, level, message, data);
+}
 
 static gboolean
 put_off(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptStep *step, gpointer data,
@@ -106,8 +116,12 @@ must_put_off(EngineFixture *fixture, CkptReason why)
 
     fixture->sim->hook = put_off;
     fixture->sim->hook_data = &world;
+    g_atomic_int_set(&unfinished, 0);
+    g_log_set_default_handler(on_log, NULL);
     engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_CREATE, "r-put-off", NULL), &outcome);
+    g_log_set_default_handler(g_log_default_handler, NULL);
     assert_true(world.tried > REFUSED);
+    assert_int_equal(g_atomic_int_get(&unfinished), 1); /* it was put off twice */
     assert_cause(outcome.error);
     record = ckpt_store_get_vm(fixture->store, FIXTURE_VM, NULL);
     assert_null(record->quarantine_reason);
