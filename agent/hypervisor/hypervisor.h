@@ -136,7 +136,8 @@ struct _CkptDriver {
                           guint64 epoch, GError **error);
     /* Whatever is named as agents name their overlays, lies where overlays of one of these files would, and says
      * in its header that it lies on one of them: char *, without those that are among them. Files that a
-     * catalogue lost, or is too old to know, are found so. NULL in a driver whose checkpoints are no files. */
+     * catalogue lost, or is too old to know, are found so. FILE_FAILED if one that is there cannot be read;
+     * another user's, which may not be, lies on nothing. NULL in a driver whose checkpoints are no files. */
     GPtrArray *(*overlays_on)(CkptDriver *driver, const CkptKnownFile *files, GError **error);
 };
 

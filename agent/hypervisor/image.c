@@ -258,6 +258,17 @@ ckpt_qcow2_read(int fd, GError **error)
     return g_steal_pointer(&header);
 }
 
+gboolean
+ckpt_qcow2_read_backing(int fd, char **backing, GError **error)
+{
+    g_autoptr(CkptQcow2) header = g_new0(CkptQcow2, 1);
+    Reader reader = {.fd = fd};
+    gboolean done = read_fixed(&reader, header, error) && read_backing(&reader, header, error);
+
+    *backing = done ? g_steal_pointer(&header->backing) : NULL;
+    return done;
+}
+
 /* ---- The table of internal snapshots ---- */
 
 static void

@@ -22,49 +22,84 @@ identity(const struct stat *found)
                                                      (guint64)found->st_dev, (guint64)found->st_ino);
 }
 
+/* There is no such file, or it is another user's: one that the agent may not read is not one that it made, and
+ * those belong to the owner of what they lie on. Whatever else went wrong says nothing of the file. */
+static gboolean
+is_nothing_of_ours(int cause)
+{
+    return cause == ENOENT || cause == ENOTDIR || cause == ELOOP || cause == ENAMETOOLONG || cause == EACCES;
+}
+
 /* Under whatever name. */
 static gboolean
-is_wanted(const Search *search, const char *path)
+find_wanted(const Search *search, const char *path, gboolean *wanted, GError **error)
 {
     g_autofree char *key = NULL;
     struct stat found;
 
-    if (g_hash_table_contains(search->paths, path))
+    *wanted = g_hash_table_contains(search->paths, path);
+    if (*wanted)
         return TRUE;
     if (stat(path, &found) < 0)
-        return FALSE;
+        return is_nothing_of_ours(errno) || ckpt_file_error(error, "look at", path);
     key = identity(&found);
-    return g_hash_table_contains(search->identities, key);
+    *wanted = g_hash_table_contains(search->identities, key);
+    return TRUE;
 }
 
-/* FALSE: nobody can tell what it lies on. One that is no qcow2 lies on nothing; one that the agent may not read is
- * not one that it made: those belong to the owner of what they lie on. */
+/* One that is no qcow2 lies on nothing. */
+static gboolean
+read_header(int fd, const char *path, char **backing, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+    g_autofree char *name = NULL;
+    struct stat found;
+
+    if (fstat(fd, &found) < 0)
+        return ckpt_file_error(error, "look at", path);
+    if (!S_ISREG(found.st_mode))
+        return TRUE;
+    if (ckpt_qcow2_read_backing(fd, &name, &why)) {
+        *backing = name ? ckpt_image_resolve(path, name) : NULL;
+        return TRUE;
+    }
+    if (ckpt_error_reason(why) == CKPT_REASON_DISK_FORMAT_UNSUPPORTED)
+        return TRUE;
+    g_propagate_prefixed_error(error, g_steal_pointer(&why), "%s: ", path);
+    ckpt_error_add(error, CKPT_META_FILE, path);
+    return FALSE;
+}
+
+/* FALSE: nobody can tell what it lies on. */
 static gboolean
 read_backing(const char *path, char **backing, GError **error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    g_autoptr(CkptQcow2) header = NULL;
-    struct stat found;
+    gboolean done;
 
     *backing = NULL;
     if (fd < 0)
-        return errno == ENOENT || errno == ELOOP || errno == EACCES || ckpt_file_error(error, "open", path);
-    header = fstat(fd, &found) == 0 && S_ISREG(found.st_mode) ? ckpt_qcow2_read(fd, NULL) : NULL;
+        return is_nothing_of_ours(errno) || ckpt_file_error(error, "open", path);
+    done = read_header(fd, path, backing, error);
     close(fd);
-    *backing = header && header->backing ? ckpt_image_resolve(path, header->backing) : NULL;
-    return TRUE;
+    return done;
 }
 
 static gboolean
 look_at(Search *search, const char *path, GError **error)
 {
     g_autofree char *backing = NULL;
+    gboolean wanted;
 
-    if (!ckpt_manifest_is_overlay_name(path) || is_wanted(search, path))
+    if (!ckpt_manifest_is_overlay_name(path))
         return TRUE;
-    if (!read_backing(path, &backing, error))
+    if (!find_wanted(search, path, &wanted, error))
         return FALSE;
-    if (backing && is_wanted(search, backing))
+    if (wanted)
+        return TRUE;
+    if (!read_backing(path, &backing, error) || (backing && !find_wanted(search, backing, &wanted, error)))
+        return FALSE;
+    if (wanted)
         g_ptr_array_add(search->found, g_strdup(path));
     return TRUE;
 }
@@ -94,11 +129,11 @@ scan_folder(Search *search, const char *folder, GError **error)
     return done;
 }
 
-static GHashTable *
-add_files(Search *search, const CkptQemuOptions *options, const CkptKnownFile *files)
+/* And their folders. */
+static gboolean
+add_files(Search *search, const CkptQemuOptions *options, const CkptKnownFile *files, GHashTable *folders,
+          GError **error)
 {
-    GHashTable *folders = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-
     for (; files && files->path; files++) {
         g_autofree char *beside = ckpt_block_beside(options, files->path, "");
         struct stat found;
@@ -107,8 +142,24 @@ add_files(Search *search, const CkptQemuOptions *options, const CkptKnownFile *f
         g_hash_table_add(folders, g_path_get_dirname(beside));
         if (stat(files->path, &found) == 0)
             g_hash_table_add(search->identities, identity(&found));
+        else if (!is_nothing_of_ours(errno))
+            return ckpt_file_error(error, "look at", files->path);
     }
-    return folders;
+    return TRUE;
+}
+
+static gboolean
+scan(Search *search, const CkptQemuOptions *options, const CkptKnownFile *files, GError **error)
+{
+    g_autoptr(GHashTable) folders = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    gboolean done = add_files(search, options, files, folders, error);
+    GHashTableIter iter;
+    gpointer folder;
+
+    g_hash_table_iter_init(&iter, folders);
+    while (done && g_hash_table_iter_next(&iter, &folder, NULL))
+        done = scan_folder(search, folder, error);
+    return done;
 }
 
 GPtrArray *
@@ -118,13 +169,10 @@ ckpt_overlays_on(const CkptQemuOptions *options, const CkptKnownFile *files, GEr
     g_autoptr(GHashTable) identities = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
     Search search = {paths, identities, found};
-    g_autoptr(GHashTable) folders = add_files(&search, options, files);
-    GHashTableIter iter;
-    gpointer folder;
 
-    g_hash_table_iter_init(&iter, folders);
-    while (g_hash_table_iter_next(&iter, &folder, NULL))
-        if (!scan_folder(&search, folder, error))
-            return NULL;
-    return g_steal_pointer(&found);
+    if (scan(&search, options, files, error))
+        return g_steal_pointer(&found);
+    g_prefix_error(error, "what lies on the VM's files cannot be told, and may be harmed (see to the storage, or "
+                          "move away what nobody needs, then repeat the request): ");
+    return NULL;
 }

@@ -2,8 +2,24 @@
 #include "agent/hypervisor/qemu.h"
 #include "tests/unit/image_fixture.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+int __real_stat(const char *path, struct stat *found);
+int __wrap_stat(const char *path, struct stat *found);
+
+static const char *lost; /* a disk error at paths that end so; NULL = none */
+
+int
+__wrap_stat(const char *path, struct stat *found)
+{
+    if (!lost || !g_str_has_suffix(path, lost))
+        return __real_stat(path, found);
+    errno = EIO;
+    return -1;
+}
 
 static int
 compare(gconstpointer a, gconstpointer b)
@@ -73,12 +89,63 @@ another_users_overlay_is_no_obstacle(void **state)
     assert_true(!root || seteuid(0) == 0);
 }
 
+/* The path that the refusal tells, and the file of it. */
+static void
+assert_refused(const char *file, const char *unread)
+{
+    g_autofree char *path = image(file), *expected = image(unread);
+    const CkptKnownFile files[] = {{path, CKPT_FORMAT_QCOW2}, {NULL, 0}};
+    const CkptQemuOptions options = {0};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) found = ckpt_overlays_on(&options, files, &error);
+
+    assert_null(found);
+    if (ckpt_error_reason(error) != CKPT_REASON_FILE_FAILED || !strstr(error->message, expected) ||
+        !strstr(error->message, g_strerror(EIO)))
+        fail_msg("%s", error->message);
+    assert_string_equal(g_hash_table_lookup(ckpt_error_metadata(error), CKPT_META_FILE), expected);
+}
+
+/* That a disk error is in the way does not say that it lies on nothing. */
+static void
+what_cannot_be_read_may_lie_on_the_file(void **state)
+{
+    (void)state;
+    shell("mkdir $d/bad; cd $d/bad; qemu-img create -q -f qcow2 web.qcow2 1M; "
+          "qemu-img create -q -f qcow2 other.qcow2 1M; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/bad/other.qcow2 web.ckpt-11111111.qcow2");
+    assert_found("bad/web.qcow2", NULL, "");
+    lost = "/web.ckpt-11111111.qcow2";
+    assert_refused("bad/web.qcow2", "bad/web.ckpt-11111111.qcow2");
+    lost = "/other.qcow2"; /* what it says it lies on may be that file, under another name */
+    assert_refused("bad/web.qcow2", "bad/other.qcow2");
+    lost = "/web.qcow2";
+    assert_refused("bad/web.qcow2", "bad/web.qcow2");
+    lost = NULL;
+    /* A file whose first byte the kernel cannot read for us. */
+    shell("ln -s /proc/self/mem $d/bad/web.ckpt-22222222.qcow2");
+    assert_refused("bad/web.qcow2", "bad/web.ckpt-22222222.qcow2");
+}
+
+/* Its table of clusters is damaged: what it lies on is said before that. */
+static void
+a_damaged_overlay_is_found(void **state)
+{
+    (void)state;
+    shell("mkdir $d/torn; cd $d/torn; qemu-img create -q -f qcow2 web.qcow2 1M; "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/torn/web.qcow2 web.ckpt-11111111.qcow2; "
+          "printf '\\377' | dd of=web.ckpt-11111111.qcow2 bs=1 seek=40 conv=notrunc status=none");
+    assert_found("torn/web.qcow2", NULL, "web.ckpt-11111111.qcow2 ");
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(those_that_lie_on_the_file_are_found),
         cmocka_unit_test(another_users_overlay_is_no_obstacle),
+        cmocka_unit_test(what_cannot_be_read_may_lie_on_the_file),
+        cmocka_unit_test(a_damaged_overlay_is_found),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
