@@ -194,9 +194,27 @@ ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptV
 }
 
 gboolean
+ckpt_saved_look(virDomainPtr domain, gboolean *saved, GError **error)
+{
+    int found = virDomainHasManagedSaveImage(domain, 0);
+
+    *saved = found == 1;
+    if (found >= 0 || ckpt_libvirt_code() == VIR_ERR_NO_SUPPORT)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "ask whether it was saved (virsh managedsave)");
+    return FALSE;
+}
+
+gboolean
 ckpt_view_refuse_saved(const CkptView *view, GError **error)
 {
-    if (view->active || virDomainHasManagedSaveImage(view->domain, 0) != 1)
+    gboolean saved = FALSE;
+
+    if (view->active)
+        return FALSE;
+    if (!ckpt_saved_look(view->domain, &saved, error))
+        return TRUE;
+    if (!saved)
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT,
                    "the VM was saved meanwhile (virsh managedsave), and would go on on the disks as they were "
@@ -261,7 +279,7 @@ ckpt_power_of(int state)
 }
 
 static void
-add_state_obstacles(CkptVm *vm, const CkptView *view)
+add_state_obstacles(CkptVm *vm, const CkptView *view, gboolean saved)
 {
     /* Until it runs here libvirt has it as a transient one. */
     if (!vm->persistent && view->state == VIR_DOMAIN_PAUSED &&
@@ -282,7 +300,7 @@ add_state_obstacles(CkptVm *vm, const CkptView *view)
                              "VM %s is %s: bring it to running, paused or shut off%s", vm->name,
                              ckpt_power_name(vm->power),
                              vm->power == CKPT_POWER_CRASHED ? ", or restore a checkpoint" : "");
-    if (virDomainHasManagedSaveImage(view->domain, 0) == 1)
+    if (saved)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL,
                              "VM %s has a managed save image and would go on from it, on the disks as "
                              "they were then: start it, or virsh managedsave-remove",
@@ -292,6 +310,7 @@ add_state_obstacles(CkptVm *vm, const CkptView *view)
 gboolean
 ckpt_view_describe(const CkptView *view, const char *vm_id, CkptVm *vm, GError **error)
 {
+    gboolean saved = FALSE;
     int autostart = 0;
 
     vm->id = g_ascii_strdown(vm_id, -1);
@@ -306,6 +325,8 @@ ckpt_view_describe(const CkptView *view, const char *vm_id, CkptVm *vm, GError *
     vm->autostart = autostart != 0;
     vm->definition = g_strdup(view->definition);
     vm->live_definition = g_strdup(view->live);
-    add_state_obstacles(vm, view);
+    if (!ckpt_saved_look(view->domain, &saved, error))
+        return FALSE;
+    add_state_obstacles(vm, view, saved);
     return TRUE;
 }

@@ -189,22 +189,22 @@ ckpt_step_stop(CkptRun *run, GError **error)
 
 /* Its owner has it off, with its memory kept: to start it would use that up. */
 static gboolean
-is_saved(CkptRun *run)
+is_saved(CkptRun *run, gboolean *saved, GError **error)
 {
-    g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, NULL);
-    gboolean saved =
-        domain && virDomainIsActive(domain) == 0 && virDomainHasManagedSaveImage(domain, 0) == 1;
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
 
-    virResetLastError();
-    return saved;
+    *saved = FALSE;
+    return domain && (virDomainIsActive(domain) == 1 || ckpt_saved_look(domain, saved, error));
 }
 
 gboolean
 ckpt_step_stop_undo(CkptRun *run, GError **error)
 {
-    if ((run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED) || is_saved(run))
+    gboolean saved;
+
+    if (run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED)
         return TRUE;
-    return start(run, run->step->power, error);
+    return is_saved(run, &saved, error) && (saved || start(run, run->step->power, error));
 }
 
 CkptOutcome

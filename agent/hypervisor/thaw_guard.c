@@ -1,7 +1,7 @@
 /* The thaw guard's own process. It does as little as it can: one connection, one lock, one wait, and
  * thawing until the guest confirms it or is no longer there. It never ends before, nor before the agent has
  * said that it thawed, or is gone. */
-#include "agent/hypervisor/connection.h"
+#include "agent/hypervisor/domain_view.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/hypervisor.h"
 #include "common/fault.h"
@@ -87,8 +87,9 @@ typedef enum { THAW_CONFIRMED, THAW_NEEDLESS, THAW_FAILED } Thaw;
 
 typedef enum {
     GUEST_SAME,
-    GUEST_SAVED,  /* as it is, frozen: the VM will go on from that, under another ID */
-    GUEST_ANOTHER /* booted since, or none */
+    GUEST_SAVED,   /* as it is, frozen: the VM will go on from that, under another ID */
+    GUEST_ANOTHER, /* booted since, or none */
+    GUEST_UNKNOWN  /* *error says why */
 } Guest;
 
 static gboolean
@@ -101,14 +102,17 @@ was_saved(const Guard *guard, virDomainPtr domain)
 }
 
 static Guest
-look(Guard *guard, virDomainPtr domain)
+look(Guard *guard, virDomainPtr domain, GError **error)
 {
     int id = (int)virDomainGetID(domain);
+    gboolean saved;
 
     if (id == guard->domain_id)
         return GUEST_SAME;
     if (id == -1) {
-        guard->saved = virDomainHasManagedSaveImage(domain, 0) == 1;
+        if (!ckpt_saved_look(domain, &saved, error))
+            return GUEST_UNKNOWN;
+        guard->saved = saved;
         return guard->saved ? GUEST_SAVED : GUEST_ANOTHER;
     }
     if (!was_saved(guard, domain))
@@ -128,7 +132,7 @@ thaw(Guard *guard, int *count, GError **error)
         return error && *error && ckpt_error_reason(*error) == CKPT_REASON_VM_NOT_FOUND
                    ? THAW_NEEDLESS
                    : THAW_FAILED;
-    switch (look(guard, domain)) {
+    switch (look(guard, domain, error)) {
     case GUEST_SAME:
         break;
     case GUEST_SAVED:
@@ -136,6 +140,8 @@ thaw(Guard *guard, int *count, GError **error)
         return THAW_FAILED;
     case GUEST_ANOTHER:
         return THAW_NEEDLESS;
+    case GUEST_UNKNOWN:
+        return THAW_FAILED;
     }
     /* So that a guest agent that hangs does not keep this one waiting for ever. */
     (void)virDomainAgentSetResponseTimeout(domain, (int)guard->seconds, 0);

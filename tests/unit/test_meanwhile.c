@@ -25,8 +25,11 @@ int __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const cha
 
 int __real_virDomainSetAutostart(virDomainPtr domain, int autostart);
 int __wrap_virDomainSetAutostart(virDomainPtr domain, int autostart);
+int __real_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
+int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 
 static gboolean no_autostart;      /* it cannot be set */
+static gboolean saved_untold;      /* whether it was saved, libvirt cannot tell */
 static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
 static gboolean restless;          /* each look finds another state */
 static gboolean being_saved;       /* its QEMU has let go of its files */
@@ -79,6 +82,17 @@ __wrap_virDomainSetAutostart(virDomainPtr domain, int autostart)
     return no_autostart ? -1 : __real_virDomainSetAutostart(domain, autostart);
 }
 
+int
+__wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
+{
+    g_autoptr(virDomainSnapshot) none = NULL;
+
+    if (!saved_untold)
+        return __real_virDomainHasManagedSaveImage(domain, flags);
+    none = virDomainSnapshotLookupByName(domain, "none", 0); /* for an error of libvirt's */
+    return -1;
+}
+
 /* The VM is destroyed just before it. */
 int
 __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
@@ -106,7 +120,7 @@ world_with(CkptStepKind kind, gboolean theirs)
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
     g_autofree char *top = image("o");
 
-    destroyed_in_wait = restless = being_saved = no_autostart = FALSE;
+    destroyed_in_wait = restless = being_saved = no_autostart = saved_untold = FALSE;
     paused_for = states = commits = 0;
     shell("rm -f $d/b* $d/o* $d/above*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
@@ -442,6 +456,49 @@ a_vm_that_was_saved_meanwhile_stays_off(void **state)
     assert_int_equal(virDomainIsActive(domain), 1);
 }
 
+static void
+must_not_be_told(World *world, gboolean (*step)(CkptRun *run, GError **error))
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (virDomainIsActive(domain) == 1)
+        assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    saved_untold = TRUE;
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != CKPT_REASON_HYPERVISOR_FAILED || !strstr(error->message, "was saved"))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+}
+
+/* That libvirt cannot tell does not say that it was not. */
+static void
+whether_a_vm_was_saved_must_be_known(void **state)
+{
+    g_autoptr(World) look = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(World) merge = NULL;
+    g_autoptr(World) stop = NULL;
+    g_autoptr(GError) error = NULL;
+
+    saved_untold = TRUE;
+    assert_null(ckpt_inspect(look->connection, &look->options, VM, NULL, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_FAILED);
+
+    merge = world_new(CKPT_STEP_MERGE);
+    merge->step->target = g_strdup("vda");
+    merge->step->file = image("o");
+    merge->step->base = image("b");
+    merge->step->base_format = CKPT_FORMAT_QCOW2;
+    must_not_be_told(merge, ckpt_step_merge);
+    shell("qemu-io -r -f qcow2 -c 'read -q -P 0 0 64k' $d/b");
+
+    stop = world_new(CKPT_STEP_STOP);
+    stop->step->power = CKPT_POWER_RUNNING;
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    must_not_be_told(stop, ckpt_step_stop);
+    must_not_be_told(stop, ckpt_step_stop_undo);
+}
+
 /* The undo that waits until its owner starts it. */
 static void
 a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
@@ -519,6 +576,7 @@ main(void)
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_stays_off),
+        cmocka_unit_test(whether_a_vm_was_saved_must_be_known),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
         cmocka_unit_test(a_definition_without_its_autostart_is_not_in_force),
         cmocka_unit_test(a_vm_that_runs_on_the_files_under_theirs_is_stopped),
