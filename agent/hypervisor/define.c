@@ -145,10 +145,22 @@ ckpt_define_disks(CkptRun *run, GPtrArray *disks, GError **error)
 static void
 not_saved(const CkptRun *run, GError **error)
 {
-    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
-                       "libvirt cannot save the definition of VM %s (is its configuration folder full, or "
-                       "read-only?)",
-                       run->plan->vm_id);
+    if (ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT)
+        ckpt_libvirt_error(error, CKPT_REASON_VM_BUSY,
+                           "another job on VM %s keeps libvirt from saving its definition (virsh domjobinfo)",
+                           run->plan->vm_id);
+    else
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
+                           "libvirt cannot save the definition of VM %s (is its configuration folder full, or "
+                           "read-only?)",
+                           run->plan->vm_id);
+}
+
+const char *
+ckpt_define_remedy(const GError *why)
+{
+    return ckpt_error_reason(why) == CKPT_REASON_VM_BUSY ? "wait until the job that is in the way has ended"
+                                                         : "make room";
 }
 
 /* To take out what is not there changes nothing, nor anything that somebody else may just be changing. */

@@ -236,13 +236,14 @@ ckpt_merge_save(CkptRun *run)
             return;
     }
     ckpt_merge_bar(step);
-    g_warning("VM %s runs on %s, but its saved definition names %s: make room, and save it (virsh "
+    g_warning("VM %s runs on %s, but its saved definition names %s: %s, and save it (virsh "
               "dumpxml --inactive, virsh define) before libvirtd is restarted: %s",
-              run->plan->vm_id, step->base, step->file, error->message);
+              run->plan->vm_id, step->base, step->file, ckpt_define_remedy(error), error->message);
     g_free(step->warning);
     step->warning = g_strdup_printf("disk %s: the VM runs on %s, but its saved definition still names %s: "
-                                    "make room, then virsh dumpxml --inactive and virsh define: %s",
-                                    step->target, step->base, step->file, error->message);
+                                    "%s, then virsh dumpxml --inactive and virsh define: %s",
+                                    step->target, step->base, step->file, ckpt_define_remedy(error),
+                                    error->message);
 }
 
 static gboolean

@@ -241,6 +241,8 @@ gboolean ckpt_define_flush(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESU
  * two files is its owner's affair. What a block job changed in it, libvirt shows
  * even if it could not be saved. */
 gboolean ckpt_define_save(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What comes first for whoever has to save what these two could not. */
+const char *ckpt_define_remedy(const GError *why);
 gboolean ckpt_step_define(CkptRun *run, GError **error);
 gboolean ckpt_step_define_undo(CkptRun *run, GError **error);
 CkptOutcome ckpt_step_define_check(CkptRun *run, GError **error);

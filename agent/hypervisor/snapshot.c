@@ -204,8 +204,8 @@ save_definition(CkptRun *run, GError **error)
     g_warning("VM %s is on its overlays, but its saved definition may not be: %s", run->plan->vm_id, why->message);
     g_free(run->step->warning);
     run->step->warning = g_strdup_printf("the VM is on its overlays, but its saved definition may still name the "
-                                         "files below: make room, then virsh dumpxml --inactive and virsh "
-                                         "define, before libvirtd is restarted: %s", why->message);
+                                         "files below: %s, then virsh dumpxml --inactive and virsh define, before "
+                                         "libvirtd is restarted: %s", ckpt_define_remedy(why), why->message);
     return TRUE;
 }
 

@@ -14,7 +14,11 @@ int __wrap_virDomainSetMetadata(virDomainPtr domain, int type, const char *metad
 virDomainSnapshotPtr __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml,
                                                        unsigned int flags);
 
+virErrorPtr __real_virGetLastError(void);
+virErrorPtr __wrap_virGetLastError(void);
+
 static gboolean full;       /* libvirt cannot save */
+static gboolean by_a_job;   /* … for another tool's job, for which it waits in vain */
 static gboolean fills;      /* … once the disks are switched */
 static guint switched, saved;
 
@@ -28,6 +32,15 @@ __wrap_virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata,
     }
     saved++;
     return __real_virDomainSetMetadata(domain, type, metadata, key, uri, flags);
+}
+
+virErrorPtr
+__wrap_virGetLastError(void)
+{
+    static virError timeout = {.code = VIR_ERR_OPERATION_TIMEOUT, .domain = VIR_FROM_DOMAIN};
+
+    timeout.message = (char *)"Timed out during operation: cannot acquire state change lock";
+    return full && by_a_job ? &timeout : __real_virGetLastError();
 }
 
 /* As libvirt does it for a VM that is off. */
@@ -66,7 +79,7 @@ world_new(CkptStepKind kind)
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
     g_autofree char *overlay = image("o");
 
-    full = fills = FALSE;
+    full = fills = by_a_job = FALSE;
     switched = saved = 0;
     shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
@@ -144,6 +157,32 @@ a_switch_that_was_not_saved_is_told_of(void **state)
         fail_msg("%s", error->message);
     assert_int_equal(switched, 1);
     assert_non_null(world->step->warning);
+    assert_non_null(strstr(world->step->warning, "make room"));
+}
+
+/* There is room enough. */
+static void
+a_job_that_keeps_it_from_being_saved_is_named(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    full = by_a_job = TRUE;
+    assert_false(ckpt_step_snapshot(&world->run, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_BUSY);
+    if (!strstr(error->message, "another job") || strstr(error->message, "full"))
+        fail_msg("%s", error->message);
+    assert_int_equal(switched, 0);
+    g_clear_error(&error);
+    full = FALSE;
+    fills = TRUE;
+    if (!ckpt_step_snapshot(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(switched, 1);
+    if (!world->step->warning || !strstr(world->step->warning, "has ended") ||
+        strstr(world->step->warning, "room") || strstr(world->step->warning, "full"))
+        fail_msg("%s", world->step->warning);
 }
 
 /* libvirt accepts a bridge of that name, and its schema does not. */
@@ -177,6 +216,7 @@ main(void)
         cmocka_unit_test(a_switch_that_cannot_be_saved_is_not_begun),
         cmocka_unit_test(a_switch_is_saved),
         cmocka_unit_test(a_switch_that_was_not_saved_is_told_of),
+        cmocka_unit_test(a_job_that_keeps_it_from_being_saved_is_named),
         cmocka_unit_test(what_was_in_force_comes_back_whatever_it_is),
     };
 
