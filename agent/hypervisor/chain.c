@@ -482,7 +482,7 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
         return FALSE;
     }
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "the VM changes while it is looked at, or stands still for a save, a snapshot or a migration "
-                   "(virsh domstate --reason)");
+                   "the VM changes while it is looked at, stands still for a save, a snapshot or a migration, or "
+                   "its QEMU does not answer (virsh domstate --reason)");
     return FALSE;
 }

@@ -181,13 +181,52 @@ has_let_go(const CkptView *view)
             view->reason == VIR_DOMAIN_PAUSED_SNAPSHOT || view->reason == VIR_DOMAIN_PAUSED_DUMP);
 }
 
+/* What was begun before the VM was last seen, and is not over: of a save that is being ended QEMU has let go too,
+ * and a VM that its owner had paused before is paused by him for libvirt all the while. */
+static gboolean
+is_in_a_job(const CkptView *view)
+{
+    virDomainJobInfo info = {0};
+
+    if (virDomainGetJobInfo(view->domain, &info) == 0)
+        return info.type != VIR_DOMAIN_JOB_NONE;
+    virResetLastError();
+    return FALSE;
+}
+
+/* One that is gone, or is just going, has let go of its files before libvirt knows: a VM of which QEMU was killed
+ * is running to libvirt until it has come to that. */
+static gboolean
+does_qemu_answer(const CkptView *view)
+{
+    for (guint i = 0; i < view->live_xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
+        virDomainBlockStatsStruct stats;
+
+        if (!disk->source)
+            continue;
+        if (virDomainBlockStats(view->domain, disk->target, &stats, sizeof stats) == 0)
+            return TRUE;
+        virResetLastError();
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+is_settled(const CkptView *view)
+{
+    return !has_let_go(view) && wait_for_modify_job(view->domain, view, NULL) &&
+           (!view->active || (!is_in_a_job(view) && does_qemu_answer(view)));
+}
+
 gboolean
 ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view)
 {
     g_autoptr(CkptView) now = ckpt_view_load(connection, vm_id, NULL);
     g_autoptr(CkptView) after = NULL;
 
-    if (!now || !is_same(view, now) || has_let_go(now) || !wait_for_modify_job(now->domain, now, NULL))
+    if (!now || !is_same(view, now) || !is_settled(now))
         return TRUE;
     after = ckpt_view_load(connection, vm_id, NULL);
     return !after || !is_same(view, after);

@@ -20,8 +20,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptView, ckpt_view_free)
 /* Whether the VM changed between active and shut off, or was started anew, since. */
 gboolean ckpt_view_is_stale(const CkptView *view);
 /* Whether it did, or is in another state or on other files than the view says, as far as that is known once what
- * libvirt was just doing to it has ended, or stands still for a save or the like: what was compared with such a
- * view is no mismatch. */
+ * libvirt was just doing to it has ended, or stands still for a save or the like, or its QEMU does not answer:
+ * what was compared with such a view is no mismatch. */
 gboolean ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view);
 /* Whether the VM has a managed save image. FALSE: libvirt does not tell, which is not "none". */
 gboolean ckpt_saved_look(virDomainPtr domain, gboolean *saved, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -87,7 +87,8 @@ inspect_domain_job(CkptVm *vm, const CkptView *view)
     }
     (void)virTypedParamsGetInt(params, count, VIR_DOMAIN_JOB_OPERATION, &operation);
     virTypedParamsFree(params, count);
-    if (type == VIR_DOMAIN_JOB_BOUNDED || type == VIR_DOMAIN_JOB_UNBOUNDED)
+    /* One that is done is under way until libvirt has cleared up: of a save QEMU has let go of its files then. */
+    if (type != VIR_DOMAIN_JOB_NONE)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
                              "a job is under way on VM %s%s (virsh domjobinfo): wait for it, or end it with "
                              "virsh domjobabort",
@@ -150,6 +151,17 @@ inspect_memory(CkptVm *vm, const CkptView *view)
 }
 
 static void
+refuse_all(CkptVm *vm, const char *why)
+{
+    CkptAbility *const all[] = {&vm->checkpoint, &vm->live, &vm->application, &vm->memory};
+
+    for (guint i = 0; i < G_N_ELEMENTS(all); i++) {
+        all[i]->available = FALSE;
+        ckpt_set_str(&all[i]->reason, why);
+    }
+}
+
+static void
 set_abilities(CkptVm *vm, const CkptView *view)
 {
     const CkptObstacle *first =
@@ -157,18 +169,15 @@ set_abilities(CkptVm *vm, const CkptView *view)
     const char *not_frozen = view->active ? ckpt_freeze_obstacle(view) : NULL;
     g_autofree char *no_memory = memory_obstacle(vm, view);
 
-    vm->checkpoint.available = vm->live.available = !first;
-    vm->application.available = !first && !not_frozen;
-    vm->memory.available = !first && !no_memory;
-    if (!first) {
-        vm->application.reason = g_strdup(not_frozen);
-        vm->memory.reason = g_steal_pointer(&no_memory);
+    if (first) {
+        refuse_all(vm, first->message);
         return;
     }
-    vm->memory.reason = g_strdup(first->message);
-    vm->checkpoint.reason = g_strdup(first->message);
-    vm->live.reason = g_strdup(first->message);
-    vm->application.reason = g_strdup(first->message);
+    vm->checkpoint.available = vm->live.available = TRUE;
+    vm->application.available = !not_frozen;
+    vm->memory.available = !no_memory;
+    vm->application.reason = g_strdup(not_frozen);
+    vm->memory.reason = g_steal_pointer(&no_memory);
 }
 
 /* Nobody can tell whether a VM is off everywhere. */
@@ -264,6 +273,22 @@ is_mismatch_alone(const CkptVm *vm)
     return mismatch;
 }
 
+/* Before all else that was found: that may be what it is in the midst of. */
+static void
+add_restless(CkptVm *vm)
+{
+    CkptObstacle *restless;
+
+    ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
+                         "VM %s changes while it is looked at, stands still for a save, a snapshot or a "
+                         "migration, or its QEMU does not answer (virsh domstate --reason): wait for that, then "
+                         "repeat the request",
+                         vm->name);
+    restless = g_ptr_array_steal_index(vm->obstacles, vm->obstacles->len - 1);
+    g_ptr_array_insert(vm->obstacles, 0, restless);
+    refuse_all(vm, restless->message);
+}
+
 CkptVm *
 ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
              const CkptKnownFile *files, GError **error)
@@ -285,10 +310,7 @@ ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const c
               (is_mismatch_alone(vm) && ckpt_view_has_changed(connection, vm_id, view))))
             return g_steal_pointer(&vm);
     }
-    ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
-                         "VM %s changes while it is looked at, or stands still for a save, a snapshot or a "
-                         "migration (virsh domstate --reason): wait for that, then repeat the request",
-                         vm->name);
+    add_restless(vm);
     return g_steal_pointer(&vm);
 }
 

@@ -28,6 +28,14 @@ int __wrap_virDomainSetAutostart(virDomainPtr domain, int autostart);
 int __real_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 
+int __wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfoPtr info);
+int __wrap_virDomainGetJobStats(virDomainPtr domain, int *type, virTypedParameterPtr *params, int *count,
+                                unsigned int flags);
+int __real_virDomainBlockStats(virDomainPtr domain, const char *disk, virDomainBlockStatsPtr stats, size_t size);
+int __wrap_virDomainBlockStats(virDomainPtr domain, const char *disk, virDomainBlockStatsPtr stats, size_t size);
+
+static int job, next_job;          /* what is under way, to one question and to those after it */
+static gboolean qemu_gone;         /* libvirt has not noticed yet */
 static gboolean no_autostart;      /* it cannot be set */
 static gboolean saved_untold;      /* whether it was saved, libvirt cannot tell */
 static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
@@ -93,6 +101,37 @@ __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
     return -1;
 }
 
+int
+__wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfoPtr info)
+{
+    int told = job;
+
+    (void)domain;
+    job = next_job;
+    *info = (virDomainJobInfo){.type = told};
+    return 0;
+}
+
+int
+__wrap_virDomainGetJobStats(virDomainPtr domain, int *type, virTypedParameterPtr *params, int *count,
+                            unsigned int flags)
+{
+    virDomainJobInfo info;
+
+    (void)flags;
+    *params = NULL;
+    *count = 0;
+    (void)__wrap_virDomainGetJobInfo(domain, &info);
+    *type = info.type;
+    return 0;
+}
+
+int
+__wrap_virDomainBlockStats(virDomainPtr domain, const char *disk, virDomainBlockStatsPtr stats, size_t size)
+{
+    return qemu_gone ? -1 : __real_virDomainBlockStats(domain, disk, stats, size);
+}
+
 /* The VM is destroyed just before it. */
 int
 __wrap_virDomainBlockCommit(virDomainPtr domain, const char *disk, const char *base, const char *top,
@@ -120,7 +159,8 @@ world_with(CkptStepKind kind, gboolean theirs)
     g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
     g_autofree char *top = image("o");
 
-    destroyed_in_wait = restless = being_saved = no_autostart = saved_untold = FALSE;
+    destroyed_in_wait = restless = being_saved = no_autostart = saved_untold = qemu_gone = FALSE;
+    job = next_job = VIR_DOMAIN_JOB_NONE;
     paused_for = states = commits = 0;
     shell("rm -f $d/b* $d/o* $d/above*; qemu-img create -q -f qcow2 $d/b 1M; "
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o; "
@@ -172,18 +212,23 @@ stop_vm(World *world)
     assert_int_equal(virDomainDestroy(domain), 0);
 }
 
+/* As the first obstacle: that is what a request is refused with. */
 static void
 must_find(World *world, CkptReason reason)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(CkptVm) vm = ckpt_inspect(world->connection, &world->options, VM, NULL, &error);
+    const CkptObstacle *first;
 
     if (!vm)
         fail_msg("%s", error->message);
-    for (guint i = 0; i < vm->obstacles->len; i++)
-        if (((CkptObstacle *)vm->obstacles->pdata[i])->reason == reason)
-            return;
-    fail_msg("no %s", ckpt_reason_name(reason));
+    assert_true(vm->obstacles->len > 0);
+    first = g_ptr_array_index(vm->obstacles, 0);
+    if (first->reason != reason)
+        fail_msg("%s: %s", ckpt_reason_name(first->reason), first->message);
+    assert_false(vm->checkpoint.available);
+    assert_string_equal(vm->checkpoint.reason, first->message);
+    assert_string_equal(vm->memory.reason, first->message);
 }
 
 static void
@@ -244,6 +289,36 @@ a_vm_that_is_being_saved_is_busy(void **state)
     g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
 
     being_saved = TRUE;
+    must_find(world, CKPT_REASON_VM_BUSY);
+    must_check(world, CKPT_REASON_VM_BUSY);
+}
+
+/* Of a VM that its owner had paused before, libvirt tells no more than that. */
+static void
+a_paused_vm_whose_save_is_about_to_end_is_busy(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(CkptVm) vm = NULL;
+
+    paused_for = G_MAXUINT;
+    must_find(world, CKPT_REASON_CHAIN_MISMATCH);
+    must_check(world, CKPT_REASON_CHAIN_MISMATCH);
+    job = next_job = VIR_DOMAIN_JOB_COMPLETED;
+    must_find(world, CKPT_REASON_VM_BUSY);
+    must_check(world, CKPT_REASON_VM_BUSY);
+    vm = ckpt_inspect(world->connection, &world->options, VM, NULL, NULL);
+    assert_non_null(strstr(vm->checkpoint.reason, "a job is under way"));
+    job = VIR_DOMAIN_JOB_NONE; /* it began in the midst of the look */
+    must_find(world, CKPT_REASON_VM_BUSY);
+}
+
+/* It was killed, or its guest is just off, and libvirt has not come to that yet. */
+static void
+a_vm_whose_qemu_does_not_answer_is_busy(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+
+    qemu_gone = TRUE;
     must_find(world, CKPT_REASON_VM_BUSY);
     must_check(world, CKPT_REASON_VM_BUSY);
 }
@@ -569,6 +644,8 @@ main(void)
         cmocka_unit_test(a_vm_that_is_being_stopped_has_no_mismatch),
         cmocka_unit_test(a_vm_that_changes_all_the_time_is_busy),
         cmocka_unit_test(a_vm_that_is_being_saved_is_busy),
+        cmocka_unit_test(a_paused_vm_whose_save_is_about_to_end_is_busy),
+        cmocka_unit_test(a_vm_whose_qemu_does_not_answer_is_busy),
         cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
         cmocka_unit_test(a_merged_vm_that_is_being_stopped_has_no_mismatch),
