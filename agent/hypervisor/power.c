@@ -187,24 +187,40 @@ ckpt_step_stop(CkptRun *run, GError **error)
     return stop(run, error);
 }
 
-/* Its owner has it off, with its memory kept: to start it would use that up. */
+/* By its guest, or for virsh shutdown: what the agent stops is destroyed to libvirt, and one whose QEMU died has
+ * crashed. */
 static gboolean
-is_saved(CkptRun *run, gboolean *saved, GError **error)
+was_shut_down(virDomainPtr domain)
+{
+    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+
+    return virDomainGetState(domain, &state, &reason, 0) == 0 && state == VIR_DOMAIN_SHUTOFF &&
+           reason == VIR_DOMAIN_SHUTOFF_SHUTDOWN;
+}
+
+/* Its owner has it off: it was shut down, or saved, and to start it would use that up. */
+static gboolean
+is_left_off(CkptRun *run, gboolean *off, GError **error)
 {
     g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, error);
 
-    *saved = FALSE;
-    return domain && (virDomainIsActive(domain) == 1 || ckpt_saved_look(domain, saved, error));
+    *off = FALSE;
+    if (!domain || virDomainIsActive(domain) == 1)
+        return domain != NULL;
+    if (!ckpt_saved_look(domain, off, error))
+        return FALSE;
+    *off = *off || was_shut_down(domain);
+    return TRUE;
 }
 
 gboolean
 ckpt_step_stop_undo(CkptRun *run, GError **error)
 {
-    gboolean saved;
+    gboolean off;
 
     if (run->step->power != CKPT_POWER_RUNNING && run->step->power != CKPT_POWER_PAUSED)
         return TRUE;
-    return is_saved(run, &saved, error) && (saved || start(run, run->step->power, error));
+    return is_left_off(run, &off, error) && (off || start(run, run->step->power, error));
 }
 
 CkptOutcome

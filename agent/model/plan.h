@@ -33,7 +33,8 @@ typedef enum {
                                    `definition_before`, `autostart_before`. With no `definition`: the one in
                                    force, of which only the disks are changed (to put it right; no undo) */
     CKPT_STEP_STOP,             /* with `disks`: only if one of their `file`s is in its chains. Undo: start again
-                                   as `power` was, unless its owner has saved it; run after all other undos */
+                                   as `power` was, unless its owner has saved it or shut it down; run after all
+                                   other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
                                    `disks`. Undo: stop */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that

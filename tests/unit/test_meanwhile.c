@@ -531,6 +531,30 @@ a_vm_that_was_saved_meanwhile_stays_off(void **state)
     assert_int_equal(virDomainIsActive(domain), 1);
 }
 
+/* No stop of the agent's ends a VM so. */
+static void
+a_vm_that_was_shut_down_meanwhile_stays_off(void **state)
+{
+    g_autoptr(World) stop = world_new(CKPT_STEP_STOP);
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(stop->connection, VM, NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    stop->step->power = CKPT_POWER_RUNNING;
+    assert_int_equal(virDomainShutdown(domain), 0);
+    if (!ckpt_step_stop(&stop->run, &error) || !ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    /* One that the agent stopped, though it may have been virsh destroy. */
+    assert_int_equal(virDomainCreate(domain), 0);
+    if (!ckpt_step_stop(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+}
+
 static void
 must_not_be_told(World *world, gboolean (*step)(CkptRun *run, GError **error))
 {
@@ -653,6 +677,7 @@ main(void)
         cmocka_unit_test(a_snapshot_under_another_tools_overlay_was_made),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_stays_off),
+        cmocka_unit_test(a_vm_that_was_shut_down_meanwhile_stays_off),
         cmocka_unit_test(whether_a_vm_was_saved_must_be_known),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
         cmocka_unit_test(a_definition_without_its_autostart_is_not_in_force),
