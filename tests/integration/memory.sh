@@ -81,7 +81,8 @@ ended() { [[ $(operation .operation.state) =~ (SUCCEEDED|FAILED|CANCELLED)$ ]]; 
 
 # libvirt writes memory into a file through a process of its own, which has it from QEMU by a pipe. On a gated host
 # that one passes the first 4 MiB and then, if the gate is shut, waits there: whatever comes while it does comes in the
-# midst of a capture (or of virsh's save), be the machine fast or slow.
+# midst of a capture (or of virsh's save), be the machine fast or slow. With the last gate shut it waits when all is
+# written: QEMU has given up its files then, and libvirt has not ended the VM.
 
 # gated_host NAME [AGENT-OPTIONS...]: as "host", once in a script.
 gated_host() {
@@ -97,6 +98,13 @@ gated_host() {
 			echo "\$\$" >$gate/waits
 			read -r _ <$gate/shut
 		fi
+		if [ -p $gate/last ]; then
+			$gate/helper "\$@"
+			result=\$?
+			echo "\$\$" >$gate/waits
+			read -r _ <$gate/last
+			exit \$result
+		fi
 		exec $gate/helper "\$@"
 	END
 	chmod 755 "$gate/keeper"
@@ -111,14 +119,14 @@ start_gated() {
 		"$support/hypervisor" start "$@" >/dev/null
 }
 
-shut_gate() {
+shut_gate() { # [last]
 	rm -f "$gate/waits"
-	mkfifo -m 666 "$gate/shut"
+	mkfifo -m 666 "$gate/${1:-shut}"
 }
 at_the_gate() { eventually 30 test -s "$gate/waits"; }
-open_gate() {
-	at_the_gate && timeout 20 sh -c 'echo >"$1"' sh "$gate/shut"
-	rm "$gate/shut"
+open_gate() { # [last]
+	at_the_gate && timeout 20 sh -c 'echo >"$1"' sh "$gate/${1:-shut}"
+	rm "$gate/${1:-shut}"
 }
 # past_the_gate: all of it is written, and the process that wrote it is gone.
 past_the_gate() { ! grep -q '^State:[[:space:]]*[^Z]' "/proc/$(cat "$gate/waits")/status" 2>/dev/null; }
