@@ -87,7 +87,7 @@ struct _CkptDriver {
     /* Whether the step's effect is there, read anew from the world. Asked for the decisive step after
      * a crash or an error: an error is not "not done" (hazard A6). Of a SNAPSHOT that a crash cut
      * short, it first puts the definition onto the overlays where these hold the present state
-     * (hazards A5, A26). */
+     * (hazards A5, A26); of a NATIVE_REVERT, it first brings the VM to the power state asked for. */
     CkptOutcome (*step_check)(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step,
                               GError **error);
     void (*free)(CkptDriver *driver);

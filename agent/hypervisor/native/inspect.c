@@ -19,6 +19,7 @@ add_snapshot(CkptVm *vm, virDomainSnapshotPtr listed, GError **error)
     g_auto(CkptSnapshotXml) found = {0};
     g_autoptr(GError) why = NULL;
     CkptSnapshot *snapshot;
+    int current;
 
     if (!ckpt_native_read(listed, &found, &why)) {
         if (ckpt_error_reason(why) == CKPT_REASON_CHECKPOINT_NOT_ENABLED)
@@ -26,11 +27,19 @@ add_snapshot(CkptVm *vm, virDomainSnapshotPtr listed, GError **error)
         g_propagate_error(error, g_steal_pointer(&why));
         return FALSE;
     }
+    current = virDomainSnapshotIsCurrent(listed, 0);
+    if (current < 0) {
+        if (ckpt_libvirt_code() == VIR_ERR_NO_DOMAIN_SNAPSHOT)
+            return TRUE;
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "ask whether snapshot %s is current",
+                           virDomainSnapshotGetName(listed));
+        return FALSE;
+    }
     snapshot = g_new0(CkptSnapshot, 1);
     snapshot->name = g_strdup(virDomainSnapshotGetName(listed));
     snapshot->parent = g_steal_pointer(&found.parent);
     snapshot->power = found.power;
-    snapshot->current = virDomainSnapshotIsCurrent(listed, 0) == 1;
+    snapshot->current = current == 1;
     g_ptr_array_add(vm->snapshots, snapshot);
     return TRUE;
 }

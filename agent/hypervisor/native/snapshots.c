@@ -165,8 +165,12 @@ set_autostart(virDomainPtr domain, gboolean wanted, GError **error)
 {
     int present = 0;
 
-    if (virDomainGetAutostart(domain, &present) < 0 && ckpt_libvirt_code() == VIR_ERR_NO_SUPPORT)
-        return TRUE;
+    if (virDomainGetAutostart(domain, &present) < 0) {
+        if (ckpt_libvirt_code() == VIR_ERR_NO_SUPPORT)
+            return TRUE;
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read its autostart");
+        return FALSE;
+    }
     if ((present != 0) == wanted || virDomainSetAutostart(domain, wanted) == 0)
         return TRUE;
     ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "set its autostart");
@@ -230,12 +234,23 @@ check_current(virDomainPtr domain, const char *name, GError **error)
                                                                 : CKPT_OUTCOME_NOT_DONE;
 }
 
+/* The snapshot is current before the VM is in the power state asked for: what was cut short in between, or failed
+ * there, is ended here, so that no guest is left standing that was to run. */
+static CkptOutcome
+end_in_power(virDomainPtr domain, CkptPower power, GError **error)
+{
+    if ((power != CKPT_POWER_RUNNING && power != CKPT_POWER_PAUSED) || ckpt_native_bring_to(domain, power, error))
+        return CKPT_OUTCOME_DONE;
+    return ckpt_native_power(domain, NULL) == CKPT_POWER_UNKNOWN ? CKPT_OUTCOME_UNCLEAR : CKPT_OUTCOME_NOT_DONE;
+}
+
 CkptOutcome
 ckpt_native_revert_check(CkptNative *native, const char *vm_id, const CkptStep *step, GError **error)
 {
     g_autoptr(virDomain) domain = ckpt_connection_lookup(native->connection, vm_id, error);
+    CkptOutcome current = domain ? check_current(domain, step->checkpoint_id, error) : CKPT_OUTCOME_UNCLEAR;
 
-    return domain ? check_current(domain, step->checkpoint_id, error) : CKPT_OUTCOME_UNCLEAR;
+    return current == CKPT_OUTCOME_DONE ? end_in_power(domain, step->power, error) : current;
 }
 
 gboolean
@@ -252,14 +267,15 @@ ckpt_native_revert(CkptNative *native, const char *vm_id, const CkptStep *step, 
 static CkptOutcome
 is_as_before(CkptNative *native, virDomainPtr domain, const CkptStep *step, GError **error)
 {
-    gboolean gone;
-    g_autoptr(virDomainSnapshot) base = look_up(domain, step->base, &gone, error);
-    g_auto(CkptSnapshotXml) found = {0};
     CkptOutcome reverted = check_current(domain, step->checkpoint_id, error);
+    g_autoptr(virDomainSnapshot) base = NULL;
+    g_auto(CkptSnapshotXml) found = {0};
     CkptPower present;
+    gboolean gone;
 
     if (reverted != CKPT_OUTCOME_NOT_DONE)
         return reverted == CKPT_OUTCOME_DONE ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_UNCLEAR;
+    base = look_up(domain, step->base, &gone, error);
     if (!base) /* lost with the process that kept it: there is nothing to go back to */
         return gone ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_UNCLEAR;
     present = ckpt_native_power(domain, error);
