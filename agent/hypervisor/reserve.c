@@ -170,6 +170,15 @@ take_holes(Target *target, guint64 size, guint64 wanted, GError **error)
     return TRUE;
 }
 
+/* Of what is free by now: half of it stays, since a full file system stops the guests of others. */
+static guint64
+spare_space(int fd)
+{
+    struct statvfs space;
+
+    return fstatvfs(fd, &space) == 0 ? (guint64)space.f_bavail * space.f_frsize / 2 : 0;
+}
+
 static gboolean
 take_qcow2(Target *target, guint64 size, GArray *ranges, guint64 *needed, GError **error)
 {
@@ -182,7 +191,7 @@ take_qcow2(Target *target, guint64 size, GArray *ranges, guint64 *needed, GError
     if (!take(target, size, *needed, error))
         return FALSE;
     /* Which of the two QEMU will use is not known; the first suffices where there is no room for both. */
-    return take_holes(target, size, *needed, &full) ||
+    return take_holes(target, size, MIN(*needed, spare_space(target->fd)), &full) ||
            ckpt_error_reason(full) == CKPT_REASON_SPACE_LOW ||
            (g_propagate_error(error, g_steal_pointer(&full)), FALSE);
 }
