@@ -352,6 +352,32 @@ punch_holes(int fd, guint64 size)
     }
 }
 
+static gboolean
+give_back(int fd, const struct stat *found, const CkptStep *step, const char *mark, GError **error)
+{
+    const gboolean taken = (guint64)found->st_blocks * 512 > step->size;
+    const gboolean marked = g_file_test(mark, G_FILE_TEST_EXISTS);
+    g_autoptr(GError) why = NULL;
+    gboolean done = TRUE;
+
+    if (!marked && !(taken && has_mtime(found, &step->id)))
+        return TRUE;
+    /* Where there is no room even for the mark, room is what this makes. */
+    if (!marked && !ckpt_file_mark(mark, &why) && ckpt_error_reason(why) != CKPT_REASON_SPACE_LOW) {
+        g_propagate_error(error, g_steal_pointer(&why));
+        return FALSE;
+    }
+    if (taken) {
+        /* One that its owner had allocated in full stays so. */
+        if (step->size < step->id.size)
+            punch_holes(fd, step->id.size);
+        if (ftruncate(fd, found->st_size) < 0)
+            done = ckpt_file_error(error, "give back reserved space of", step->base);
+    }
+    restore_mtime(fd, &step->id);
+    return done;
+}
+
 gboolean
 ckpt_step_reserve_undo(CkptRun *run, GError **error)
 {
@@ -371,18 +397,8 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
     if (fd < 0)
         return errno == ENOENT ? ckpt_file_unmark(mark, error)
                                : ckpt_file_error(error, "open", step->base);
-    if (keep_writers_out(fd) && fstat(fd, &found) == 0 && is_sealed(&found, &step->id) &&
-        (g_file_test(mark, G_FILE_TEST_EXISTS) ||
-         (has_mtime(&found, &step->id) && ckpt_file_mark(mark, error)))) {
-        if ((guint64)found.st_blocks * 512 > step->size) {
-            /* One that its owner had allocated in full stays so. */
-            if (step->size < step->id.size)
-                punch_holes(fd, step->id.size);
-            if (ftruncate(fd, found.st_size) < 0)
-                done = ckpt_file_error(error, "give back reserved space of", step->base);
-        }
-        restore_mtime(fd, &step->id);
-    }
+    if (keep_writers_out(fd) && fstat(fd, &found) == 0 && is_sealed(&found, &step->id))
+        done = give_back(fd, &found, step, mark, error);
     close(fd);
     return done && ckpt_file_unmark(mark, error);
 }

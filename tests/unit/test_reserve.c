@@ -19,9 +19,21 @@ typedef struct {
 } World;
 
 /* Between RESERVE and the file system. */
+gboolean __real_ckpt_file_mark(const char *path, GError **error);
+gboolean __wrap_ckpt_file_mark(const char *path, GError **error);
 int __real_fstatvfs(int fd, struct statvfs *space);
 int __wrap_fstatvfs(int fd, struct statvfs *space);
-static guint64 pages_left; /* of 4 KiB; 0 = as many as there are */
+static CkptReason marks_fail; /* 0 = they do not */
+static guint64 pages_left;    /* of 4 KiB; 0 = as many as there are */
+
+gboolean
+__wrap_ckpt_file_mark(const char *path, GError **error)
+{
+    if (!marks_fail)
+        return __real_ckpt_file_mark(path, error);
+    ckpt_error_set(error, marks_fail, "told to fail");
+    return FALSE;
+}
 
 int
 __wrap_fstatvfs(int fd, struct statvfs *space)
@@ -312,6 +324,40 @@ undo_does_not_hide_a_change(void **state)
     ckpt_layer_free(layer);
 }
 
+/* What had been reserved elsewhere before it ran out is what has filled the disk. */
+static void
+a_full_disk_gets_its_space_back(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+
+    reserve(world);
+    marks_fail = CKPT_REASON_SPACE_LOW;
+    undo(world);
+    marks_fail = 0;
+    assert_true(allocated(world) <= world->allocated + 64 * 1024);
+    assert_as_sealed(world);
+}
+
+static void
+space_that_is_not_given_back_is_told(void **state)
+{
+    g_autoptr(World) world = world_with_qcow2();
+    g_autoptr(GError) error = NULL;
+    gboolean done;
+
+    marks_fail = CKPT_REASON_FILE_FAILED;
+    undo(world); /* there is nothing to give back, and no mark needed */
+    marks_fail = 0;
+    reserve(world);
+    marks_fail = CKPT_REASON_FILE_FAILED;
+    done = ckpt_step_reserve_undo(&world->run, &error);
+    marks_fail = 0;
+    assert_false(done);
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_FILE_FAILED);
+    undo(world);
+    assert_true(allocated(world) <= world->allocated + 64 * 1024);
+}
+
 /* ---- What is told of the merge itself ---- */
 
 typedef struct {
@@ -359,6 +405,8 @@ main(void)
         cmocka_unit_test(undo_leaves_what_has_grown),
         cmocka_unit_test(a_changed_file_is_refused),
         cmocka_unit_test(undo_does_not_hide_a_change),
+        cmocka_unit_test(a_full_disk_gets_its_space_back),
+        cmocka_unit_test(space_that_is_not_given_back_is_told),
         cmocka_unit_test(a_top_that_is_in_use_is_refused),
         cmocka_unit_test(what_is_left_after_a_merge_is_given_back),
         cmocka_unit_test(progress_ends_at_all_of_it),
