@@ -126,5 +126,5 @@ ckpt_pins_check(CkptRun *run, GError **error)
 gboolean
 ckpt_step_reserve_unpinned(CkptRun *run, GError **error)
 {
-    return ckpt_pins_check(run, error) && ckpt_step_reserve(run, error);
+    return ckpt_reserve_forget(run->step, error) && ckpt_pins_check(run, error) && ckpt_step_reserve(run, error);
 }

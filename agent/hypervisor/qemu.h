@@ -100,6 +100,9 @@ void ckpt_inspect_confinement(CkptVm *vm, const CkptView *view);
 gboolean ckpt_confinement_denies(const char *profile, const char *path);
 
 /* ---- reserve.c ---- */
+/* Before RESERVE looks at anything: a mark that another operation left there would have the undo of this one take
+ * for its own doing what somebody has changed in the sealed file. */
+gboolean ckpt_reserve_forget(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_reserve(CkptRun *run, GError **error);
 gboolean ckpt_step_reserve_undo(CkptRun *run, GError **error);
 /* After the merge: what `path` holds beyond its end, if nobody writes to it; its mtime changes. */

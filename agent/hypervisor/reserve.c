@@ -258,6 +258,14 @@ mark_path(const CkptStep *step)
     return g_strconcat(step->base, ".vmckpt-reserve", NULL);
 }
 
+gboolean
+ckpt_reserve_forget(const CkptStep *step, GError **error)
+{
+    g_autofree char *mark = mark_path(step);
+
+    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_unmark(mark, error);
+}
+
 static gboolean
 take_all(CkptRun *run, Target *target, const struct stat *found, GError **error)
 {

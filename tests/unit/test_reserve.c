@@ -1,4 +1,5 @@
 /* RESERVE and its undo on real files: blocks come and go, everything else stays. */
+#include "agent/hypervisor/connection.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 #include "tests/unit/image_fixture.h"
@@ -324,6 +325,24 @@ undo_does_not_hide_a_change(void **state)
     ckpt_layer_free(layer);
 }
 
+/* The mark of an operation that another agent, or nobody, has ended. */
+static void
+a_mark_of_another_time_does_not_hide_a_change(void **state)
+{
+    g_autoptr(World) world = world_with_raw();
+    CkptLayer *layer;
+
+    world->run.connection = ckpt_connection_new_shared("test:///default");
+    world->plan->vm_id = g_strdup("11111111-1111-4111-8111-111111111111"); /* undefined */
+    shell("touch $d/b.vmckpt-reserve; qemu-io -f raw -c 'write -P 9 0 1M' $d/b >/dev/null");
+    assert_false(ckpt_step_reserve_unpinned(&world->run, NULL));
+    g_clear_pointer(&world->run.connection, ckpt_connection_free);
+    undo(world);
+    layer = look(world->step->base);
+    assert_false(ckpt_file_id_equal(&layer->id, &world->step->id));
+    ckpt_layer_free(layer);
+}
+
 /* What had been reserved elsewhere before it ran out is what has filled the disk. */
 static void
 a_full_disk_gets_its_space_back(void **state)
@@ -405,6 +424,7 @@ main(void)
         cmocka_unit_test(undo_leaves_what_has_grown),
         cmocka_unit_test(a_changed_file_is_refused),
         cmocka_unit_test(undo_does_not_hide_a_change),
+        cmocka_unit_test(a_mark_of_another_time_does_not_hide_a_change),
         cmocka_unit_test(a_full_disk_gets_its_space_back),
         cmocka_unit_test(space_that_is_not_given_back_is_told),
         cmocka_unit_test(a_top_that_is_in_use_is_refused),
