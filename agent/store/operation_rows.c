@@ -201,12 +201,11 @@ read_row(sqlite3_stmt *row)
     g_autoptr(GError) unread = NULL;
 
     read_plain(row, operation);
-    if (!read_asked(row, operation, &unread) || !read_result(row, operation, &unread)) {
-        g_clear_pointer(&operation->plan, ckpt_plan_free);
-        if (!operation->warnings)
-            operation->warnings = g_ptr_array_new_with_free_func(g_free);
-    }
+    if ((!read_asked(row, operation, &unread) || !read_result(row, operation, &unread)) && !operation->warnings)
+        operation->warnings = g_ptr_array_new_with_free_func(g_free);
     note_damage(operation, row, unread);
+    if (operation->damage) /* other files may stand in it than those that were written */
+        g_clear_pointer(&operation->plan, ckpt_plan_free);
     return g_steal_pointer(&operation);
 }
 

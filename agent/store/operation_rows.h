@@ -17,7 +17,7 @@
 #define CKPT_OPERATION_OPEN " WHERE (state NOT IN (3, 4, 5) OR ended_us = 0)"
 
 /* Reads all rows of the statement (NULL: it could not be prepared, error is set) into operations, and
- * their steps' results. One that is not what was written says so (CkptOperation.damage). */
+ * their steps' results. One that is not what was written says so (CkptOperation.damage), and has no plan. */
 gboolean ckpt_operation_rows(CkptDatabase *db, sqlite3_stmt *statement, GPtrArray *operations,
                              GError **error);
 /* Writes the row's sum; after each write of it, in the same transaction. */

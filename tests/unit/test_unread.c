@@ -229,6 +229,34 @@ one_that_has_ended_hurts_nobody(void **state)
     assert_int_equal(try_create(fixture, FIXTURE_VM, FALSE), 0);
 }
 
+/* It can be read: the merge would be gone on with, into another file. */
+static void
+a_begun_delete_does_not_go_on_by_a_plan_that_names_another_file(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autofree char *id = ckpt_id_new();
+    g_autofree char *checkpoint = engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL);
+    const guint32 written = engine_fixture_write(fixture);
+    g_auto(Outcome) outcome = {0};
+    g_autoptr(GPtrArray) failed = NULL;
+    const CkptOperation *found;
+
+    fixture->fail_kind = CKPT_STEP_MERGE;
+    engine_fixture_call(fixture, engine_fixture_request(CKPT_KIND_DELETE, id, checkpoint), &outcome);
+    assert_non_null(outcome.error);
+    tamper(fixture, "UPDATE operations SET plan = replace(plan, 'web-01', 'web-00') WHERE state = 4");
+    failed = ckpt_store_list_operations(fixture->store,
+                                        &(CkptOperationQuery){.states = 1u << CKPT_OP_FAILED}, NULL);
+    assert_int_equal(failed->len, 1);
+    found = failed->pdata[0];
+    assert_non_null(found->damage);
+    assert_null(found->plan);
+    /* It is planned anew. */
+    g_free(engine_fixture_must(fixture, CKPT_KIND_DELETE, checkpoint));
+    assert_int_equal(engine_fixture_read(fixture), written);
+    assert_int_equal(fixture->sim->crimes->len, 0);
+}
+
 /* Nobody can say which VM is to be left alone: all are, as after any other damage. */
 static void
 one_of_a_vm_that_cannot_be_told_is_a_damaged_catalogue(void **state)
@@ -261,6 +289,7 @@ main(void)
         TEST(a_state_that_there_is_not_is_not_taken_for_none),
         TEST(a_kind_that_there_is_not_is_noticed),
         TEST(one_that_has_ended_hurts_nobody),
+        TEST(a_begun_delete_does_not_go_on_by_a_plan_that_names_another_file),
         TEST(one_of_a_vm_that_cannot_be_told_is_a_damaged_catalogue),
     };
 
