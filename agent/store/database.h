@@ -11,6 +11,7 @@ typedef struct {
     char *failure;          /* why nothing may be written any more; NULL = nothing failed */
     GHashTable *folders;    /* set of paths, see folders.c; NULL = they are not kept */
     char *folders_path;
+    gboolean folders_unwritten; /* some of them are not in their file: it could not be written */
 } CkptDatabase;
 
 /* Opens the file, which must exist, sets the connection up and brings the schema to this agent's

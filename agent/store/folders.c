@@ -67,8 +67,10 @@ write_all(CkptDatabase *db)
 
         g_string_append_printf(text, "%s\n", line);
     }
-    if (!g_file_set_contents_full(db->folders_path, text->str, (gssize)text->len,
-                                  G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE, 0600, &error))
+    db->folders_unwritten =
+        !g_file_set_contents_full(db->folders_path, text->str, (gssize)text->len,
+                                  G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE, 0600, &error);
+    if (db->folders_unwritten)
         g_warning("%s cannot be written, so a lost catalogue may not find all checkpoints: %s",
                   db->folders_path, error->message);
 }
@@ -76,7 +78,7 @@ write_all(CkptDatabase *db)
 void
 ckpt_folders_note(CkptDatabase *db, const CkptChange *change)
 {
-    gboolean any = FALSE;
+    gboolean any = db->folders_unwritten;
 
     if (!db->folders)
         return;

@@ -4,6 +4,8 @@
 #include "tests/unit/model_samples.h"
 #include "tests/unit/store_fixture.h"
 
+#include <glib/gstdio.h>
+
 /* ---- Checkpoints ---- */
 
 static void
@@ -240,6 +242,25 @@ files_that_the_agent_made_are_known_until_they_are_removed(void **state)
     assert_string_equal(after->pdata[0], "/b");
 }
 
+/* A full disk, for one: a catalogue that is lost later looks where the file says. */
+static void
+a_folder_that_could_not_be_written_down_is_with_the_next_change(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.folders", NULL);
+    g_autofree char *inside = g_build_filename(path, "in the way", NULL);
+    g_autoptr(GPtrArray) folders = NULL;
+
+    assert_int_equal(g_mkdir_with_parents(inside, 0700), 0);
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    assert_int_equal(g_rmdir(inside), 0);
+    assert_int_equal(g_rmdir(path), 0);
+    store_put(fixture->store, sample_checkpoint("c2", "v1", 2));
+    store_fixture_reopen(fixture);
+    folders = ckpt_store_folders(fixture->store);
+    assert_int_not_equal(folders->len, 0);
+}
+
 static void
 event_numbers_grow_over_restarts(void **state)
 {
@@ -265,6 +286,7 @@ main(void)
         TEST(a_vms_checkpoints_come_in_the_order_of_their_making),
         TEST(a_vm_has_a_record),
         TEST(files_that_the_agent_made_are_known_until_they_are_removed),
+        TEST(a_folder_that_could_not_be_written_down_is_with_the_next_change),
         TEST(event_numbers_grow_over_restarts),
     };
 
