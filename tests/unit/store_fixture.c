@@ -3,6 +3,7 @@
 #include "tests/unit/cmocka_all.h"
 
 #include <glib/gstdio.h>
+#include <string.h>
 
 void
 store_fixture_remove_tree(const char *dir)
@@ -86,4 +87,16 @@ expect_reason(gboolean done, GError **error, CkptReason reason)
     if (!g_error_matches(*error, CKPT_ERROR, (int)reason))
         fail_msg("%s", (*error)->message);
     g_clear_error(error);
+}
+
+void
+assert_not_opened(const char *dir, const char *saying)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptStore) store = ckpt_store_open(dir, &error);
+
+    assert_null(store);
+    assert_true(g_error_matches(error, CKPT_ERROR, CKPT_REASON_STORE_FAILED));
+    if (!strstr(error->message, saying))
+        fail_msg("\"%s\" does not say \"%s\"", error->message, saying);
 }

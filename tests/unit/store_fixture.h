@@ -17,5 +17,7 @@ void store_fixture_remove_tree(const char *dir); /* one folder and the files in 
 void store_add(CkptStore *store, CkptOperation *operation);
 /* One checkpoint into the catalogue; takes it. */
 void store_put(CkptStore *store, CkptCheckpoint *checkpoint);
+/* Expects STORE_FAILED with these words when it is opened. */
+void assert_not_opened(const char *dir, const char *saying);
 /* Expects an error with this reason. */
 void expect_reason(gboolean done, GError **error, CkptReason reason);

@@ -483,8 +483,11 @@ open_on_a_bad_disk(StoreFixture *fixture, PowerFault fault, guint at, gboolean s
     power_vfs_arm(fault, at, stays, at);
     store = ckpt_store_open(fixture->dir, NULL);
     fired = power_vfs_fired();
-    power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
+    if (fault != POWER_CUT)
+        power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
     ckpt_store_close(store);
+    if (fault == POWER_CUT)
+        power_vfs_lose(at);
     if (count_set_aside(fixture->dir))
         fail_msg("fault %u at call %u: the catalogue was set aside", fault, at);
     store_fixture_reopen(fixture);
@@ -522,6 +525,37 @@ a_disk_that_fails_while_it_is_opened_sets_nothing_aside(void **state)
     assert_true(places > 20);
 }
 
+static void
+make_older(const char *dir)
+{
+    g_autofree char *path = g_build_filename(dir, "vmcheckpoint.db", NULL);
+    sqlite3 *handle;
+
+    assert_int_equal(sqlite3_open_v2(path, &handle, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(handle, "ALTER TABLE operations DROP COLUMN sum; PRAGMA user_version = 5", NULL,
+                                  NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(handle);
+    power_vfs_forget();
+}
+
+/* It is made wholly, or not at all and then once more. */
+static void
+an_upgrade_that_fails_anywhere_loses_nothing(void **state)
+{
+    static const PowerFault faults[] = {POWER_CUT, POWER_NO_SPACE, POWER_SHORT, POWER_EIO, POWER_SYNC_FAILS};
+    StoreFixture *fixture = *state;
+    guint places = 0;
+
+    store_put(fixture->store, sample_checkpoint("c1", "v1", 1));
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    for (guint i = 0; i < G_N_ELEMENTS(faults); i++)
+        for (guint at = 1; make_older(fixture->dir), open_on_a_bad_disk(fixture, faults[i], at, FALSE); at++)
+            places++;
+    print_message("%u places\n", places);
+    assert_true(places > 20);
+}
+
 /* The catalogue's pages go home every few commits, so that these faults meet checkpoints of the log. */
 static int
 checkpoint_often(sqlite3 *handle, const char **message, const void *routines)
@@ -537,6 +571,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_disk_that_fails_while_it_is_opened_sets_nothing_aside,
                                         store_fixture_setup, store_fixture_teardown),
+        cmocka_unit_test_setup_teardown(an_upgrade_that_fails_anywhere_loses_nothing, store_fixture_setup,
+                                        store_fixture_teardown),
         cmocka_unit_test(a_power_cut_anywhere_loses_nothing_answered),
         cmocka_unit_test(no_space_anywhere_makes_it_read_only),
         cmocka_unit_test(short_writes_anywhere_make_it_read_only),
