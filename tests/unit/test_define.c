@@ -1,11 +1,8 @@
 /* The persistent definition: a switch to overlays that libvirt cannot save is not begun, or told of; and what was
  * in force comes back whatever it is. On libvirt's test driver, with what that lacks put in between. */
-#include "agent/hypervisor/qemu.h"
-#include "tests/unit/image_fixture.h"
+#include "tests/unit/domain_fixture.h"
 
 #include <string.h>
-
-#define VM "11111111-1111-4111-8111-111111111111"
 
 int __real_virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata, const char *key,
                                 const char *uri, unsigned int flags);
@@ -63,56 +60,19 @@ __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned
     return NULL;
 }
 
-typedef struct {
-    CkptConnection *connection;
-    CkptPlan *plan;
-    CkptStep *step;
-    CkptQemuOptions options;
-    CkptRun run;
-} World;
-
-/* A VM that is off, on $d/b, for which $d/o was made. */
+/* A VM that is off, before it is put on its overlay. */
 static World *
 world_new(CkptStepKind kind)
 {
-    World *world = g_new0(World, 1);
-    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
-    g_autofree char *overlay = image("o");
+    World *world = world_before(kind);
 
     full = fills = by_a_job = FALSE;
     switched = saved = 0;
-    shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
-          "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
-          "cat >$d/host.xml <<END\n<node><domain type='test'><name>off</name><uuid>" VM "</uuid>"
-          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
-          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/b'/>"
-          "<target dev='vda'/></disk></devices></domain></node>\nEND");
-    world->connection = ckpt_connection_new_shared(uri);
-    world->plan = ckpt_plan_new(CKPT_KIND_CREATE);
-    world->plan->vm_id = g_strdup(VM);
-    world->step = ckpt_step_new(kind);
     world->step->power = CKPT_POWER_SHUT_OFF;
     world->step->untried = TRUE;
-    world->step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
-    g_ptr_array_add(world->step->disks, ckpt_disk_file_new("vda", overlay, CKPT_FORMAT_QCOW2, NULL));
-    g_ptr_array_add(world->plan->steps, world->step);
-    world->run = (CkptRun){.connection = world->connection,
-                           .plan = world->plan,
-                           .step = world->step,
-                           .options = &world->options};
-    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
-    assert_int_equal(virDomainDestroy(domain), 0); /* the test driver starts what it is given */
+    stop_vm(world);
     return world;
 }
-
-static void
-world_free(World *world)
-{
-    ckpt_plan_free(world->plan);
-    ckpt_connection_free(world->connection);
-    g_free(world);
-}
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
 
 static void
 a_switch_that_cannot_be_saved_is_not_begun(void **state)
@@ -190,7 +150,7 @@ static void
 what_was_in_force_comes_back_whatever_it_is(void **state)
 {
     g_autoptr(World) world = world_new(CKPT_STEP_DEFINE);
-    g_autoptr(virDomain) domain = ckpt_connection_lookup(world->connection, VM, NULL);
+    g_autoptr(virDomain) domain = world_vm(world);
     g_autoptr(virDomain) defined = NULL;
     char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
     g_auto(GStrv) parts = g_strsplit(xml, "</devices>", 2);

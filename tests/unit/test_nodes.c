@@ -1,11 +1,8 @@
 /* When QEMU is asked for its block nodes: only where it may have opened an overlay for a snapshot, and not
  * beside a block job. On libvirt's test driver, with what that lacks put in between. */
-#include "agent/hypervisor/qemu.h"
-#include "tests/unit/image_fixture.h"
+#include "tests/unit/domain_fixture.h"
 
 #include <libvirt/libvirt-qemu.h>
-
-#define VM "11111111-1111-4111-8111-111111111111"
 
 int __real_virDomainQemuMonitorCommand(virDomainPtr domain, const char *command, char **result,
                                        unsigned int flags);
@@ -45,55 +42,19 @@ __wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfo *info)
     return 0;
 }
 
-typedef struct {
-    CkptConnection *connection;
-    CkptPlan *plan;
-    CkptStep *step;
-    CkptQemuOptions options;
-    CkptRun run;
-} World;
-
-/* A running VM on $d/b, for which $d/o was made, as the planner leaves the step. */
+/* As the planner leaves the step. */
 static World *
 world_new(void)
 {
-    World *world = g_new0(World, 1);
-    g_autofree char *uri = g_strdup_printf("test://%s/host.xml", images);
-    g_autofree char *overlay = image("o");
+    World *world = world_before(CKPT_STEP_SNAPSHOT);
 
     asked = 0;
     denied = pulled = FALSE;
     job = VIR_DOMAIN_JOB_NONE;
-    shell("rm -f $d/b $d/o; qemu-img create -q -f qcow2 $d/b 1M; "
-          "qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o; "
-          "cat >$d/host.xml <<END\n<node><domain type='test'><name>on</name><uuid>" VM "</uuid>"
-          "<memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
-          "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$d/b'/>"
-          "<target dev='vda'/></disk></devices></domain></node>\nEND");
-    world->connection = ckpt_connection_new_shared(uri);
-    world->plan = ckpt_plan_new(CKPT_KIND_CREATE);
-    world->plan->vm_id = g_strdup(VM);
-    world->step = ckpt_step_new(CKPT_STEP_SNAPSHOT);
     world->step->power = CKPT_POWER_RUNNING;
     world->step->untried = TRUE;
-    world->step->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
-    g_ptr_array_add(world->step->disks, ckpt_disk_file_new("vda", overlay, CKPT_FORMAT_QCOW2, NULL));
-    g_ptr_array_add(world->plan->steps, world->step);
-    world->run = (CkptRun){.connection = world->connection,
-                           .plan = world->plan,
-                           .step = world->step,
-                           .options = &world->options};
     return world;
 }
-
-static void
-world_free(World *world)
-{
-    ckpt_plan_free(world->plan);
-    ckpt_connection_free(world->connection);
-    g_free(world);
-}
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
 
 static void
 fails(World *world, CkptReason reason)

@@ -1,0 +1,196 @@
+/* What its owner has done with a VM in the midst of an operation: saved it, or shut it down. On libvirt's test
+ * driver, with what that lacks put in between. */
+#include "tests/unit/domain_fixture.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+int __real_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
+int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
+
+static gboolean saved_untold; /* whether it was saved, libvirt cannot tell */
+
+int
+__wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
+{
+    g_autoptr(virDomainSnapshot) none = NULL;
+
+    if (!saved_untold)
+        return __real_virDomainHasManagedSaveImage(domain, flags);
+    none = virDomainSnapshotLookupByName(domain, "none", 0); /* for an error of libvirt's */
+    return -1;
+}
+
+static World *
+world_new(CkptStepKind kind)
+{
+    saved_untold = FALSE;
+    return world_after(kind, FALSE);
+}
+
+static void
+must_refuse_saved(World *world, gboolean (*step)(CkptRun *run, GError **error))
+{
+    g_autoptr(virDomain) domain = world_vm(world);
+    g_autoptr(GError) error = NULL;
+
+    if (virDomainHasManagedSaveImage(domain, 0) != 1)
+        assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != CKPT_REASON_MANAGED_SAVE_PRESENT)
+        fail_msg("%s", error->message);
+}
+
+/* Hazard A24: it would go on with what its memory knows of its disks, on the files that they had then. */
+static void
+a_vm_that_was_saved_meanwhile_keeps_its_files(void **state)
+{
+    g_autoptr(World) merge = world_new(CKPT_STEP_MERGE);
+    g_autoptr(World) pull = NULL;
+    g_autoptr(World) stop = NULL;
+    g_autoptr(World) snapshot = NULL;
+    CkptDiskFile *disk;
+
+    set_merge(merge, "o", "b");
+    must_refuse_saved(merge, ckpt_step_merge);
+    shell("qemu-io -r -f qcow2 -c 'read -q -P 0 0 64k' $d/b");
+
+    pull = world_after(CKPT_STEP_PULL, TRUE);
+    pull->step->target = g_strdup("vda");
+    pull->step->file = image("o");
+    pull->step->above = image("theirs");
+    pull->step->base = image("b");
+    pull->step->base_format = CKPT_FORMAT_QCOW2;
+    must_refuse_saved(pull, ckpt_step_pull);
+
+    stop = world_new(CKPT_STEP_STOP);
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    must_refuse_saved(stop, ckpt_step_stop);
+
+    snapshot = world_new(CKPT_STEP_SNAPSHOT);
+    shell("qemu-img create -q -f qcow2 -F qcow2 -b $d/o $d/above");
+    disk = g_ptr_array_index(snapshot->step->disks, 0);
+    g_free(disk->file);
+    disk->file = image("above");
+    snapshot->step->power = CKPT_POWER_SHUT_OFF;
+    must_refuse_saved(snapshot, ckpt_step_snapshot);
+}
+
+/* The undo of a STOP that refused it, and of one after which it was started and saved. */
+static void
+a_vm_that_was_saved_meanwhile_stays_off(void **state)
+{
+    g_autoptr(World) stop = world_new(CKPT_STEP_STOP);
+    g_autoptr(virDomain) domain = world_vm(stop);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    stop->step->power = CKPT_POWER_RUNNING;
+    must_refuse_saved(stop, ckpt_step_stop);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    assert_int_equal(virDomainHasManagedSaveImage(domain, 0), 1);
+    /* Once its owner does without what was saved, it runs as before. */
+    assert_int_equal(virDomainManagedSaveRemove(domain, 0), 0);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+}
+
+/* No stop of the agent's ends a VM so. */
+static void
+a_vm_that_was_shut_down_meanwhile_stays_off(void **state)
+{
+    g_autoptr(World) stop = world_new(CKPT_STEP_STOP);
+    g_autoptr(virDomain) domain = world_vm(stop);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    stop->step->power = CKPT_POWER_RUNNING;
+    assert_int_equal(virDomainShutdown(domain), 0);
+    if (!ckpt_step_stop(&stop->run, &error) || !ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    /* One that the agent stopped, though it may have been virsh destroy. */
+    assert_int_equal(virDomainCreate(domain), 0);
+    if (!ckpt_step_stop(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+    if (!ckpt_step_stop_undo(&stop->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+}
+
+static void
+must_not_be_told(World *world, gboolean (*step)(CkptRun *run, GError **error))
+{
+    g_autoptr(virDomain) domain = world_vm(world);
+    g_autoptr(GError) error = NULL;
+
+    if (virDomainIsActive(domain) == 1)
+        assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    saved_untold = TRUE;
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != CKPT_REASON_HYPERVISOR_FAILED || !strstr(error->message, "was saved"))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+}
+
+/* That libvirt cannot tell does not say that it was not. */
+static void
+whether_a_vm_was_saved_must_be_known(void **state)
+{
+    g_autoptr(World) look = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(World) merge = NULL;
+    g_autoptr(World) stop = NULL;
+    g_autoptr(GError) error = NULL;
+
+    saved_untold = TRUE;
+    assert_null(ckpt_inspect(look->connection, &look->options, VM, NULL, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_FAILED);
+
+    merge = world_new(CKPT_STEP_MERGE);
+    set_merge(merge, "o", "b");
+    must_not_be_told(merge, ckpt_step_merge);
+    shell("qemu-io -r -f qcow2 -c 'read -q -P 0 0 64k' $d/b");
+
+    stop = world_new(CKPT_STEP_STOP);
+    stop->step->power = CKPT_POWER_RUNNING;
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    must_not_be_told(stop, ckpt_step_stop);
+    must_not_be_told(stop, ckpt_step_stop_undo);
+}
+
+/* The undo that waits until its owner starts it. */
+static void
+a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
+{
+    g_autoptr(World) undo = world_new(CKPT_STEP_SNAPSHOT);
+    CkptStep *seal = ckpt_step_new(CKPT_STEP_SEAL);
+    struct stat found;
+
+    seal->file = image("b");
+    seal->mode = 0640;
+    g_ptr_array_add(undo->plan->steps, seal);
+    shell("chmod 0440 $d/b");
+    for (guint i = 0; i < 2; i++) {
+        must_refuse_saved(undo, ckpt_step_snapshot_undo);
+        assert_int_equal(stat(seal->file, &found), 0);
+        assert_int_equal(found.st_mode & 07777, CKPT_SEALED_MODE);
+    }
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_vm_that_was_saved_meanwhile_keeps_its_files),
+        cmocka_unit_test(a_vm_that_was_saved_meanwhile_stays_off),
+        cmocka_unit_test(a_vm_that_was_shut_down_meanwhile_stays_off),
+        cmocka_unit_test(whether_a_vm_was_saved_must_be_known),
+        cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
+    };
+
+    return cmocka_run_group_tests(tests, images_open, images_close);
+}
