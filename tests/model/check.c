@@ -413,6 +413,22 @@ add_all(GPtrArray *to, GPtrArray *from)
     g_ptr_array_set_free_func(from, NULL);
 }
 
+/* What a removal asks first may be told to fail as well as the removal. An operation without a fault ends with
+ * none that is doomed: model_check_doomed(). */
+void
+model_excuse_doomed(Model *model, guint vm)
+{
+    g_autoptr(GPtrArray) doomed = ckpt_store_doomed_files(model->store, model->vms[vm].id, NULL);
+
+    for (guint i = 0; i < doomed->len; i++) {
+        CkptSimFile *file = ckpt_sim_find(model->sim, doomed->pdata[i]);
+
+        if (file)
+            file->given_up = TRUE;
+        g_hash_table_add(model->excused, g_strdup(doomed->pdata[i]));
+    }
+}
+
 void
 model_check_doomed(Model *model, guint vm)
 {

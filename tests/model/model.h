@@ -247,6 +247,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Attempt, model_attempt_clear)
 void model_check_vms(Model *model); /* what the files alone tell */
 void model_check(Model *model);     /* and what the catalogue says; slower */
 /* After a look with no fault: what was told to fail to be removed earlier is gone. */
+void model_excuse_doomed(Model *model, guint vm);
 void model_check_doomed(Model *model, guint vm);
 /* What is wrong with a disk that should hold this; NULL if nothing is. */
 char *model_compare(CkptSim *sim, GPtrArray *chain, const Image *image);

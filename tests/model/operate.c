@@ -444,6 +444,8 @@ run(Model *model, Attempt *attempt)
     model->fault = MODEL_FAULTS; /* the rest was not reached */
     power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
     model->away = 0;
+    if (model->fired)
+        model_excuse_doomed(model, attempt->vm);
     if (model->done > done && !model->fired) {
         check_all_that_wait(model, attempt->vm);
         model_check_doomed(model, attempt->vm);

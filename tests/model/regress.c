@@ -205,6 +205,15 @@ static const Regression scripts[] = {
       {ACT_DEFER, 4003403802u, 3063207522u, 3038470039u, 3972869127u, {{0}, {0}}},
       {ACT_RESTORE, 3862124495u, 3847913187u, 2203700410u, 3722971495u, {{0}, {0}}},
       {ACT_LOSE, 234488339u, 921038706u, 4171523300u, 2811021935u, {{0}, {0}}},}},
+    {"(the checker's) what the removal of a file asked first was told to fail, and libvirt was away at the next "
+     "look",
+     2000009487,
+     4,
+     {{ACT_CREATE, 1673317955u, 2232072752u, 1429315070u, 228733354u, {{FAULT_HOST, 33, 3931422780u}, {0}}},
+      {ACT_MIGRATE, 2947066736u, 518838421u, 1399470971u, 38436525u, {{0}, {0}}},
+      {ACT_POWER, 1728871073u, 1415065516u, 3150041250u, 2195512277u, {{0}, {0}}},
+      {ACT_DEFER, 2169350027u, 1997794481u, 138737767u, 2775909911u,
+       {{FAULT_ERROR, 37, 3748996268u}, {FAULT_AWAY, 16, 3732893204u}}}}},
 };
 /* clang-format on */
 
