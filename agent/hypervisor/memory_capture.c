@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -22,6 +23,8 @@
 #define FIRST_DOWNTIME_MS 10
 #define QEMU_DOWNTIME_MS 300 /* its own, where libvirt does not say what it is */
 #define WRITE_EVERY_US (5 * 1000)
+/* At least so much, and of whole pages: the kernel asks all processors whether they hold some of it. */
+#define DROP_BYTES (16 * 1024 * 1024)
 #define LOOK_EVERY_US (50 * 1000)
 #define ABORT_EVERY_US (10 * 1000)
 /* The first passes are long, and each is shorter than the one before where the guest is slower than the
@@ -110,13 +113,47 @@ check_space(Capture *capture)
 
 /* ---- Writing out ---- */
 
+/* Of the image, from its beginning. */
+typedef struct {
+    off_t asked;   /* is on its way to the disk, or there */
+    off_t dropped; /* is on the disk, and no longer in the page cache */
+} Written;
+
+/* What is on the disk leaves the page cache, which is the host's memory. And the image's next bytes go where those
+ * were: memory that nobody had touched before costs a virtual machine's host (this one may be nested), for each
+ * page of it, far more than the copying: measured 230 MB/s against more than 1 GB/s. */
+static void
+drop_written(int fd, off_t there, Written *written)
+{
+    there -= there % DROP_BYTES;
+    if (there <= written->dropped)
+        return;
+    (void)posix_fadvise(fd, written->dropped, there - written->dropped, POSIX_FADV_DONTNEED);
+    written->dropped = there;
+}
+
 /* Not a sync: that commits the file system's journal each time, and QEMU's writes wait for it. libvirt syncs
  * in the end. Errors of the disk are told all the same, to us and to libvirt. */
+static gboolean
+write_out(int fd, Written *written)
+{
+    const off_t there = written->asked; /* once the call has waited for it */
+    struct stat found;
+
+    if (fstat(fd, &found) < 0 ||
+        sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0)
+        return FALSE;
+    drop_written(fd, there, written);
+    written->asked = found.st_size;
+    return TRUE;
+}
+
 static gpointer
 keep_written(gpointer data)
 {
     Capture *capture = data;
     const char *path = capture->run->step->file;
+    Written written = {0, 0};
     int fd = -1;
 
     while (!is_done_within(capture, WRITE_EVERY_US)) {
@@ -126,11 +163,13 @@ keep_written(gpointer data)
             if (fd >= 0)
                 ckpt_fault_point_named("capturing");
         }
-        if (fd >= 0 && sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE) < 0)
+        if (fd >= 0 && !write_out(fd, &written))
             ask_to_stop(capture, CKPT_REASON_FILE_FAILED, "write %s: %s", path, g_strerror(errno));
     }
-    if (fd >= 0)
+    if (fd >= 0) {
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); /* libvirt has synced it */
         close(fd);
+    }
     return NULL;
 }
 

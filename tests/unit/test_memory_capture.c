@@ -10,6 +10,7 @@
 #define VM "11111111-1111-4111-8111-111111111111"
 #define CALL_US (400 * 1000)
 #define POLL_US (5 * 1000)
+#define GROWS_BY (7 * 1000 * 1000)
 
 virDomainSnapshotPtr __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml,
                                                        unsigned int flags);
@@ -21,6 +22,7 @@ int __wrap_virDomainMigrateSetMaxDowntime(virDomainPtr domain, unsigned long lon
 int __wrap_virDomainMigrateGetMaxDowntime(virDomainPtr domain, unsigned long long *ms, unsigned int flags);
 
 int __wrap_sync_file_range(int fd, off64_t offset, off64_t count, unsigned int flags);
+int __wrap_posix_fadvise(int fd, off_t offset, off_t count, int advice);
 int __wrap_statvfs(const char *path, struct statvfs *found);
 
 int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
@@ -41,6 +43,11 @@ static guint resumed;
 static guint resume_fails;  /* so often, then it is done */
 static const char *opened;  /* QEMU opens it to go on: for writing */
 static guint switches;      /* of the disks alone */
+static gboolean grows;      /* the image, while the call lasts */
+static off_t started;       /* up to there it is on its way to the disk */
+static off_t waited;        /* up to there it is on the disk */
+static off_t dropped;       /* from the page cache */
+static guint dropped_whole, dropped_wrong; /* times */
 
 /* As libvirt refuses what cannot be migrated: here since the VM is off. */
 static void
@@ -75,8 +82,11 @@ __wrap_virDomainSnapshotCreateXML(virDomainPtr domain, const char *xml, unsigned
         fail_as_invalid(domain);
         return NULL;
     }
-    while (g_get_monotonic_time() < until && !g_atomic_int_get(&aborted))
+    while (g_get_monotonic_time() < until && !g_atomic_int_get(&aborted)) {
         g_usleep(POLL_US);
+        if (grows)
+            assert_true(stat(makes, &found) == 0 && truncate(makes, found.st_size + GROWS_BY) == 0);
+    }
     (void)__real_virDomainAbortJob(domain); /* the test driver has none, and says so */
     return NULL;
 }
@@ -157,12 +167,32 @@ __wrap_virDomainResume(virDomainPtr domain)
 int
 __wrap_sync_file_range(int fd, off64_t offset, off64_t count, unsigned int flags)
 {
-    (void)fd;
+    struct stat found;
+
     assert_true(offset == 0 && count == 0); /* all of it */
     assert_int_equal(flags, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
+    assert_int_equal(fstat(fd, &found), 0);
+    waited = started;
+    started = found.st_size;
     if (write_takes_us > 0)
         g_atomic_int_set(&filled, TRUE);
     g_usleep(write_takes_us);
+    return 0;
+}
+
+/* Each byte once, and never one that is still on its way: the kernel would keep it, and nobody would ask again. */
+int
+__wrap_posix_fadvise(int fd, off_t offset, off_t count, int advice)
+{
+    (void)fd;
+    if (offset == 0 && count == 0) { /* all that is left */
+        dropped_whole++;
+    } else {
+        if (advice != POSIX_FADV_DONTNEED || offset != dropped || offset + count > waited ||
+            (offset + count) % (64 * 1024) != 0) /* not whole pages of any processor's */
+            dropped_wrong++;
+        dropped = offset + count;
+    }
     return 0;
 }
 
@@ -213,6 +243,8 @@ capture_unless(gboolean cancelled, const char *file)
     step->asked = CKPT_CONSISTENCY_MEMORY;
     step->size = 1 << 20;
     aborted = told = limit = 0;
+    started = waited = dropped = 0;
+    dropped_whole = dropped_wrong = 0;
     if (cancelled)
         g_cancellable_cancel(cancellable);
     view = ckpt_view_load(connection, VM, &error);
@@ -244,6 +276,24 @@ a_disk_that_fills_up_while_it_is_written_ends_the_capture(void **state)
     assert_true(aborted > 0);
     write_takes_us = 0;
     g_atomic_int_set(&filled, FALSE);
+}
+
+/* The page cache is the host's memory, and an image may be as large. */
+static void
+what_is_on_the_disk_leaves_the_page_cache(void **state)
+{
+    g_autofree char *file = image("dropped.memory");
+
+    (void)state;
+    makes = file;
+    grows = TRUE;
+    operation = VIR_DOMAIN_JOB_OPERATION_SNAPSHOT;
+    assert_int_equal(capture_unless(FALSE, file), CKPT_REASON_HYPERVISOR_FAILED);
+    grows = FALSE;
+    assert_true(waited > 64 * 1024 * 1024);
+    assert_true(dropped > waited - 64 * 1024 * 1024);
+    assert_int_equal(dropped_whole, 1);
+    assert_int_equal(dropped_wrong, 0);
 }
 
 static void
@@ -517,6 +567,7 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_on_the_disk_leaves_the_page_cache),
         cmocka_unit_test(a_cancel_ends_its_own_job),
         cmocka_unit_test(a_disk_that_fills_up_while_it_is_written_ends_the_capture),
         cmocka_unit_test(a_cancel_does_not_end_anothers_job),
