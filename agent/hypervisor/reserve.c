@@ -170,6 +170,18 @@ take_holes(Target *target, guint64 size, guint64 wanted, GError **error)
     return TRUE;
 }
 
+/* Refused before it is filled: on a full file system the guests of others stand still, be it for a moment. */
+static gboolean
+check_free(const Target *target, guint64 needed, GError **error)
+{
+    struct statvfs space;
+
+    if (fstatvfs(target->fd, &space) < 0 || (guint64)space.f_bavail * space.f_frsize >= needed)
+        return TRUE;
+    errno = ENOSPC;
+    return ckpt_file_error(error, "find space for the merge in", target->path);
+}
+
 /* Of what is free by now: half of it stays, since a full file system stops the guests of others. */
 static guint64
 spare_space(int fd)
@@ -180,15 +192,17 @@ spare_space(int fd)
 }
 
 static gboolean
-take_qcow2(Target *target, guint64 size, GArray *ranges, guint64 *needed, GError **error)
+take_qcow2(Target *target, const struct stat *found, GArray *ranges, guint64 *needed, GError **error)
 {
+    const guint64 size = (guint64)found->st_size, blocks = (guint64)found->st_blocks * 512;
+    const guint64 held = blocks - MIN(blocks, size); /* behind its end already */
     g_autoptr(CkptQcow2) header = ckpt_qcow2_read(target->fd, error);
     g_autoptr(GError) full = NULL;
 
     if (!header)
         return FALSE;
     *needed = qcow2_needs(header, ranges);
-    if (!take(target, size, *needed, error))
+    if (!check_free(target, *needed - MIN(*needed, held), error) || !take(target, size, *needed, error))
         return FALSE;
     /* Which of the two QEMU will use is not known; the first suffices where there is no room for both. */
     return take_holes(target, size, MIN(*needed, spare_space(target->fd)), &full) ||
@@ -196,9 +210,21 @@ take_qcow2(Target *target, guint64 size, GArray *ranges, guint64 *needed, GError
            (g_propagate_error(error, g_steal_pointer(&full)), FALSE);
 }
 
-static gboolean
-take_raw(Target *target, GArray *ranges, GError **error)
+/* At most what all of it has no blocks for. */
+static guint64
+raw_lacks(const struct stat *found, GArray *ranges)
 {
+    const guint64 end = ranges->len ? g_array_index(ranges, Range, ranges->len - 1).to : 0;
+    const guint64 whole = MAX((guint64)found->st_size, end), blocks = (guint64)found->st_blocks * 512;
+
+    return MIN(raw_needs(ranges), whole - MIN(blocks, whole));
+}
+
+static gboolean
+take_raw(Target *target, const struct stat *found, GArray *ranges, GError **error)
+{
+    if (!check_free(target, raw_lacks(found, ranges), error))
+        return FALSE;
     for (guint i = 0; i < ranges->len; i++) {
         const Range *range = &g_array_index(ranges, Range, i);
 
@@ -212,12 +238,8 @@ take_raw(Target *target, GArray *ranges, GError **error)
 static gboolean
 check_room(CkptRun *run, const Target *target, guint64 needed, GError **error)
 {
-    struct statvfs space;
-
-    if (fstatvfs(target->fd, &space) == 0 && (guint64)space.f_bavail * space.f_frsize < needed) {
-        errno = ENOSPC;
-        return ckpt_file_error(error, "find space for the merge in", target->path);
-    }
+    if (!check_free(target, needed, error))
+        return FALSE;
     g_free(run->step->warning);
     run->step->warning =
         g_strdup_printf("the file system of %s cannot reserve space: should it fill up, the merge "
@@ -270,15 +292,15 @@ static gboolean
 take_all(CkptRun *run, Target *target, const struct stat *found, GError **error)
 {
     g_autoptr(GArray) ranges = read_map(run, error);
-    guint64 size = (guint64)found->st_size, needed;
+    guint64 needed;
     gboolean taken;
 
     if (!ranges)
         return FALSE;
     needed = raw_needs(ranges);
     taken = run->step->base_format == CKPT_FORMAT_QCOW2
-                ? take_qcow2(target, size, ranges, &needed, error)
-                : take_raw(target, ranges, error);
+                ? take_qcow2(target, found, ranges, &needed, error)
+                : take_raw(target, found, ranges, error);
     if (is_sealed_target(run->step))
         restore_mtime(target->fd, &run->step->id);
     return taken && (!target->unsupported || check_room(run, target, needed, error));

@@ -179,12 +179,33 @@ what_may_not_be_needed_takes_no_more_than_half_of_what_is_free(void **state)
     assert_true(allocated(world) >= world->allocated + 16 * MIB);
     undo(world);
     assert_true(allocated(world) <= world->allocated + 64 * 1024);
-    pages_left = 4 * MIB / 4096;
+    pages_left = 12 * MIB / 4096;
     reserve(world);
     pages_left = 0;
-    assert_in_range(allocated(world), world->allocated + 8 * MIB, world->allocated + 12 * MIB);
+    assert_in_range(allocated(world), world->allocated + 8 * MIB, world->allocated + 16 * MIB);
     undo(world);
     assert_as_sealed(world);
+}
+
+static void
+what_there_is_no_room_for_is_refused_before_any_is_taken(void **state)
+{
+    static World *(*const worlds[])(void) = {world_with_qcow2, world_with_raw};
+
+    for (guint i = 0; i < G_N_ELEMENTS(worlds); i++) {
+        g_autoptr(World) world = worlds[i]();
+        g_autoptr(GError) error = NULL;
+        gboolean done;
+
+        pages_left = 4 * MIB / 4096;
+        done = ckpt_step_reserve(&world->run, &error);
+        pages_left = 0;
+        assert_false(done);
+        assert_int_equal(ckpt_error_reason(error), CKPT_REASON_SPACE_LOW);
+        assert_int_equal(allocated(world), world->allocated);
+        undo(world);
+        assert_as_sealed(world);
+    }
 }
 
 static void
@@ -217,7 +238,9 @@ what_its_owner_had_allocated_stays(void **state)
 {
     g_autoptr(World) world = world_new(CKPT_FORMAT_RAW, "fallocate -l 64M $d/b");
 
+    pages_left = 1; /* it needs none */
     reserve(world);
+    pages_left = 0;
     undo(world);
     assert_true(allocated(world) >= 64 * MIB);
     assert_as_sealed(world);
@@ -416,6 +439,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_qcow2_target_gets_space_behind_its_end),
         cmocka_unit_test(what_may_not_be_needed_takes_no_more_than_half_of_what_is_free),
+        cmocka_unit_test(what_there_is_no_room_for_is_refused_before_any_is_taken),
         cmocka_unit_test(a_raw_target_gets_what_the_overlay_has),
         cmocka_unit_test(a_grown_overlay_gets_space_behind_a_raw_target),
         cmocka_unit_test(what_its_owner_had_allocated_stays),
