@@ -122,6 +122,26 @@ an_autostart_that_cannot_be_read_is_not_taken_for_off(void **state)
     assert_false(done);
 }
 
+static void
+an_undo_brings_the_vm_back_also_where_its_autostart_cannot_be(void **state)
+{
+    g_auto(Fixture) f = {0};
+    CkptStep step = revert(A, B, CKPT_POWER_RUNNING);
+    gboolean done;
+
+    open_file(&f, ON, "");
+    must(&f, create(A, CKPT_POWER_RUNNING));
+    must(&f, step_of(CKPT_STEP_STOP, NULL, CKPT_POWER_SHUT_OFF));
+    must(&f, create(B, CKPT_POWER_SHUT_OFF));
+    must(&f, step);
+    autostart_fails = TRUE;
+    done = f.driver->step_undo(f.driver, f.plan, &step, NULL);
+    autostart_fails = FALSE;
+    assert_false(done);
+    assert_power(&f, CKPT_POWER_SHUT_OFF);
+    assert_int_equal(check(&f, step), CKPT_OUTCOME_NOT_DONE);
+}
+
 /* The next checkpoint would be recorded as one without a parent. */
 static void
 a_snapshot_of_which_it_cannot_be_told_is_not_taken_for_an_old_one(void **state)
@@ -147,6 +167,7 @@ main(void)
         cmocka_unit_test(a_revert_that_was_cut_short_leaves_no_guest_paused),
         cmocka_unit_test(a_revert_to_another_power_state_than_asked_for_is_not_done),
         cmocka_unit_test(an_autostart_that_cannot_be_read_is_not_taken_for_off),
+        cmocka_unit_test(an_undo_brings_the_vm_back_also_where_its_autostart_cannot_be),
         cmocka_unit_test(a_snapshot_of_which_it_cannot_be_told_is_not_taken_for_an_old_one),
     };
 

@@ -286,13 +286,9 @@ is_as_before(CkptNative *native, virDomainPtr domain, const CkptStep *step, GErr
                : CKPT_OUTCOME_NOT_DONE;
 }
 
-gboolean
-ckpt_native_revert_undo(CkptNative *native, const char *vm_id, const CkptStep *step, GError **error)
+static gboolean
+go_back(CkptNative *native, virDomainPtr domain, const CkptStep *step, GError **error)
 {
-    g_autoptr(virDomain) domain = ckpt_connection_lookup(native->connection, vm_id, error);
-
-    if (!domain || !set_autostart(domain, step->autostart_before, error))
-        return FALSE;
     switch (is_as_before(native, domain, step, error)) {
     case CKPT_OUTCOME_DONE:
         return TRUE;
@@ -302,4 +298,14 @@ ckpt_native_revert_undo(CkptNative *native, const char *vm_id, const CkptStep *s
         break;
     }
     return FALSE;
+}
+
+/* The VM itself first: whether it starts with its host matters less. */
+gboolean
+ckpt_native_revert_undo(CkptNative *native, const char *vm_id, const CkptStep *step, GError **error)
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(native->connection, vm_id, error);
+
+    return domain && go_back(native, domain, step, error) &&
+           set_autostart(domain, step->autostart_before, error);
 }
