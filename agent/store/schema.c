@@ -73,8 +73,11 @@ static const char version_3[] =
 static const char version_4[] = "";
 
 /* What a body was when it was written: a byte of it that changed on the disk is nothing that SQLite sees. Older
- * agents wrote none. */
-static const char version_5[] = "ALTER TABLE checkpoints ADD COLUMN sum TEXT;";
+ * agents wrote none, or, the last of version 4, behind the body on a line of its own. */
+static const char version_5[] =
+    "ALTER TABLE checkpoints ADD COLUMN sum TEXT;"
+    "UPDATE checkpoints SET sum = substr(body, instr(body, char(10)) + 1),"
+    " body = substr(body, 1, instr(body, char(10)) - 1) WHERE instr(body, char(10)) > 0;";
 
 /* The same of operations: of a whole row. */
 static const char version_6[] = "ALTER TABLE operations ADD COLUMN sum TEXT;";
