@@ -7,22 +7,6 @@
 
 #define FILE_NAME "vmcheckpoint.folders"
 
-void
-ckpt_folders_open(CkptDatabase *db, const char *state_dir)
-{
-    g_autofree char *text = NULL;
-    g_auto(GStrv) lines = NULL;
-
-    db->folders_path = g_build_filename(state_dir, FILE_NAME, NULL);
-    db->folders = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    if (!g_file_get_contents(db->folders_path, &text, NULL, NULL))
-        return;
-    lines = g_strsplit(text, "\n", -1);
-    for (guint i = 0; lines[i]; i++)
-        if (*lines[i] == '/')
-            g_hash_table_add(db->folders, g_strcompress(lines[i]));
-}
-
 static gboolean
 add(CkptDatabase *db, const char *file)
 {
@@ -73,6 +57,42 @@ write_all(CkptDatabase *db)
     if (db->folders_unwritten)
         g_warning("%s cannot be written, so a lost catalogue may not find all checkpoints: %s",
                   db->folders_path, error->message);
+}
+
+static void
+read_lines(CkptDatabase *db)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    if (!g_file_get_contents(db->folders_path, &text, NULL, NULL))
+        return;
+    lines = g_strsplit(text, "\n", -1);
+    for (guint i = 0; lines[i]; i++)
+        if (*lines[i] == '/')
+            g_hash_table_add(db->folders, g_strcompress(lines[i]));
+}
+
+/* What an older agent made, which kept no such file, or one that could not write it. */
+static gboolean
+add_known(CkptDatabase *db)
+{
+    gboolean any = FALSE, failed = FALSE;
+    sqlite3_stmt *statement = ckpt_database_query(db, NULL, "SELECT path FROM files", "");
+
+    while (statement && ckpt_database_next(db, statement, &failed, NULL))
+        any = add(db, (const char *)sqlite3_column_text(statement, 0)) || any;
+    return any;
+}
+
+void
+ckpt_folders_open(CkptDatabase *db, const char *state_dir)
+{
+    db->folders_path = g_build_filename(state_dir, FILE_NAME, NULL);
+    db->folders = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    read_lines(db);
+    if (add_known(db))
+        write_all(db);
 }
 
 void

@@ -261,6 +261,24 @@ a_folder_that_could_not_be_written_down_is_with_the_next_change(void **state)
     assert_int_not_equal(folders->len, 0);
 }
 
+/* An older agent kept no such file. */
+static void
+folders_of_known_files_are_written_down_at_the_start(void **state)
+{
+    StoreFixture *fixture = *state;
+    g_autofree char *path = g_build_filename(fixture->dir, "vmcheckpoint.folders", NULL);
+    g_autofree char *text = NULL;
+    g_autoptr(CkptChange) made = ckpt_change_new();
+
+    g_ptr_array_add(made->made, g_strdup("/far/away/a.qcow2"));
+    assert_true(ckpt_store_apply(fixture->store, made, "v1", NULL));
+    g_clear_pointer(&fixture->store, ckpt_store_close);
+    assert_int_equal(g_unlink(path), 0);
+    store_fixture_reopen(fixture);
+    assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    assert_string_equal(text, "/far/away\n");
+}
+
 static void
 event_numbers_grow_over_restarts(void **state)
 {
@@ -287,6 +305,7 @@ main(void)
         TEST(a_vm_has_a_record),
         TEST(files_that_the_agent_made_are_known_until_they_are_removed),
         TEST(a_folder_that_could_not_be_written_down_is_with_the_next_change),
+        TEST(folders_of_known_files_are_written_down_at_the_start),
         TEST(event_numbers_grow_over_restarts),
     };
 
