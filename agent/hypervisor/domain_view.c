@@ -181,17 +181,12 @@ has_let_go(const CkptView *view)
             view->reason == VIR_DOMAIN_PAUSED_SNAPSHOT || view->reason == VIR_DOMAIN_PAUSED_DUMP);
 }
 
-/* What was begun before the VM was last seen, and is not over: of a save that is being ended QEMU has let go too,
- * and a VM that its owner had paused before is paused by him for libvirt all the while. */
-static gboolean
-is_in_a_job(const CkptView *view)
+gboolean
+ckpt_domain_has_job(virDomainPtr domain)
 {
     virDomainJobInfo info = {0};
 
-    if (virDomainGetJobInfo(view->domain, &info) == 0)
-        return info.type != VIR_DOMAIN_JOB_NONE;
-    virResetLastError();
-    return FALSE;
+    return virDomainGetJobInfo(domain, &info) == 0 && info.type != VIR_DOMAIN_JOB_NONE;
 }
 
 /* One that is gone, or is just going, has let go of its files before libvirt knows: a VM of which QEMU was killed
@@ -213,11 +208,13 @@ does_qemu_answer(const CkptView *view)
     return TRUE;
 }
 
+/* Nobody is at work on it: one that its owner had paused before it is saved is paused by him, to libvirt, all the
+ * while; and only the job says that QEMU may have let go. */
 static gboolean
 is_settled(const CkptView *view)
 {
     return !has_let_go(view) && wait_for_modify_job(view->domain, view, NULL) &&
-           (!view->active || (!is_in_a_job(view) && does_qemu_answer(view)));
+           (!view->active || (!ckpt_domain_has_job(view->domain) && does_qemu_answer(view)));
 }
 
 gboolean
@@ -271,13 +268,7 @@ ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
         g_prefix_error(error, "VM %s: ", vm_id);
         return FALSE;
     }
-    while (TRUE) {
-        virDomainJobInfo info = {0};
-
-        /* Shut off: fails, and there is no job. */
-        if (!view->active || virDomainGetJobInfo(view->domain, &info) < 0 ||
-            info.type == VIR_DOMAIN_JOB_NONE || info.type == VIR_DOMAIN_JOB_COMPLETED)
-            break;
+    while (view->active && ckpt_domain_has_job(view->domain)) {
         if (g_get_monotonic_time() >= deadline) {
             ckpt_error_set(error, CKPT_REASON_VM_BUSY, "VM %s: a job runs on it (virsh domjobinfo)",
                            vm_id);

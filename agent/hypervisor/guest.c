@@ -54,16 +54,6 @@ ask_disk_errors(virDomainPtr domain, char **detail)
     return halt;
 }
 
-/* A job that is under way pauses its guest, and lets it go on. */
-static gboolean
-has_job(virDomainPtr domain)
-{
-    virDomainJobInfo info = {0};
-
-    return virDomainGetJobInfo(domain, &info) == 0 &&
-           (info.type == VIR_DOMAIN_JOB_BOUNDED || info.type == VIR_DOMAIN_JOB_UNBOUNDED);
-}
-
 static CkptHalt
 halt_of(const CkptView *view, const CkptQemuOptions *options, char **detail)
 {
@@ -71,7 +61,8 @@ halt_of(const CkptView *view, const CkptQemuOptions *options, char **detail)
 
     if (view->state == VIR_DOMAIN_CRASHED)
         return CKPT_HALT_CRASHED;
-    if (view->state != VIR_DOMAIN_PAUSED || has_job(view->domain))
+    /* A job that is under way pauses its guest, and lets it go on. */
+    if (view->state != VIR_DOMAIN_PAUSED || ckpt_domain_has_job(view->domain))
         return CKPT_HALT_NONE;
     mark = find_mark(view, options);
     if (mark)

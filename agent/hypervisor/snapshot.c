@@ -339,11 +339,8 @@ static gboolean
 has_job(const CkptView *view, GError **error)
 {
     g_autoptr(GError) job = NULL;
-    virDomainJobInfo info = {0};
 
-    if (view->active && virDomainGetJobInfo(view->domain, &info) < 0)
-        virResetLastError();
-    if (info.type == VIR_DOMAIN_JOB_BOUNDED || info.type == VIR_DOMAIN_JOB_UNBOUNDED) {
+    if (view->active && ckpt_domain_has_job(view->domain)) {
         ckpt_error_set(error, CKPT_REASON_VM_BUSY,
                        "a job was begun on the VM meanwhile (virsh domjobinfo): wait for it");
         return TRUE;

@@ -29,6 +29,7 @@ int __real_virDomainBlockStats(virDomainPtr domain, const char *disk, virDomainB
 int __wrap_virDomainBlockStats(virDomainPtr domain, const char *disk, virDomainBlockStatsPtr stats, size_t size);
 
 static int job, next_job;          /* what is under way, to one question and to those after it */
+static guint jobs;                 /* so many questions */
 static gboolean qemu_gone;         /* libvirt has not noticed yet */
 static gboolean no_autostart;      /* it cannot be set */
 static gboolean destroyed_in_wait; /* somebody else's virsh destroy ends while its end is waited for */
@@ -89,6 +90,7 @@ __wrap_virDomainGetJobInfo(virDomainPtr domain, virDomainJobInfoPtr info)
     int told = job;
 
     (void)domain;
+    jobs++;
     job = next_job;
     *info = (virDomainJobInfo){.type = told};
     return 0;
@@ -129,7 +131,7 @@ world_with(CkptStepKind kind, gboolean theirs)
 {
     destroyed_in_wait = restless = being_saved = no_autostart = qemu_gone = FALSE;
     job = next_job = VIR_DOMAIN_JOB_NONE;
-    paused_for = states = commits = 0;
+    paused_for = states = commits = jobs = 0;
     return world_after(kind, theirs);
 }
 
@@ -237,6 +239,34 @@ a_paused_vm_whose_save_is_about_to_end_is_busy(void **state)
     assert_non_null(strstr(vm->checkpoint.reason, "a job is under way"));
     job = VIR_DOMAIN_JOB_NONE; /* it began in the midst of the look */
     must_find(world, CKPT_REASON_VM_BUSY);
+}
+
+static CkptHalt
+halt_of(World *world)
+{
+    g_auto(CkptGuest) guest = {0};
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_guest_look(world->connection, &world->options, VM, &guest, &error))
+        fail_msg("%s", error->message);
+    return guest.halt;
+}
+
+/* libvirt has yet to clear up behind it. */
+static void
+a_job_that_is_done_is_under_way_until_it_is_gone(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(GError) error = NULL;
+
+    job = VIR_DOMAIN_JOB_COMPLETED;
+    if (!ckpt_settle(world->connection, VM, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(jobs, 2);
+    being_saved = TRUE;
+    job = VIR_DOMAIN_JOB_COMPLETED;
+    assert_int_equal(halt_of(world), CKPT_HALT_NONE);
+    assert_int_equal(halt_of(world), CKPT_HALT_INTERRUPTED);
 }
 
 /* It was killed, or its guest is just off, and libvirt has not come to that yet. */
@@ -425,6 +455,7 @@ main(void)
         cmocka_unit_test(a_vm_that_changes_all_the_time_is_busy),
         cmocka_unit_test(a_vm_that_is_being_saved_is_busy),
         cmocka_unit_test(a_paused_vm_whose_save_is_about_to_end_is_busy),
+        cmocka_unit_test(a_job_that_is_done_is_under_way_until_it_is_gone),
         cmocka_unit_test(a_vm_whose_qemu_does_not_answer_is_busy),
         cmocka_unit_test(a_vm_that_somebody_else_resumed_was_started),
         cmocka_unit_test(a_merge_of_a_vm_that_was_just_stopped_goes_on),
