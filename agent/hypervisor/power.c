@@ -53,14 +53,29 @@ runs_on(const CkptView *view, const char *file)
     return FALSE;
 }
 
-/* Any VM, unless the step names the files of the one that is meant. */
-static gboolean
-is_meant(const CkptStep *step, const CkptView *view)
+/* The files of the VM that is to be stopped: of a START that is undone, those that the plan's DEFINE has put it
+ * on. NULL: any VM is meant. */
+static GPtrArray *
+files_meant(const CkptRun *run)
 {
-    for (guint i = 0; step->disks && i < step->disks->len; i++)
-        if (runs_on(view, ((CkptDiskFile *)g_ptr_array_index(step->disks, i))->file))
+    for (guint i = 0; run->step->kind == CKPT_STEP_START && i < run->plan->steps->len; i++) {
+        const CkptStep *step = g_ptr_array_index(run->plan->steps, i);
+
+        if (step->kind == CKPT_STEP_DEFINE)
+            return step->disks;
+    }
+    return run->step->disks;
+}
+
+static gboolean
+is_meant(const CkptRun *run, const CkptView *view)
+{
+    GPtrArray *disks = files_meant(run);
+
+    for (guint i = 0; disks && i < disks->len; i++)
+        if (runs_on(view, ((CkptDiskFile *)g_ptr_array_index(disks, i))->file))
             return TRUE;
-    return !step->disks;
+    return !disks;
 }
 
 /* What is saved goes on on the old files, whatever the definition names by now. */
@@ -79,7 +94,7 @@ stop(CkptRun *run, GError **error)
 
     if (!view)
         return FALSE;
-    if (!is_meant(run->step, view))
+    if (!is_meant(run, view))
         return TRUE;
     if (was_saved(run, view, error))
         return FALSE;
@@ -90,6 +105,9 @@ stop(CkptRun *run, GError **error)
         ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "stop the VM");
         return FALSE;
     }
+    view->active = FALSE; /* and it may have been saved by then */
+    if (was_saved(run, view, error))
+        return FALSE;
     return ckpt_locks_wait_released((const char *const *)files, RELEASE_S, error);
 }
 
@@ -143,6 +161,26 @@ load(CkptRun *run, virDomainPtr domain, GError **error)
     return FALSE;
 }
 
+/* It runs, or would, on the files that it had when its owner saved it, not on those that it is restored to: it is
+ * his until it has gone on from that. */
+static gboolean
+refuse_to_go_on(CkptRun *run, virDomainPtr domain, gboolean active, GError **error)
+{
+    const CkptView view = {.domain = domain};
+    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+
+    if (run->step->kind != CKPT_STEP_START)
+        return FALSE;
+    if (!active)
+        return ckpt_view_refuse_saved(&view, error);
+    if (virDomainGetState(domain, &state, &reason, 0) < 0 || state != VIR_DOMAIN_RUNNING ||
+        reason != VIR_DOMAIN_RUNNING_RESTORED)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                   "the VM was saved and started from that by somebody else meanwhile: repeat the request");
+    return TRUE;
+}
+
 static gboolean
 start(CkptRun *run, CkptPower power, GError **error)
 {
@@ -153,6 +191,8 @@ start(CkptRun *run, CkptPower power, GError **error)
         return FALSE;
     if (run->step->kind == CKPT_STEP_START && run->step->file)
         return load(run, domain, error);
+    if (refuse_to_go_on(run, domain, virDomainIsActive(domain) == 1, error))
+        return FALSE;
     if (virDomainIsActive(domain) == 1)
         return bring_to(domain, power, error);
     if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) ==

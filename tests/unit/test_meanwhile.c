@@ -287,11 +287,11 @@ a_vm_that_somebody_else_resumed_was_started(void **state)
     g_autoptr(GError) error = NULL;
 
     world->step->power = CKPT_POWER_RUNNING;
-    paused_for = 1;
+    paused_for = 2;
     if (!ckpt_step_start(&world->run, &error))
         fail_msg("%s", error->message);
     assert_int_equal(paused_for, 0);
-    paused_for = 2;
+    paused_for = 3;
     assert_false(ckpt_step_start(&world->run, &error));
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_FAILED);
 }

@@ -8,7 +8,32 @@
 int __real_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 
-static gboolean saved_untold; /* whether it was saved, libvirt cannot tell */
+int __real_virDomainDestroy(virDomainPtr domain);
+int __wrap_virDomainDestroy(virDomainPtr domain);
+int __real_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+
+static gboolean saved_untold;   /* whether it was saved, libvirt cannot tell */
+static gboolean saved_by_then;  /* the owner's managedsave ends just before it is stopped */
+static gboolean from_its_save;  /* it runs since it was loaded from that */
+
+int
+__wrap_virDomainDestroy(virDomainPtr domain)
+{
+    if (saved_by_then)
+        assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    return __real_virDomainDestroy(domain);
+}
+
+int
+__wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags)
+{
+    int result = __real_virDomainGetState(domain, state, reason, flags);
+
+    if (from_its_save && *state == VIR_DOMAIN_RUNNING && reason)
+        *reason = VIR_DOMAIN_RUNNING_RESTORED;
+    return result;
+}
 
 int
 __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
@@ -24,21 +49,28 @@ __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
 static World *
 world_new(CkptStepKind kind)
 {
-    saved_untold = FALSE;
+    saved_untold = saved_by_then = from_its_save = FALSE;
     return world_after(kind, FALSE);
+}
+
+static void
+must_refuse(World *world, gboolean (*step)(CkptRun *run, GError **error), CkptReason reason)
+{
+    g_autoptr(GError) error = NULL;
+
+    assert_false(step(&world->run, &error));
+    if (ckpt_error_reason(error) != reason)
+        fail_msg("%s", error->message);
 }
 
 static void
 must_refuse_saved(World *world, gboolean (*step)(CkptRun *run, GError **error))
 {
     g_autoptr(virDomain) domain = world_vm(world);
-    g_autoptr(GError) error = NULL;
 
     if (virDomainHasManagedSaveImage(domain, 0) != 1)
         assert_int_equal(virDomainManagedSave(domain, 0), 0);
-    assert_false(step(&world->run, &error));
-    if (ckpt_error_reason(error) != CKPT_REASON_MANAGED_SAVE_PRESENT)
-        fail_msg("%s", error->message);
+    must_refuse(world, step, CKPT_REASON_MANAGED_SAVE_PRESENT);
 }
 
 /* Hazard A24: it would go on with what its memory knows of its disks, on the files that they had then. */
@@ -162,6 +194,62 @@ whether_a_vm_was_saved_must_be_known(void **state)
     must_not_be_told(stop, ckpt_step_stop_undo);
 }
 
+/* Its managed save ended since the stop looked, or since the stop: libvirt would load that, on the old files. */
+static void
+a_restored_vm_is_not_started_from_what_was_saved(void **state)
+{
+    g_autoptr(World) stop = world_new(CKPT_STEP_STOP);
+    g_autoptr(World) start = NULL;
+    g_autoptr(virDomain) domain = NULL;
+
+    g_clear_pointer(&stop->step->disks, g_ptr_array_unref);
+    domain = world_vm(stop);
+    saved_by_then = TRUE;
+    must_refuse(stop, ckpt_step_stop, CKPT_REASON_MANAGED_SAVE_PRESENT);
+    assert_int_equal(virDomainHasManagedSaveImage(domain, 0), 1);
+
+    start = world_new(CKPT_STEP_START);
+    start->step->power = CKPT_POWER_RUNNING;
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    must_refuse_saved(start, ckpt_step_start);
+}
+
+static CkptStep *
+add_define(World *world, const char *top)
+{
+    CkptStep *define = ckpt_step_new(CKPT_STEP_DEFINE);
+    g_autofree char *file = image(top);
+
+    define->disks = g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_disk_file_free);
+    g_ptr_array_add(define->disks, ckpt_disk_file_new("vda", file, CKPT_FORMAT_QCOW2, NULL));
+    g_ptr_array_insert(world->plan->steps, 0, define);
+    return define;
+}
+
+/* Its owner has started it from there, before it was started on what was restored: it goes on as it was. */
+static void
+a_vm_that_goes_on_from_its_save_goes_on(void **state)
+{
+    g_autoptr(World) start = world_new(CKPT_STEP_START);
+    g_autoptr(virDomain) domain = world_vm(start);
+    g_autoptr(GError) error = NULL;
+    g_autofree char *top = image("o");
+    CkptStep *define = add_define(start, "restored");
+
+    start->step->power = CKPT_POWER_RUNNING;
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    from_its_save = TRUE;
+    must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
+    if (!ckpt_step_start_undo(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+    /* On what was restored, that is about to go. */
+    ckpt_set_str(&((CkptDiskFile *)g_ptr_array_index(define->disks, 0))->file, top);
+    if (!ckpt_step_start_undo(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 0);
+}
+
 /* The undo that waits until its owner starts it. */
 static void
 a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
@@ -189,6 +277,8 @@ main(void)
         cmocka_unit_test(a_vm_that_was_saved_meanwhile_stays_off),
         cmocka_unit_test(a_vm_that_was_shut_down_meanwhile_stays_off),
         cmocka_unit_test(whether_a_vm_was_saved_must_be_known),
+        cmocka_unit_test(a_restored_vm_is_not_started_from_what_was_saved),
+        cmocka_unit_test(a_vm_that_goes_on_from_its_save_goes_on),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
     };
 
