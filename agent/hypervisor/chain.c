@@ -466,7 +466,10 @@ check_disks(const CkptRun *run, const CkptView *view, GError **error)
 gboolean
 ckpt_step_check_chain(CkptRun *run, GError **error)
 {
-    /* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. */
+    g_autofree char *seen = NULL;
+
+    /* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. One that is
+     * back on its files by the end of the look shows it, too, and not twice. */
     for (guint i = 0; i < CHECK_LOOKS; i++) {
         g_autoptr(CkptView) view = ckpt_view_load(run->connection, run->plan->vm_id, error);
         g_autoptr(GError) mismatch = NULL;
@@ -475,8 +478,14 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
             return FALSE;
         if (check_disks(run, view, &mismatch))
             return TRUE;
-        if (ckpt_view_has_changed(run->connection, run->plan->vm_id, view))
+        if (ckpt_view_has_changed(run->connection, run->plan->vm_id, view)) {
+            g_clear_pointer(&seen, g_free);
             continue;
+        }
+        if (g_strcmp0(seen, mismatch->message) != 0) {
+            ckpt_set_str(&seen, mismatch->message);
+            continue;
+        }
         if (!refuse_any_laid_upon(run, view, error))
             g_propagate_error(error, g_steal_pointer(&mismatch));
         return FALSE;

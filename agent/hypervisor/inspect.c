@@ -256,19 +256,21 @@ inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const C
     return g_steal_pointer(&vm);
 }
 
-/* What is known to be under way has its own reason, and whatever else was found comes after that. */
-static gboolean
-is_mismatch_alone(const CkptVm *vm)
+/* What it says; NULL: there is none. What is known to be under way has its own reason, and whatever else was found
+ * comes after that. */
+static const char *
+mismatch_alone(const CkptVm *vm)
 {
-    gboolean mismatch = FALSE;
+    const char *mismatch = NULL;
 
     for (guint i = 0; i < vm->obstacles->len; i++) {
         const CkptObstacle *obstacle = g_ptr_array_index(vm->obstacles, i);
 
         if (obstacle->reason == CKPT_REASON_VM_BUSY || obstacle->reason == CKPT_REASON_BLOCK_JOB_ACTIVE ||
             obstacle->reason == CKPT_REASON_BACKUP_JOB_ACTIVE)
-            return FALSE;
-        mismatch = mismatch || obstacle->reason == CKPT_REASON_CHAIN_MISMATCH;
+            return NULL;
+        if (!mismatch && obstacle->reason == CKPT_REASON_CHAIN_MISMATCH)
+            mismatch = obstacle->message;
     }
     return mismatch;
 }
@@ -289,13 +291,30 @@ add_restless(CkptVm *vm)
     refuse_all(vm, restless->message);
 }
 
+/* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. One that is
+ * back on its files by the end of the look shows it, too, and not twice. */
+static gboolean
+is_so(CkptConnection *connection, const CkptVm *vm, const CkptView *view, char **seen)
+{
+    const char *mismatch = mismatch_alone(vm);
+    gboolean stale = vm->obstacles->len > 0 && ckpt_view_is_stale(view), again;
+
+    if (!stale && !mismatch)
+        return TRUE;
+    again = !stale && !ckpt_view_has_changed(connection, vm->id, view);
+    if (again && g_strcmp0(*seen, mismatch) == 0)
+        return TRUE;
+    ckpt_set_str(seen, again ? mismatch : NULL);
+    return FALSE;
+}
+
 CkptVm *
 ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const char *vm_id,
              const CkptKnownFile *files, GError **error)
 {
     g_autoptr(CkptVm) vm = NULL;
+    g_autofree char *seen = NULL;
 
-    /* A VM that starts, stops or is put on other files in mid-look would show a mismatch that is none. */
     for (guint i = 0; i < LOOKS; i++) {
         g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
 
@@ -305,9 +324,7 @@ ckpt_inspect(CkptConnection *connection, const CkptQemuOptions *options, const c
             g_prefix_error(error, "inspect VM %s: ", vm_id);
             return NULL;
         }
-        if (vm->obstacles->len == 0 ||
-            !(ckpt_view_is_stale(view) ||
-              (is_mismatch_alone(vm) && ckpt_view_has_changed(connection, vm_id, view))))
+        if (is_so(connection, vm, view, &seen))
             return g_steal_pointer(&vm);
     }
     add_restless(vm);

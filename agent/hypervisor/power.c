@@ -161,24 +161,29 @@ load(CkptRun *run, virDomainPtr domain, GError **error)
     return FALSE;
 }
 
-/* It runs, or would, on the files that it had when its owner saved it, not on those that it is restored to: it is
- * his until it has gone on from that. */
+/* Who else started it did that from its managed save say, on the files that it had then. */
 static gboolean
-refuse_to_go_on(CkptRun *run, virDomainPtr domain, gboolean active, GError **error)
+is_restored(CkptRun *run, GError **error)
 {
-    const CkptView view = {.domain = domain};
-    int state = VIR_DOMAIN_NOSTATE, reason = 0;
+    g_autoptr(CkptView) view = NULL;
 
     if (run->step->kind != CKPT_STEP_START)
-        return FALSE;
-    if (!active)
-        return ckpt_view_refuse_saved(&view, error);
-    if (virDomainGetState(domain, &state, &reason, 0) < 0 || state != VIR_DOMAIN_RUNNING ||
-        reason != VIR_DOMAIN_RUNNING_RESTORED)
-        return FALSE;
+        return TRUE;
+    view = ckpt_view_load(run->connection, run->plan->vm_id, error);
+    if (!view || !view->active || is_meant(run, view))
+        return view != NULL;
     ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "the VM was saved and started from that by somebody else meanwhile: repeat the request");
-    return TRUE;
+                   "the VM was started on other files by somebody else meanwhile: repeat the request");
+    return FALSE;
+}
+
+/* What is saved would go on on the files that it had then, whatever it is restored to. */
+static gboolean
+would_go_on(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    const CkptView view = {.domain = domain};
+
+    return run->step->kind == CKPT_STEP_START && ckpt_view_refuse_saved(&view, error);
 }
 
 static gboolean
@@ -191,10 +196,10 @@ start(CkptRun *run, CkptPower power, GError **error)
         return FALSE;
     if (run->step->kind == CKPT_STEP_START && run->step->file)
         return load(run, domain, error);
-    if (refuse_to_go_on(run, domain, virDomainIsActive(domain) == 1, error))
-        return FALSE;
     if (virDomainIsActive(domain) == 1)
-        return bring_to(domain, power, error);
+        return is_restored(run, error) && bring_to(domain, power, error);
+    if (would_go_on(run, domain, error))
+        return FALSE;
     if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) ==
         0)
         return TRUE;
@@ -202,7 +207,7 @@ start(CkptRun *run, CkptPower power, GError **error)
     /* An error is not "not done" (hazard A6). */
     if (virDomainIsActive(domain) == 1) {
         g_clear_error(error);
-        return bring_to(domain, power, error);
+        return is_restored(run, error) && bring_to(domain, power, error);
     }
     return FALSE;
 }

@@ -10,12 +10,9 @@ int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
 
 int __real_virDomainDestroy(virDomainPtr domain);
 int __wrap_virDomainDestroy(virDomainPtr domain);
-int __real_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
-int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
 
-static gboolean saved_untold;   /* whether it was saved, libvirt cannot tell */
-static gboolean saved_by_then;  /* the owner's managedsave ends just before it is stopped */
-static gboolean from_its_save;  /* it runs since it was loaded from that */
+static gboolean saved_untold;  /* whether it was saved, libvirt cannot tell */
+static gboolean saved_by_then; /* the owner's managedsave ends just before it is stopped */
 
 int
 __wrap_virDomainDestroy(virDomainPtr domain)
@@ -23,16 +20,6 @@ __wrap_virDomainDestroy(virDomainPtr domain)
     if (saved_by_then)
         assert_int_equal(virDomainManagedSave(domain, 0), 0);
     return __real_virDomainDestroy(domain);
-}
-
-int
-__wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags)
-{
-    int result = __real_virDomainGetState(domain, state, reason, flags);
-
-    if (from_its_save && *state == VIR_DOMAIN_RUNNING && reason)
-        *reason = VIR_DOMAIN_RUNNING_RESTORED;
-    return result;
 }
 
 int
@@ -49,7 +36,7 @@ __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
 static World *
 world_new(CkptStepKind kind)
 {
-    saved_untold = saved_by_then = from_its_save = FALSE;
+    saved_untold = saved_by_then = FALSE;
     return world_after(kind, FALSE);
 }
 
@@ -226,7 +213,7 @@ add_define(World *world, const char *top)
     return define;
 }
 
-/* Its owner has started it from there, before it was started on what was restored: it goes on as it was. */
+/* Its owner has started it from there, before it was started on what was restored. */
 static void
 a_vm_that_goes_on_from_its_save_goes_on(void **state)
 {
@@ -238,7 +225,6 @@ a_vm_that_goes_on_from_its_save_goes_on(void **state)
 
     start->step->power = CKPT_POWER_RUNNING;
     g_clear_pointer(&start->step->disks, g_ptr_array_unref);
-    from_its_save = TRUE;
     must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
     if (!ckpt_step_start_undo(&start->run, &error))
         fail_msg("%s", error->message);
