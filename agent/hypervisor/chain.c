@@ -463,6 +463,19 @@ check_disks(const CkptRun *run, const CkptView *view, GError **error)
     return TRUE;
 }
 
+/* It is off, and would go on on the files that it had before it was restored (hazard A24). */
+static gboolean
+is_saved_elsewhere(const CkptRun *run, const CkptView *view, GError **error)
+{
+    gboolean on = FALSE;
+
+    if (run->plan->kind != CKPT_KIND_RESTORE || view->active || !run->step->disks)
+        return FALSE;
+    if (!ckpt_saved_look_on(view->domain, run->step->disks, &on, error))
+        return TRUE;
+    return !on && ckpt_view_refuse_saved(view, error);
+}
+
 gboolean
 ckpt_step_check_chain(CkptRun *run, GError **error)
 {
@@ -477,7 +490,7 @@ ckpt_step_check_chain(CkptRun *run, GError **error)
         if (!view)
             return FALSE;
         if (check_disks(run, view, &mismatch))
-            return TRUE;
+            return !is_saved_elsewhere(run, view, error);
         if (ckpt_view_has_changed(run->connection, run->plan->vm_id, view)) {
             g_clear_pointer(&seen, g_free);
             continue;

@@ -1,4 +1,5 @@
 /* STOP and START, and that nothing of the old QEMU is left when STOP is done. */
+#include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/memory.h"
 
@@ -85,6 +86,25 @@ was_saved(const CkptRun *run, const CkptView *view, GError **error)
     return run->step->kind == CKPT_STEP_STOP && ckpt_view_refuse_saved(view, error);
 }
 
+/* The files that it is meant to be on are about to go, and what it was saved on goes on there: that waits for its
+ * owner. */
+static gboolean
+is_saved_on_meant(const CkptRun *run, const CkptView *view, GError **error)
+{
+    GPtrArray *disks = files_meant(run);
+    gboolean on = FALSE;
+
+    if (view->active || !disks)
+        return FALSE;
+    if (!ckpt_saved_look_on(view->domain, disks, &on, error))
+        return TRUE;
+    if (on)
+        ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT,
+                       "the VM was saved (virsh managedsave) on the files that are to be taken back: start it, or "
+                       "virsh managedsave-remove, and that is gone on with");
+    return on;
+}
+
 /* Ends QEMU. libvirt sends SIGTERM first, on which QEMU flushes its images; SIGKILL only after 10 s. */
 static gboolean
 stop(CkptRun *run, GError **error)
@@ -94,7 +114,10 @@ stop(CkptRun *run, GError **error)
 
     if (!view)
         return FALSE;
-    if (!is_meant(run, view))
+    if (is_saved_on_meant(run, view, error))
+        return FALSE;
+    /* Of one that is off already, QEMU may still be letting go. */
+    if (!is_meant(run, view) && (view->active || run->step->kind != CKPT_STEP_START))
         return TRUE;
     if (was_saved(run, view, error))
         return FALSE;
@@ -144,23 +167,6 @@ went_on(virDomainPtr domain, GError **error)
     return FALSE;
 }
 
-/* From the memory image, which libvirt reads to its end before it answers. */
-static gboolean
-load(CkptRun *run, virDomainPtr domain, GError **error)
-{
-    g_autoptr(GError) cause = NULL;
-
-    if (virDomainIsActive(domain) == 1)
-        return went_on(domain, error) && bring_to(domain, run->step->power, error);
-    if (ckpt_memory_load(run, domain, &cause))
-        return TRUE;
-    /* An error is not "not done" (hazard A6). */
-    if (virDomainIsActive(domain) == 1 && went_on(domain, NULL))
-        return bring_to(domain, run->step->power, error);
-    g_propagate_error(error, g_steal_pointer(&cause));
-    return FALSE;
-}
-
 /* Who else started it did that from its managed save say, on the files that it had then. */
 static gboolean
 is_restored(CkptRun *run, GError **error)
@@ -170,20 +176,72 @@ is_restored(CkptRun *run, GError **error)
     if (run->step->kind != CKPT_STEP_START)
         return TRUE;
     view = ckpt_view_load(run->connection, run->plan->vm_id, error);
-    if (!view || !view->active || is_meant(run, view))
+    if (!view || (view->active && is_meant(run, view)))
         return view != NULL;
-    ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                   "the VM was started on other files by somebody else meanwhile: repeat the request");
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM was %s by somebody else meanwhile: repeat the request",
+                   view->active ? "started on other files" : "started and stopped");
     return FALSE;
 }
 
-/* What is saved would go on on the files that it had then, whatever it is restored to. */
+/* What is saved would go on on the files that it had then, whatever it is restored to. Where those are the same it
+ * may, unless it is to go on from another memory. */
 static gboolean
 would_go_on(CkptRun *run, virDomainPtr domain, GError **error)
 {
     const CkptView view = {.domain = domain};
+    GPtrArray *disks = files_meant(run);
+    gboolean on = FALSE;
 
-    return run->step->kind == CKPT_STEP_START && ckpt_view_refuse_saved(&view, error);
+    if (run->step->kind != CKPT_STEP_START)
+        return FALSE;
+    if (!run->step->file && disks && !ckpt_saved_look_on(domain, disks, &on, error))
+        return TRUE;
+    return !on && ckpt_view_refuse_saved(&view, error);
+}
+
+/* Its disks are as the memory knows them. They are not, once a guest went on there: this one before a crash of
+ * ours, say, or one that somebody booted. */
+static gboolean
+are_unwritten(const CkptRun *run, GError **error)
+{
+    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
+        g_autoptr(CkptQcow2) header = NULL;
+        g_autoptr(GError) fault = NULL;
+
+        ckpt_layer_free(ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, &fault));
+        if (header && header->empty)
+            continue;
+        if (header)
+            ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                           "the VM was started meanwhile and has written to %s, so that its memory does not fit "
+                           "any more: repeat the request",
+                           disk->file);
+        else
+            g_propagate_error(error, g_steal_pointer(&fault));
+        return FALSE;
+    }
+    return TRUE;
+}
+
+
+/* From the memory image, which libvirt reads to its end before it answers. */
+static gboolean
+load(CkptRun *run, virDomainPtr domain, GError **error)
+{
+    g_autoptr(GError) cause = NULL;
+
+    if (virDomainIsActive(domain) == 1)
+        return is_restored(run, error) && went_on(domain, error) && bring_to(domain, run->step->power, error);
+    if (would_go_on(run, domain, error) || !are_unwritten(run, error))
+        return FALSE;
+    if (ckpt_memory_load(run, domain, &cause))
+        return TRUE;
+    /* An error is not "not done" (hazard A6). */
+    if (virDomainIsActive(domain) == 1 && went_on(domain, NULL))
+        return is_restored(run, error) && bring_to(domain, run->step->power, error);
+    g_propagate_error(error, g_steal_pointer(&cause));
+    return FALSE;
 }
 
 static gboolean

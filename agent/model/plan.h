@@ -36,9 +36,11 @@ typedef enum {
                                    as `power` was, unless its owner has saved it or shut it down; run after all
                                    other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
-                                   `disks`. Without: MANAGED_SAVE_PRESENT if it would go on from what its owner
-                                   has saved, VM_BUSY if it runs on other files than the plan's DEFINE names. Undo:
-                                   stop, if it runs on those */
+                                   `disks`, which nobody has written to since they were made, else VM_BUSY.
+                                   MANAGED_SAVE_PRESENT if it would go on from what its owner has saved on other
+                                   files (with `file`: on any), VM_BUSY if it runs on other files than the plan's
+                                   DEFINE names. Undo: stop, if it runs on those; MANAGED_SAVE_PRESENT, to be gone
+                                   on with, while its owner has it saved on those */
     CKPT_STEP_MERGE,            /* disk `target`: `file` (qcow2) into `base` of `base_format`, so that
                                    `file` is needed by nobody: live where the VM runs on it, else with
                                    qemu-img; overlay `above` (NULL: `file` is the top) then lies on

@@ -2,8 +2,10 @@
  * driver, with what that lacks put in between. */
 #include "tests/unit/domain_fixture.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 int __real_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
 int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags);
@@ -11,6 +13,12 @@ int __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
 int __real_virDomainDestroy(virDomainPtr domain);
 int __wrap_virDomainDestroy(virDomainPtr domain);
 
+char *__wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags);
+int __real_virDomainIsActive(virDomainPtr domain);
+int __wrap_virDomainIsActive(virDomainPtr domain);
+
+static const char *saved_on;   /* the file below $d that it was saved on */
+static gboolean was_active;    /* when it is asked first */
 static gboolean saved_untold;  /* whether it was saved, libvirt cannot tell */
 static gboolean saved_by_then; /* the owner's managedsave ends just before it is stopped */
 
@@ -33,10 +41,36 @@ __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
     return -1;
 }
 
+/* The test driver has none. */
+char *
+__wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags)
+{
+    g_autofree char *file = image(saved_on);
+    g_autofree char *xml = g_strdup_printf(
+        "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
+        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices></domain>",
+        file);
+
+    (void)domain;
+    assert_int_equal(flags, 0);
+    return strdup(xml); /* its caller frees it as libvirt's */
+}
+
+int
+__wrap_virDomainIsActive(virDomainPtr domain)
+{
+    if (was_active) {
+        was_active = FALSE;
+        return 1;
+    }
+    return __real_virDomainIsActive(domain);
+}
+
 static World *
 world_new(CkptStepKind kind)
 {
-    saved_untold = saved_by_then = FALSE;
+    saved_untold = saved_by_then = was_active = FALSE;
+    saved_on = "o";
     return world_after(kind, FALSE);
 }
 
@@ -236,6 +270,134 @@ a_vm_that_goes_on_from_its_save_goes_on(void **state)
     assert_int_equal(virDomainIsActive(domain), 0);
 }
 
+/* A START on what the plan's DEFINE has put it on: $d/TOP. */
+static World *
+start_on(const char *top)
+{
+    World *start = world_new(CKPT_STEP_START);
+
+    add_define(start, top);
+    start->plan->kind = CKPT_KIND_RESTORE;
+    start->step->power = CKPT_POWER_RUNNING;
+    return start;
+}
+
+/* The agent was away, its owner started it on what was restored and saved it there. */
+static void
+what_was_restored_and_then_saved_is_kept(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(virDomain) domain = world_vm(start);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    must_refuse_saved(start, ckpt_step_start_undo);
+    /* On the files that it had before: they stay, and those that were restored may go. */
+    saved_on = "b";
+    if (!ckpt_step_start_undo(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainHasManagedSaveImage(domain, 0), 1);
+    must_refuse(start, ckpt_step_start, CKPT_REASON_MANAGED_SAVE_PRESENT);
+    saved_on = "o";
+    if (!ckpt_step_start(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+}
+
+static void
+a_vm_that_was_restored_and_is_saved_on_other_files_is_not_done(void **state)
+{
+    g_autoptr(World) check = world_new(CKPT_STEP_CHECK_CHAIN);
+    g_autoptr(GError) error = NULL;
+
+    check->plan->kind = CKPT_KIND_RESTORE;
+    saved_on = "b";
+    must_refuse_saved(check, ckpt_step_check_chain);
+    saved_on = "o";
+    if (!ckpt_step_check_chain(&check->run, &error))
+        fail_msg("%s", error->message);
+}
+
+static void
+a_memory_is_not_loaded_over_what_was_written_since(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(virDomain) domain = world_vm(start);
+
+    start->step->file = image("memory");
+    /* Its owner has it saved, on whichever files. */
+    must_refuse_saved(start, ckpt_step_start);
+    assert_int_equal(virDomainManagedSaveRemove(domain, 0), 0);
+    must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
+    /* It comes to the image, and there is none. */
+    shell("rm $d/o; qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o");
+    must_refuse(start, ckpt_step_start, CKPT_REASON_HYPERVISOR_FAILED);
+    shell("rm $d/o");
+    must_refuse(start, ckpt_step_start, CKPT_REASON_DISK_FILE_MISSING);
+}
+
+static void
+a_vm_on_other_files_has_not_gone_on_from_a_memory(void **state)
+{
+    g_autoptr(World) start = start_on("restored");
+    g_autoptr(virDomain) domain = world_vm(start);
+    int found = 0;
+
+    start->step->file = image("memory");
+    assert_int_equal(virDomainSuspend(domain), 0);
+    must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
+    assert_int_equal(virDomainGetState(domain, &found, NULL, 0), 0);
+    assert_int_equal(found, VIR_DOMAIN_PAUSED);
+}
+
+static void
+a_vm_that_is_gone_again_was_not_started(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+
+    stop_vm(start);
+    was_active = TRUE;
+    must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
+}
+
+/* ---- The old QEMU ---- */
+
+static gint let_go; /* atomic */
+
+static gpointer
+hold_for_a_while(gpointer fd)
+{
+    g_usleep(300 * 1000);
+    g_atomic_int_set(&let_go, TRUE);
+    close(GPOINTER_TO_INT(fd));
+    return NULL;
+}
+
+/* The first try ended it, and did not wait long enough. */
+static void
+what_is_taken_back_is_let_go_of_before(void **state)
+{
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(GError) error = NULL;
+    CkptStep *make = ckpt_step_new(CKPT_STEP_MAKE_OVERLAY);
+    GThread *holder;
+    int fd;
+
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    make->file = image("o");
+    g_ptr_array_insert(start->plan->steps, 0, make);
+    stop_vm(start);
+    fd = open(make->file, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && fcntl(fd, F_OFD_SETLK, &lock) == 0);
+    g_atomic_int_set(&let_go, FALSE);
+    holder = g_thread_new("holder", hold_for_a_while, GINT_TO_POINTER(fd));
+    if (!ckpt_step_start_undo(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_true(g_atomic_int_get(&let_go));
+    g_thread_join(holder);
+}
+
 /* The undo that waits until its owner starts it. */
 static void
 a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
@@ -265,6 +427,12 @@ main(void)
         cmocka_unit_test(whether_a_vm_was_saved_must_be_known),
         cmocka_unit_test(a_restored_vm_is_not_started_from_what_was_saved),
         cmocka_unit_test(a_vm_that_goes_on_from_its_save_goes_on),
+        cmocka_unit_test(what_was_restored_and_then_saved_is_kept),
+        cmocka_unit_test(a_vm_that_was_restored_and_is_saved_on_other_files_is_not_done),
+        cmocka_unit_test(a_memory_is_not_loaded_over_what_was_written_since),
+        cmocka_unit_test(a_vm_on_other_files_has_not_gone_on_from_a_memory),
+        cmocka_unit_test(a_vm_that_is_gone_again_was_not_started),
+        cmocka_unit_test(what_is_taken_back_is_let_go_of_before),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
     };
 
