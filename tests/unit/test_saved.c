@@ -48,8 +48,8 @@ __wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags)
     g_autofree char *file = image(saved_on);
     g_autofree char *xml = g_strdup_printf(
         "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
-        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices></domain>",
-        file);
+        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices>"
+        "</domain>", file);
 
     (void)domain;
     assert_int_equal(flags, 0);
