@@ -80,11 +80,21 @@ ckpt_file_mark(const char *path, GError **error)
 }
 
 gboolean
-ckpt_file_unmark(const char *path, GError **error)
+ckpt_file_is_there(const char *path)
 {
-    if (unlink(path) < 0 && errno != ENOENT)
+    struct stat found;
+
+    return lstat(path, &found) == 0;
+}
+
+gboolean
+ckpt_file_remove(const char *path, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return ckpt_file_error(error, "remove", path);
-    return ckpt_file_sync_folder(path, error);
+    return !g_file_test(folder, G_FILE_TEST_IS_DIR) || ckpt_file_sync_folder(path, error);
 }
 
 gboolean
@@ -249,7 +259,7 @@ ckpt_step_make_overlay(CkptRun *run, GError **error)
 
     switch (look_at_overlay(step, NULL, error)) {
     case OVERLAY_EMPTY:
-        return TRUE;
+        return ckpt_file_sync_folder(step->file, error);
     case OVERLAY_FOREIGN:
     case OVERLAY_USED:
         return FALSE;
@@ -292,6 +302,7 @@ ckpt_step_make_overlay_undo(CkptRun *run, GError **error)
         return ckpt_file_error(error, "remove", temporary);
     switch (look_at_overlay(step, &open_somewhere, &what)) {
     case OVERLAY_MISSING:
+        return ckpt_file_remove(step->file, error);
     case OVERLAY_FOREIGN:
         return TRUE;
     case OVERLAY_USED:
@@ -450,13 +461,11 @@ ckpt_step_remove_file(CkptRun *run, GError **error)
     struct stat found;
 
     if (lstat(path, &found) < 0)
-        return errno == ENOENT ? TRUE : ckpt_file_error(error, "look at", path);
+        return errno == ENOENT ? ckpt_file_remove(path, error) : ckpt_file_error(error, "look at", path);
     if (!nothing_lies_on(path, run->step->disks, error) || !nobody_needs(run, path, error) ||
         !ckpt_merge_forget(path, error))
         return FALSE;
-    if (unlink(path) < 0 && errno != ENOENT)
-        return ckpt_file_error(error, "remove", path);
-    return ckpt_file_sync_folder(path, error);
+    return ckpt_file_remove(path, error);
 }
 
 CkptOutcome

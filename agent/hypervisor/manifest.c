@@ -109,12 +109,12 @@ ckpt_step_remove_manifest(CkptRun *run, GError **error)
     for (guint i = 0; step->disks && i < step->disks->len; i++) {
         g_autofree char *path = path_of(run, g_ptr_array_index(step->disks, i));
 
-        if (!is_ours(path, step))
+        if (ckpt_file_is_there(path) && !is_ours(path, step))
             continue;
-        if (unlink(path) < 0 && errno != ENOENT)
-            return ckpt_file_error(error, "remove manifest", path);
-        if (!ckpt_file_sync_folder(path, error))
+        if (!ckpt_file_remove(path, error)) {
+            g_prefix_error(error, "manifest: ");
             return FALSE;
+        }
     }
     return TRUE;
 }

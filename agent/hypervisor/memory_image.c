@@ -87,15 +87,14 @@ ckpt_memory_remove(CkptRun *run, GError **error)
     if (step->asked != CKPT_CONSISTENCY_MEMORY || !step->file || step->untried)
         return TRUE;
     if (lstat(step->file, &found) < 0)
-        return errno == ENOENT ? TRUE : ckpt_file_error(error, "look at", step->file);
+        return errno == ENOENT ? ckpt_file_remove(step->file, error)
+                               : ckpt_file_error(error, "look at", step->file);
     /* An empty one is as libvirt makes it. */
     if (found.st_size > 0 && !ckpt_memory_is_image(step->file, run->plan->vm_id, NULL)) {
         g_warning("VM %s: %s is no memory image of the VM's: it is left", run->plan->vm_id, step->file);
         return TRUE;
     }
-    if (unlink(step->file) < 0 && errno != ENOENT)
-        return ckpt_file_error(error, "remove", step->file);
-    return ckpt_file_sync_folder(step->file, error);
+    return ckpt_file_remove(step->file, error);
 }
 
 static gboolean

@@ -122,7 +122,7 @@ ckpt_merge_forget(const char *file, GError **error)
 {
     g_autofree char *mark = merged_path(file);
 
-    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_unmark(mark, error);
+    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_remove(mark, error);
 }
 
 /* What holds nothing is not missed. */

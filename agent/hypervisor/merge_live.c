@@ -60,7 +60,7 @@ ckpt_merge_resume(CkptRun *run, GError **error)
 
     if (!g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
-    return resume(run, error) && ckpt_file_unmark(path, error);
+    return resume(run, error) && ckpt_file_remove(path, error);
 }
 
 void

@@ -247,14 +247,6 @@ move_into_place(const char *from, const char *to, GError **error)
     return FALSE;
 }
 
-static gboolean
-is_there(const char *path)
-{
-    struct stat found;
-
-    return lstat(path, &found) == 0;
-}
-
 /* ---- SAVE_NVRAM ---- */
 
 CkptOutcome
@@ -262,7 +254,7 @@ ckpt_step_save_nvram_check(CkptRun *run, GError **error)
 {
     gboolean same = FALSE;
 
-    if (!is_there(run->step->file))
+    if (!ckpt_file_is_there(run->step->file))
         return CKPT_OUTCOME_NOT_DONE;
     if (!same_files(run->step->base, run->step->file, &same, error))
         return CKPT_OUTCOME_UNCLEAR;
@@ -276,9 +268,11 @@ ckpt_step_save_nvram(CkptRun *run, GError **error)
     g_autofree char *temporary = g_strconcat(step->file, NEW, NULL);
     gboolean same = FALSE;
 
-    if (is_there(step->file)) {
-        if (!same_files(step->base, step->file, &same, error) || same)
-            return same;
+    if (ckpt_file_is_there(step->file)) {
+        if (!same_files(step->base, step->file, &same, error))
+            return FALSE;
+        if (same)
+            return ckpt_file_sync_folder(step->file, error);
         ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s exists and is something else than %s",
                        step->file, step->base);
         ckpt_error_add(error, CKPT_META_FILE, step->file);
@@ -298,12 +292,10 @@ ckpt_step_save_nvram_undo(CkptRun *run, GError **error)
     if (unlink(temporary) < 0 && errno != ENOENT)
         return ckpt_file_error(error, "remove", temporary);
     if (lstat(path, &found) < 0)
-        return errno == ENOENT || ckpt_file_error(error, "look at", path);
+        return errno == ENOENT ? ckpt_file_remove(path, error) : ckpt_file_error(error, "look at", path);
     if (!S_ISREG(found.st_mode) || found.st_uid != geteuid() || (found.st_mode & 07777) != 0600)
         return TRUE;
-    if (unlink(path) < 0 && errno != ENOENT)
-        return ckpt_file_error(error, "remove", path);
-    return ckpt_file_sync_folder(path, error);
+    return ckpt_file_remove(path, error);
 }
 
 /* ---- COMPARE_NVRAM ---- */
@@ -353,9 +345,11 @@ put(const char *from, const char *to, GError **error)
     g_autofree char *temporary = g_strconcat(there, NEW, NULL);
     gboolean same = FALSE;
 
-    if (is_there(there) && (!same_files(from, there, &same, error) || same))
-        return same;
-    if (is_there(there) && !ckpt_file_is_free(there, error))
+    if (ckpt_file_is_there(there) && !same_files(from, there, &same, error))
+        return FALSE;
+    if (same)
+        return ckpt_file_sync(there, error) && ckpt_file_sync_folder(there, error);
+    if (ckpt_file_is_there(there) && !ckpt_file_is_free(there, error))
         return FALSE;
     if (!make_copy(from, temporary, error))
         return FALSE;
@@ -376,7 +370,7 @@ ckpt_step_put_nvram_check(CkptRun *run, GError **error)
 {
     gboolean same = FALSE;
 
-    if (!is_there(run->step->base))
+    if (!ckpt_file_is_there(run->step->base))
         return CKPT_OUTCOME_NOT_DONE;
     if (!same_files(run->step->file, run->step->base, &same, error))
         return CKPT_OUTCOME_UNCLEAR;
@@ -396,14 +390,11 @@ ckpt_step_put_nvram_undo(CkptRun *run, GError **error)
     /* An undo that was cut short is done again from its beginning: what it had put back, it may have removed
      * since (SAVE_NVRAM's). */
     if (step->from)
-        return !is_there(step->from) || put(step->from, step->base, error);
-    if (!is_there(there))
-        return TRUE;
+        return !ckpt_file_is_there(step->from) || put(step->from, step->base, error);
+    if (!ckpt_file_is_there(there))
+        return ckpt_file_remove(there, error);
     if (!same_files(step->file, there, &same, error))
         return FALSE;
-    if (!same) /* not what we put there: a VM that ran on it has changed it */
-        return TRUE;
-    if (unlink(there) < 0 && errno != ENOENT)
-        return ckpt_file_error(error, "remove", there);
-    return ckpt_file_sync_folder(there, error);
+    /* What we did not put there is of a VM that ran on it and has changed it. */
+    return !same || ckpt_file_remove(there, error);
 }

@@ -285,7 +285,7 @@ ckpt_reserve_forget(const CkptStep *step, GError **error)
 {
     g_autofree char *mark = mark_path(step);
 
-    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_unmark(mark, error);
+    return !g_file_test(mark, G_FILE_TEST_EXISTS) || ckpt_file_remove(mark, error);
 }
 
 static gboolean
@@ -339,7 +339,7 @@ ckpt_step_reserve(CkptRun *run, GError **error)
         ckpt_error_add(error, CKPT_META_FILE, step->base);
     } else {
         done = ckpt_file_mark(mark, error) && take_all(run, &target, &found, error) &&
-               ckpt_file_unmark(mark, error);
+               ckpt_file_remove(mark, error);
     }
     close(target.fd);
     return done;
@@ -425,12 +425,12 @@ ckpt_step_reserve_undo(CkptRun *run, GError **error)
     }
     fd = open_target(step->base);
     if (fd < 0)
-        return errno == ENOENT ? ckpt_file_unmark(mark, error)
+        return errno == ENOENT ? ckpt_file_remove(mark, error)
                                : ckpt_file_error(error, "open", step->base);
     if (keep_writers_out(fd) && fstat(fd, &found) == 0 && is_sealed(&found, &step->id))
         done = give_back(fd, &found, step, mark, error);
     close(fd);
-    return done && ckpt_file_unmark(mark, error);
+    return done && ckpt_file_remove(mark, error);
 }
 
 void

@@ -549,7 +549,7 @@ undo_disk(CkptRun *run, const CkptView *view, const CkptDiskFile *disk, GError *
     if (done && g_file_test(mark, G_FILE_TEST_EXISTS)) {
         removal.step = &removed;
         done = ckpt_merge_is_done(merging.step, error) && ckpt_step_remove_file(&removal, error) &&
-               ckpt_file_unmark(mark, error);
+               ckpt_file_remove(mark, error);
     }
     ckpt_step_free(merging.step);
     return done;
