@@ -133,7 +133,8 @@ jobs_that_forbid_it(void **state)
               "{ echo '<domainbackup mode=\"pull\"><server transport=\"unix\" socket=\"'$d'/tmp/nbd\"/>"
               "</domainbackup>' >$d/backup.xml; virsh backup-begin job $d/backup.xml; }"));
     assert_obstacle(guest, CKPT_REASON_BACKUP_JOB_ACTIVE, NULL);
-    g_free(sh("virsh domjobabort job"));
+    g_free(sh("virsh domjobabort job; "
+              "until virsh domjobinfo job | grep -q 'Job type: *None'; do sleep 0.05; done"));
     assert_clean(guest);
     g_free(sh("virsh blockcopy job vda --dest $d/images/job-copy.qcow2 --format qcow2 --bandwidth 1 "
               "--transient-job >/dev/null"));

@@ -376,10 +376,13 @@ point_create(Guest *guest, const char *tag)
 void
 point_restore(Guest *guest, Point *point, const char *tag, gboolean start)
 {
-    CkptStep *define = step_new(guest, CKPT_STEP_DEFINE);
-    CkptStep *stop = step_new(guest, CKPT_STEP_STOP);
+    CkptStep *define, *stop;
     char *tops[MAX_DISKS];
 
+    /* START looks into its plan for what it is to run on. */
+    g_ptr_array_set_size(guest->plan->steps, 0);
+    define = step_new(guest, CKPT_STEP_DEFINE);
+    stop = step_new(guest, CKPT_STEP_STOP);
     define->definition = g_strdup(point->definition);
     define->definition_before = sh("virsh dumpxml --inactive --security-info %s", guest->id);
     for (guint i = 0; i < point->count; i++) {

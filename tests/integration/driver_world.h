@@ -61,7 +61,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Point, point_free)
 Point *point_prepare(Guest *guest, const char *tag); /* overlays made, tops sealed */
 CkptStep *point_snapshot_step(Guest *guest, Point *point);
 Point *point_create(Guest *guest, const char *tag);
-/* New overlays named by `tag`, defined; the VM runs on them afterwards if `start`. */
+/* By a plan of its own: new overlays named by `tag`, defined; the VM runs on them afterwards if `start`. */
 void point_restore(Guest *guest, Point *point, const char *tag, gboolean start);
 /* With all its files unsealed. */
 CkptStep *merge_step(Guest *guest, const char *target, const char *file, const char *base,
