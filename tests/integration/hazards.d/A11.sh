@@ -24,7 +24,25 @@ A11() {
 	check A11_thawed_late eventually 25 thawed_late
 	check A11_ticks guest wait-tick "$dir" "$vm" --within 10
 	whole A11_oracle
+	A11_by_virsh
 	sed -i '/^\[limits\]$/,$d' "$dir/agent/config"
 	agent kill "$dir" a
 	agent start "$dir" a
+}
+
+# The same with virsh, which is given up after a while.
+A11_by_virsh() {
+	local status=0 began stands="goes on" thawed="stands still"
+	# shellcheck disable=SC2016  # the guest's shell expands these
+	guest exec "$dir" "$vm" sh -c '(sleep 1; kill -STOP $(pidof qemu-ga); sleep 6; kill -CONT $(pidof qemu-ga)) </dev/null >/dev/null 2>&1 &'
+	on "$dir" guest-agent-timeout "$vm" --timeout -2 >/dev/null # libvirt's default again
+	sleep 1.5
+	began=$EPOCHREALTIME
+	timeout 4 virsh -q -c "$(hypervisor uri "$dir")" domfsfreeze "$vm" >/dev/null 2>&1 || status=$?
+	began=$(seconds_since "$began")
+	sleep 4 # it wakes meanwhile
+	guest wait-tick "$dir" "$vm" --within 3 >/dev/null 2>&1 || stands="stands still"
+	on "$dir" domfsthaw "$vm" >/dev/null 2>&1 || true
+	! guest wait-tick "$dir" "$vm" --within 10 >/dev/null 2>&1 || thawed="goes on"
+	beside "virsh domfsfreeze with a guest agent that hangs: $([ $status = 124 ] && echo "no answer" || echo "status $status") in $began s; when that wakes, virsh is gone and the guest $stands; after virsh domfsthaw it $thawed"
 }

@@ -20,4 +20,23 @@ A15() {
 	guest stop "$dir" "$vm"
 	remove "$dir" "$last" >/dev/null
 	create "$dir" "$id" >/dev/null && pass A15_there_is_room_again
+	throw_away
+	A15_by_virsh
+}
+
+A15_by_virsh() {
+	# shellcheck source=tests/integration/blank.sh
+	. "$integration/blank.sh"
+	local made=0 said='' started=$EPOCHREALTIME
+	make_blank a15-02 1
+	write_all 15
+	while [ $made -lt 30 ] && said=$(by_virsh "layer-$made" 2>&1); do made=$((made + 1)); done
+	said="$made of 30 are made in $(seconds_since "$started") s${said:+ ($said)}"
+	if on "$dir" start "$vm" >"$dir/a15-start" 2>&1; then
+		said+="; it starts"
+	else
+		said+="; it does not start: $(xargs <"$dir/a15-start")"
+	fi
+	beside "virsh snapshot-create-as, again and again: $said; through all of them the disk reads $(reads "$(top_of "$dir" "$vm" vda)"), 15 was written"
+	throw_away
 }

@@ -34,4 +34,26 @@ A18() {
 	equal A18_one_file_again "$(top_of "$dir" "$vm" vda)" "$bottom"
 	equal A18_contents "$(disk_file "$bottom" qcow2 /mark)" three
 	whole A18_oracle "shut off"
+	throw_away
+	A18_by_virsh
+}
+
+# The same with virsh: the clone lies on the file into which is merged.
+A18_by_virsh() {
+	# shellcheck source=tests/integration/blank.sh
+	. "$integration/blank.sh"
+	local below over clone=$dir/images/a18-03-clone.qcow2 before status=0
+	make_blank a18-03 1
+	write_all 1
+	run_again
+	below=$(top_of "$dir" "$vm" vda)
+	by_virsh one --no-metadata
+	over=$(top_of "$dir" "$vm" vda)
+	overlay "$clone" "$below" qcow2
+	before=$(reads "$clone")
+	write_all 2
+	by_virsh two --no-metadata
+	on "$dir" blockcommit "$vm" vda --base "$below" --top "$over" --wait >/dev/null 2>&1 || status=$?
+	beside "virsh blockcommit into a file on which another VM's clone lies: status $status; the clone read $before before, and $(reads "$clone") afterwards"
+	throw_away
 }

@@ -59,4 +59,27 @@ A27() {
 	remove "$dir" "$four" >/dev/null
 	equal A27_one_file_again "$(a27_files)" a27-01-vda.qcow2
 	equal A27_by_its_first_name "$(top_of "$dir" "$vm" vda)" "$bottom"
+	throw_away
+	A27_by_virsh
+}
+
+# The same with virsh: another branch lies on the file that is merged, and removed as it is wanted to be.
+A27_by_virsh() {
+	# shellcheck source=tests/integration/blank.sh
+	. "$integration/blank.sh"
+	local below over sibling=$dir/images/a27-02-branch.qcow2 before status=0
+	make_blank a27-02 1
+	write_all 1
+	run_again
+	below=$(top_of "$dir" "$vm" vda)
+	by_virsh one --no-metadata
+	over=$(top_of "$dir" "$vm" vda)
+	write_all 2
+	by_virsh two --no-metadata
+	overlay "$sibling" "$over" qcow2
+	before=$(reads "$sibling")
+	write_all 3
+	on "$dir" blockcommit "$vm" vda --base "$below" --top "$over" --delete --wait >/dev/null 2>&1 || status=$?
+	beside "virsh blockcommit --delete of a file on which another branch lies: status $status; that branch read $before before, and $(reads "$sibling") afterwards"
+	throw_away
 }

@@ -58,16 +58,41 @@ A29() {
 	remove "$dir" "$one" >/dev/null && pass A29_deleted_once_it_has_its_size_again
 	whole A29_oracle_off "shut off"
 
-	# A block device at the bottom is not captured at all, whatever its size.
+	A29_block_device
+}
+
+# A block device at the bottom does not grow with its disk: it must be as large before the disk is merged into it.
+A29_block_device() {
+	local one top file=$dir/images/a29-02-vda.raw loop before
 	make_guest a29-02 --size 64 --format raw
-	local loop
-	loop=$(losetup -f --show "$dir/images/a29-02-vda.raw")
+	loop=$(losetup -f --show "$file")
 	chown --reference="$dir/home" "$loop"
 	on "$dir" dumpxml "$vm" | sed "s|type='file' device='disk'|type='block' device='disk'|; s|<source file='[^']*-vda[^']*'|<source dev='$loop'|" >"$dir/block.xml"
 	on "$dir" define "$dir/block.xml" >/dev/null
-	refused A29_block_disk_is_refused DISK_TYPE_UNSUPPORTED "vda" ask CreateCheckpoint "vm_id:'$id'"
+	refused A29_block_device_without_a_folder_for_overlays DISK_TYPE_UNSUPPORTED "block_overlay_folder" ask CreateCheckpoint "vm_id:'$id'"
+
+	printf '[checkpoints]\nblock_overlay_folder = %s\n' "$(realpath "$dir/images")" >>"$dir/agent/config"
+	agent stop "$dir" a
+	agent start "$dir" a
+	one=$(create "$dir" "$id")
+	top=$(top_of "$dir" "$vm" vda)
+	hypervisor run "$dir" qemu-img resize -q -f qcow2 "$top" 96M
+	hypervisor run "$dir" qemu-io -f qcow2 -c 'write -q -P 0x29 80M 1M' "$top"
+	before=$(world "$dir")
+	refused A29_block_device_too_small_is_refused DISK_RESIZED "$loop" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	refused A29_with_the_size_needed DISK_RESIZED "grown to $((96 << 20)) bytes" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	unchanged A29_block_device_nothing_changed "$dir" "$before"
+	truncate -s 96M "$file"
+	losetup -c "$loop"
+	remove "$dir" "$one" >/dev/null && pass A29_merged_once_the_device_is_as_large
+	equal A29_the_device_is_the_disk_again "$(on "$dir" dumpxml --inactive "$vm" | xpath "string(//disk[target/@dev='vda']/source/@dev)")" "$loop"
+	check A29_block_device_contents qemu-io -r -f raw -c 'read -q -P 0x29 80M 1M' "$loop"
+
 	on "$dir" undefine "$vm" >/dev/null
 	losetup -d "$loop"
+	sed -i '/^\[checkpoints\]$/,$d' "$dir/agent/config"
+	agent stop "$dir" a
+	agent start "$dir" a
 }
 
 up_again() { guest wait-agent "$dir" "$vm"; }
