@@ -141,7 +141,7 @@ copy(CkptRun *run, GError **error)
     if (!ckpt_file_is_free(step->above, error))
         return FALSE;
     recount(run);
-    return ckpt_qemu_img(run, allocated(step->file), arguments, error) && ckpt_file_sync(step->above, error);
+    return ckpt_qemu_img(run, allocated(step->file), arguments, error);
 }
 
 gboolean
