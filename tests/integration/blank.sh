@@ -24,11 +24,14 @@ qemu_pid() { cat "$(readlink "$dir/run")/run/libvirt/qemu/run/$vm.pid" 2>/dev/nu
 
 monitor() { on "$dir" qemu-monitor-command "$vm" "$@"; }
 
+number=0
+next_number() { number=$((number % 250 + 1)); }
+
 # write_all NUMBER: the guest writes to all of its disks.
 write_all() {
 	local one target out
 	if is_running; then
-		for one in $(monitor '{"execute":"query-block"}' | jq -r '.return[] | select(.inserted) | .qdev'); do
+		for one in $(monitor '{"execute":"query-block"}' | jq -r '.return[].qdev | select(. // "" | contains("virtio-disk"))'); do
 			out=$(monitor --hmp "qemu-io -d $one \"write -P $1 1048576 65536\"")
 			[ -z "${out//[$' \r\n']/}" ] || wrong "the guest cannot write: $out"
 			monitor --hmp "qemu-io -d $one flush" >/dev/null
@@ -43,8 +46,8 @@ write_all() {
 
 targets() { if [ "$disks" = 2 ]; then echo vda vdb; else echo vda; fi; }
 
-read_number() { # FILE FORMAT
-	echo $((16#$(qemu-io -r -U -f "$2" -c "read -v 1048576 1" "$1" | sed -nE 's/^00100000: +([0-9a-f]{2}) .*/\1/p')))
+read_number() { # FILE FORMAT [OFFSET]
+	echo $((16#$(qemu-io -r -U -f "$2" -c "read -v ${3:-1048576} 1" "$1" | sed -nE 's/^[0-9a-f]{8}: +([0-9a-f]{2}) .*/\1/p')))
 }
 
 present() { # what all disks hold
@@ -63,6 +66,9 @@ captured() { # CHECKPOINT-ID
 	done
 }
 
+# follow: after a call that succeeded, what the agent still does by itself and may be stopped in, too.
+type follow >/dev/null 2>&1 || follow() { :; }
+
 agent_is() { # LETTER of its state in /proc
 	local pid
 	pid=$(agent pid "$dir" a) && grep -q "^State:[[:space:]]*$1" "/proc/$pid/status" 2>/dev/null
@@ -73,7 +79,7 @@ agent_is() { # LETTER of its state in /proc
 stop_at() {
 	agent kill "$dir" a
 	agent start "$dir" a --env "VMCKPT_PAUSE_AT=$1"
-	"$support/agent" call "$dir" "$2" "$3" >"$base/reply" 2>&1 &
+	{ "$support/agent" call "$dir" "$2" "$3" >"$base/reply" 2>&1 && follow >/dev/null 2>&1; } &
 	caller=$!
 	until agent_is T; do
 		if ! kill -0 "$caller" 2>/dev/null; then

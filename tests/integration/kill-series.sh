@@ -4,6 +4,17 @@
 
 # shellcheck source=tests/integration/kill.sh
 . "$(dirname "${BASH_SOURCE[0]}")/kill.sh"
+# shellcheck source=tests/integration/kill-blanks.sh
+. "$(dirname "${BASH_SOURCE[0]}")/kill-blanks.sh"
+
+guest_series="create_running delete_active restore_running delete_middle create_off delete_off delete_leaf"
+
+# What kill-blanks.sh calls it.
+each_point() {
+	state=$3
+	series "$1" "$2"
+}
+settled() { look "$state"; }
 
 # ---- create, running, two disks ----
 
@@ -175,25 +186,41 @@ delete_leaf() {
 
 # kill_series [SERIES...]: these, or all.
 kill_series() {
-	local wanted=" ${*:-create_running delete_active restore_running delete_middle create_off delete_off delete_leaf} " one
+	[ $# -gt 0 ] || set -- $guest_series $branch_series $off_series $uefi_series
+	local wanted=" $* "
+	if any_wanted $guest_series; then with_system; fi
+	blank_series "$@"
+	kill_summary
+}
+
+any_wanted() { # SERIES...
+	local one
+	for one in "$@"; do
+		case $wanted in *" $one "*) return 0 ;; esac
+	done
+	return 1
+}
+
+with_system() {
+	local one
 	# Both at once, since most of a boot is waiting.
 	with_guest two-01 2
 	for one in create_running delete_active; do
-		case $wanted in *" $one "*) $one ;; esac
+		if any_wanted $one; then $one; fi
 	done
 	guest stop "$dir" two-01
 	with_guest one-01 1
 	for one in restore_running delete_middle; do
-		case $wanted in *" $one "*) $one ;; esac
+		if any_wanted $one; then $one; fi
 	done
 	mark_all off
 	guest poweroff "$dir" one-01
 	for one in create_off delete_off delete_leaf; do
-		case $wanted in *" $one "*) $one ;; esac
+		if any_wanted $one; then $one; fi
 	done
 	guest_up
 	equal the_guest_has_its_marks_at_the_end "$(marks_in_guest)" off
-	kill_summary
+	guest stop "$dir" one-01
 }
 
 with_guest() { # VM DISKS

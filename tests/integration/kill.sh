@@ -54,6 +54,9 @@ checkpoints() { # how many
 	got '.checkpoints | length'
 }
 
+# follow: after a call that succeeded, what the agent still does by itself and may be killed in, too.
+follow() { :; }
+
 # series NAME METHOD: kills METHOD at each point. The functions before, request and after are the
 # series' own: before makes what the request needs, request prints its text, after checks what
 # came of it ($reply has the answer) and clears up. All with an agent that is well.
@@ -69,6 +72,7 @@ series() {
 		text="options{request_id:'$request_id'} $(request)"
 		status=0
 		call "$dir" "$method" "$text" || status=$?
+		[ $status != 0 ] || follow || true
 		if agent alive "$dir" a; then
 			# Its point may come yet, in what "after" does.
 			agent kill "$dir" a
