@@ -190,6 +190,16 @@ read_situation(CkptEngine *engine, const CkptOperation *op, Situation *situation
     return FALSE;
 }
 
+/* What is planned for a VM that hangs would hang in its midst; a look does not ask, for it need not. */
+static gboolean
+does_answer(CkptEngine *engine, CkptVm *vm, GError **error)
+{
+    gboolean active = vm->power == CKPT_POWER_RUNNING || vm->power == CKPT_POWER_PAUSED;
+
+    return !active || !engine->driver->answers ||
+           engine->driver->answers(engine->driver, vm->id, &vm->downtime_ms, error);
+}
+
 gboolean
 ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **error)
 {
@@ -213,7 +223,7 @@ ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, GError **e
         refuse_moved(row, error);
         return FALSE;
     }
-    if (refuse_left(&situation, op, error))
+    if (refuse_left(&situation, op, error) || !does_answer(engine, situation.vm, error))
         return FALSE;
     row = ckpt_graph_find(situation.checkpoints, op->checkpoint_id);
     if (op->kind == CKPT_KIND_DELETE && row && row->state == CKPT_STATE_DELETING && !row->deferred)

@@ -2,8 +2,8 @@
 
 #include "agent/hypervisor/stored.h"
 
-/* A libvirtd that does not answer for this long (10 s, twice, and once more) counts as gone, so that no call
- * hangs for ever (hazard A10). */
+/* A libvirtd that does not answer for this long (10 s, twice, and once more) counts as gone, so that no call waits
+ * for that for ever. One that answers may still wait for a QEMU: see ask.h. */
 #define KEEPALIVE_INTERVAL_S 10
 #define KEEPALIVE_COUNT 2
 /* An opening has no keepalive yet: it hangs as long as libvirtd does, in a thread of its own. */
@@ -61,10 +61,36 @@ ckpt_domain_list_free(CkptDomainList *domains)
     free(domains);
 }
 
+static void
+free_error(gpointer error)
+{
+    virFreeError(error);
+}
+
+static GPrivate taken = G_PRIVATE_INIT(free_error);
+
+void
+ckpt_libvirt_take_error(virErrorPtr error)
+{
+    virResetLastError();
+    g_private_replace(&taken, error);
+}
+
+/* NULL: none. */
+static virErrorPtr
+last_error(void)
+{
+    virErrorPtr last = virGetLastError();
+
+    if (!last || last->code == VIR_ERR_OK)
+        last = g_private_get(&taken);
+    return last && last->code != VIR_ERR_OK ? last : NULL;
+}
+
 int
 ckpt_libvirt_code(void)
 {
-    virErrorPtr last = virGetLastError();
+    virErrorPtr last = last_error();
 
     return last ? last->code : VIR_ERR_OK;
 }
@@ -88,18 +114,26 @@ reason_of(const virError *last, CkptReason fallback)
     }
 }
 
+gboolean
+ckpt_libvirt_is_away(void)
+{
+    virErrorPtr last = last_error();
+
+    return last && reason_of(last, CKPT_REASON_HYPERVISOR_FAILED) == CKPT_REASON_HYPERVISOR_UNAVAILABLE;
+}
+
 void
 ckpt_libvirt_error(GError **error, CkptReason fallback, const char *format, ...)
 {
     g_autofree char *code = NULL;
     g_autofree char *words = NULL;
-    virErrorPtr last = virGetLastError();
+    virErrorPtr last = last_error();
     va_list args;
 
     va_start(args, format);
     words = g_strdup_vprintf(format, args);
     va_end(args);
-    if (!last || last->code == VIR_ERR_OK) {
+    if (!last) {
         ckpt_error_set(error, fallback, "%s: libvirt does not say why", words);
         return;
     }
@@ -139,6 +173,12 @@ clear_connection(gpointer data)
     g_mutex_clear(&connection->lock);
     ckpt_stored_vms_free(connection->stored);
     g_free(connection->uri);
+}
+
+CkptConnection *
+ckpt_connection_ref(CkptConnection *connection)
+{
+    return g_atomic_rc_box_acquire(connection);
 }
 
 void

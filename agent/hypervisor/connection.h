@@ -11,7 +11,8 @@ CkptConnection *ckpt_connection_new(const char *uri);
 /* One for all threads, until it is freed: for libvirt's test driver, whose hypervisor is gone with its last
  * connection, and with a file is another one in each. */
 CkptConnection *ckpt_connection_new_shared(const char *uri);
-void ckpt_connection_free(CkptConnection *connection);
+CkptConnection *ckpt_connection_ref(CkptConnection *connection);
+void ckpt_connection_free(CkptConnection *connection); /* one reference */
 
 /* A reference that the caller closes, for use on this thread. HYPERVISOR_UNAVAILABLE if libvirt
  * cannot be reached. */

@@ -1,5 +1,7 @@
 #include "agent/hypervisor/domain_view.h"
 
+#include "agent/hypervisor/ask.h"
+
 #include <string.h>
 
 #define SETTLE_S 30
@@ -115,10 +117,16 @@ ckpt_view_live_source(const CkptView *view, const char *target)
     return disk ? disk->source : NULL;
 }
 
+static int
+block_info(virDomainPtr domain, const char *disk, gpointer answer)
+{
+    return virDomainGetBlockInfo(domain, disk, answer, 0);
+}
+
 /* A call that libvirt lets wait for modifying jobs: they need not be asked for by name, and most of
  * them cannot be. 30 s is libvirt's own, unchangeable limit. */
 static gboolean
-wait_for_modify_job(virDomainPtr domain, const CkptView *view, GError **error)
+wait_for_modify_job(CkptConnection *connection, const CkptView *view, GError **error)
 {
     for (guint i = 0; i < view->definition_xml->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(view->definition_xml->disks, i);
@@ -126,14 +134,14 @@ wait_for_modify_job(virDomainPtr domain, const CkptView *view, GError **error)
 
         if (!disk->source)
             continue;
-        if (virDomainGetBlockInfo(domain, disk->target, &info, 0) == 0)
+        if (ckpt_ask(connection, view->domain, block_info, disk->target, &info, sizeof info) == 0)
             return TRUE;
         if (ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT) {
             ckpt_libvirt_error(error, CKPT_REASON_VM_BUSY, "a job that does not end");
             return FALSE;
         }
         /* The answer itself does not matter, nor its failing; only a lost connection does. */
-        if (virConnectIsAlive(virDomainGetConnect(domain)) != 1) {
+        if (ckpt_libvirt_is_away() || virConnectIsAlive(virDomainGetConnect(view->domain)) != 1) {
             ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "wait for its jobs");
             return FALSE;
         }
@@ -181,18 +189,31 @@ has_let_go(const CkptView *view)
             view->reason == VIR_DOMAIN_PAUSED_SNAPSHOT || view->reason == VIR_DOMAIN_PAUSED_DUMP);
 }
 
+static int
+job_info(virDomainPtr domain, const char *disk, gpointer answer)
+{
+    return virDomainGetJobInfo(domain, answer);
+}
+
 gboolean
-ckpt_domain_has_job(virDomainPtr domain)
+ckpt_domain_has_job(CkptConnection *connection, virDomainPtr domain)
 {
     virDomainJobInfo info = {0};
 
-    return virDomainGetJobInfo(domain, &info) == 0 && info.type != VIR_DOMAIN_JOB_NONE;
+    return ckpt_ask(connection, domain, job_info, NULL, &info, sizeof info) == 0 &&
+           info.type != VIR_DOMAIN_JOB_NONE;
+}
+
+static int
+block_stats(virDomainPtr domain, const char *disk, gpointer answer)
+{
+    return virDomainBlockStats(domain, disk, answer, sizeof(virDomainBlockStatsStruct));
 }
 
 /* One that is gone, or is just going, has let go of its files before libvirt knows: a VM of which QEMU was killed
  * is running to libvirt until it has come to that. */
 static gboolean
-does_qemu_answer(const CkptView *view)
+does_qemu_answer(CkptConnection *connection, const CkptView *view)
 {
     for (guint i = 0; i < view->live_xml->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
@@ -200,9 +221,9 @@ does_qemu_answer(const CkptView *view)
 
         if (!disk->source)
             continue;
-        if (virDomainBlockStats(view->domain, disk->target, &stats, sizeof stats) == 0)
+        if (ckpt_ask(connection, view->domain, block_stats, disk->target, &stats, sizeof stats) == 0)
             return TRUE;
-        virResetLastError();
+        ckpt_libvirt_take_error(NULL);
         return FALSE;
     }
     return TRUE;
@@ -211,10 +232,11 @@ does_qemu_answer(const CkptView *view)
 /* Nobody is at work on it: one that its owner had paused before it is saved is paused by him, to libvirt, all the
  * while; and only the job says that QEMU may have let go. */
 static gboolean
-is_settled(const CkptView *view)
+is_settled(CkptConnection *connection, const CkptView *view)
 {
-    return !has_let_go(view) && wait_for_modify_job(view->domain, view, NULL) &&
-           (!view->active || (!ckpt_domain_has_job(view->domain) && does_qemu_answer(view)));
+    return !has_let_go(view) && wait_for_modify_job(connection, view, NULL) &&
+           (!view->active ||
+            (!ckpt_domain_has_job(connection, view->domain) && does_qemu_answer(connection, view)));
 }
 
 gboolean
@@ -223,7 +245,7 @@ ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptV
     g_autoptr(CkptView) now = ckpt_view_load(connection, vm_id, NULL);
     g_autoptr(CkptView) after = NULL;
 
-    if (!now || !is_same(view, now) || !is_settled(now))
+    if (!now || !is_same(view, now) || !is_settled(connection, now))
         return TRUE;
     after = ckpt_view_load(connection, vm_id, NULL);
     return !after || !is_same(view, after);
@@ -301,11 +323,11 @@ ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
     gint64 deadline = g_get_monotonic_time() + SETTLE_S * G_USEC_PER_SEC;
     g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
 
-    if (!view || !wait_for_modify_job(view->domain, view, error)) {
+    if (!view || !wait_for_modify_job(connection, view, error)) {
         g_prefix_error(error, "VM %s: ", vm_id);
         return FALSE;
     }
-    while (view->active && ckpt_domain_has_job(view->domain)) {
+    while (view->active && ckpt_domain_has_job(connection, view->domain)) {
         if (g_get_monotonic_time() >= deadline) {
             ckpt_error_set(error, CKPT_REASON_VM_BUSY, "VM %s: a job runs on it (virsh domjobinfo)",
                            vm_id);

@@ -36,7 +36,7 @@ const char *ckpt_view_live_source(const CkptView *view, const char *target); /* 
 
 /* Whether libvirt has a job under way on it, or one that is done and not cleared up yet. FALSE also where it
  * cannot be asked, as of a domain that is off: libvirt's last error says why. */
-gboolean ckpt_domain_has_job(virDomainPtr domain);
+gboolean ckpt_domain_has_job(CkptConnection *connection, virDomainPtr domain);
 /* Waits, at most 30 s, for libvirt's jobs on the VM: VM_BUSY if one is left. */
 gboolean ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -404,7 +404,7 @@ close_unused(CkptRun *run, CkptLayer *layer, GError **error)
 
     if (!domain)
         return TRUE;
-    return ckpt_nodes_release(domain, layer->path, error) &&
+    return ckpt_nodes_release(run->connection, domain, layer->path, error) &&
            ckpt_locks_probe_path(layer->path, &layer->read_locked, &layer->write_locked, error);
 }
 

@@ -1,4 +1,5 @@
 /* What a guest is up to, for the doctor: whether it stands still, or is frozen, and by whose doing. */
+#include "agent/hypervisor/ask.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/qemu.h"
 
@@ -33,21 +34,43 @@ disk_error_word(int error)
     return error == VIR_DOMAIN_DISK_ERROR_NO_SPACE ? "no space" : "I/O error";
 }
 
+typedef struct {
+    int count;
+    struct {
+        char disk[32];
+        int error;
+    } of[64];
+} DiskErrors;
+
+static int
+disk_errors(virDomainPtr domain, const char *disk, gpointer answer)
+{
+    DiskErrors *found = answer;
+    virDomainDiskError errors[G_N_ELEMENTS(found->of)];
+    int n = virDomainGetDiskErrors(domain, errors, G_N_ELEMENTS(errors), 0);
+
+    for (found->count = 0; found->count < n; found->count++) {
+        g_strlcpy(found->of[found->count].disk, errors[found->count].disk, sizeof found->of[0].disk);
+        found->of[found->count].error = errors[found->count].error;
+        free(errors[found->count].disk);
+    }
+    return n;
+}
+
 /* By the disk: QEMU tells which could not write, and why. */
 static CkptHalt
-ask_disk_errors(virDomainPtr domain, char **detail)
+ask_disk_errors(CkptConnection *connection, virDomainPtr domain, char **detail)
 {
-    virDomainDiskError errors[64];
-    int n = virDomainGetDiskErrors(domain, errors, G_N_ELEMENTS(errors), 0);
+    DiskErrors found = {0};
+    int n = ckpt_ask(connection, domain, disk_errors, NULL, &found, sizeof found);
     g_autoptr(GString) text = g_string_new(NULL);
     CkptHalt halt = CKPT_HALT_IO_ERROR;
 
     for (int i = 0; i < n; i++) {
-        g_string_append_printf(text, "%sdisk %s (%s)", i > 0 ? ", " : "", errors[i].disk,
-                               disk_error_word(errors[i].error));
-        if (errors[i].error == VIR_DOMAIN_DISK_ERROR_NO_SPACE)
+        g_string_append_printf(text, "%sdisk %s (%s)", i > 0 ? ", " : "", found.of[i].disk,
+                               disk_error_word(found.of[i].error));
+        if (found.of[i].error == VIR_DOMAIN_DISK_ERROR_NO_SPACE)
             halt = CKPT_HALT_NO_SPACE;
-        free(errors[i].disk);
     }
     if (text->len > 0)
         *detail = g_strdup(text->str);
@@ -55,21 +78,21 @@ ask_disk_errors(virDomainPtr domain, char **detail)
 }
 
 static CkptHalt
-halt_of(const CkptView *view, const CkptQemuOptions *options, char **detail)
+halt_of(CkptConnection *connection, const CkptView *view, const CkptQemuOptions *options, char **detail)
 {
     g_autofree char *mark = NULL;
 
     if (view->state == VIR_DOMAIN_CRASHED)
         return CKPT_HALT_CRASHED;
     /* A job that is under way pauses its guest, and lets it go on. */
-    if (view->state != VIR_DOMAIN_PAUSED || ckpt_domain_has_job(view->domain))
+    if (view->state != VIR_DOMAIN_PAUSED || ckpt_domain_has_job(connection, view->domain))
         return CKPT_HALT_NONE;
     mark = find_mark(view, options);
     if (mark)
         return CKPT_HALT_OURS;
     switch (view->reason) {
     case VIR_DOMAIN_PAUSED_IOERROR:
-        return ask_disk_errors(view->domain, detail);
+        return ask_disk_errors(connection, view->domain, detail);
     case VIR_DOMAIN_PAUSED_SAVE:
     case VIR_DOMAIN_PAUSED_DUMP:
     case VIR_DOMAIN_PAUSED_SNAPSHOT:
@@ -110,7 +133,7 @@ ckpt_guest_look(CkptConnection *connection, const CkptQemuOptions *options, cons
         return FALSE;
     if (!view->active)
         return TRUE;
-    guest->halt = halt_of(view, options, &guest->detail);
+    guest->halt = halt_of(connection, view, options, &guest->detail);
     guest->frozen_by_us = ckpt_guard_is_due(options->guard_folder, vm_id);
     if (!ckpt_freeze_obstacle(view))
         ask_frozen(view->domain, MIN(options->guest_agent_seconds, ASK_SECONDS), guest);

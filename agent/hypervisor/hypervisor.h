@@ -139,6 +139,9 @@ struct _CkptDriver {
      * catalogue lost, or is too old to know, are found so. FILE_FAILED if one that is there cannot be read;
      * another user's, which may not be, lies on nothing. NULL in a driver whose checkpoints are no files. */
     GPtrArray *(*overlays_on)(CkptDriver *driver, const CkptKnownFile *files, GError **error);
+    /* Whether what runs this active VM answers: VM_BUSY if not, within a minute, and at once while an earlier
+     * question still waits. downtime_ms (may be NULL): as CkptVm's. NULL in a driver whose VMs always do. */
+    gboolean (*answers)(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error);
 };
 
 static inline CkptFoundFiles *

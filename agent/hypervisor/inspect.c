@@ -1,4 +1,5 @@
 /* One VM as a whole: state, definition, and what forbids operating on it. */
+#include "agent/hypervisor/ask.h"
 #include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/qemu.h"
 
@@ -62,12 +63,29 @@ is_arriving(CkptVm *vm, const CkptView *view)
     return TRUE;
 }
 
-/* FALSE when a job keeps even questions waiting: no more of them are asked. */
-static gboolean
-inspect_domain_job(CkptVm *vm, const CkptView *view)
+typedef struct {
+    int type, operation; /* virDomainJobType, virDomainJobOperation */
+} Job;
+
+static int
+job_stats(virDomainPtr domain, const char *disk, gpointer answer)
 {
+    Job *job = answer;
     virTypedParameterPtr params = NULL;
-    int count = 0, type = VIR_DOMAIN_JOB_NONE, operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
+    int count = 0;
+    int result = virDomainGetJobStats(domain, &job->type, &params, &count, 0);
+
+    if (result >= 0)
+        (void)virTypedParamsGetInt(params, count, VIR_DOMAIN_JOB_OPERATION, &job->operation);
+    virTypedParamsFree(params, count);
+    return result;
+}
+
+/* FALSE when a job, or a QEMU that hangs, keeps even questions waiting: no more of them are asked. */
+static gboolean
+inspect_domain_job(CkptConnection *connection, CkptVm *vm, const CkptView *view)
+{
+    Job job = {VIR_DOMAIN_JOB_NONE, VIR_DOMAIN_JOB_OPERATION_UNKNOWN};
     char *backup = virDomainBackupGetXMLDesc(view->domain, 0);
 
     if (backup) {
@@ -77,43 +95,49 @@ inspect_domain_job(CkptVm *vm, const CkptView *view)
                              vm->name);
         return TRUE;
     }
-    if (virDomainGetJobStats(view->domain, &type, &params, &count, 0) < 0) {
+    if (ckpt_ask(connection, view->domain, job_stats, NULL, &job, sizeof job) < 0) {
         if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
             return !is_arriving(vm, view);
-        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
-                             "a libvirt job on VM %s, or its QEMU, has not answered for 30 s",
-                             vm->name);
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL, CKPT_NO_ANSWER_FORMAT, vm->name);
         return FALSE;
     }
-    (void)virTypedParamsGetInt(params, count, VIR_DOMAIN_JOB_OPERATION, &operation);
-    virTypedParamsFree(params, count);
     /* One that is done is under way until libvirt has cleared up: of a save QEMU has let go of its files then. */
-    if (type != VIR_DOMAIN_JOB_NONE)
+    if (job.type != VIR_DOMAIN_JOB_NONE)
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL,
                              "a job is under way on VM %s%s (virsh domjobinfo): wait for it, or end it with "
                              "virsh domjobabort",
-                             vm->name, job_words(operation));
+                             vm->name, job_words(job.operation));
     return TRUE;
 }
 
+static int
+block_job(virDomainPtr domain, const char *disk, gpointer answer)
+{
+    virDomainBlockJobInfo info;
+
+    return virDomainGetBlockJobInfo(domain, disk, &info, 0);
+}
+
+/* libvirt asks QEMU for a job that it knows of, and for none else. */
 static void
-inspect_block_jobs(CkptVm *vm, const CkptView *view)
+inspect_block_jobs(CkptConnection *connection, CkptVm *vm, const CkptView *view)
 {
     for (guint i = 0; i < view->live_xml->disks->len; i++) {
         const CkptXmlDisk *disk = g_ptr_array_index(view->live_xml->disks, i);
-        virDomainBlockJobInfo info;
         int found;
 
         if (!ckpt_xml_disk_is_captured(disk))
             continue;
-        found = virDomainGetBlockJobInfo(view->domain, disk->target, &info, 0);
+        found = ckpt_ask(connection, view->domain, block_job, disk->target, NULL, 0);
         if (found == 1 || disk->mirror)
             ckpt_vm_add_obstacle(vm, CKPT_REASON_BLOCK_JOB_ACTIVE, disk->target, disk->source,
                                  "a block job is under way on disk %s of VM %s (virsh blockjob): wait "
                                  "for it, or end it with virsh blockjob --abort",
                                  disk->target, vm->name);
-        else if (found < 0 && ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT)
+        else if (found < 0 && ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT) {
+            ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL, CKPT_NO_ANSWER_FORMAT, vm->name);
             return;
+        }
     }
 }
 
@@ -138,16 +162,12 @@ memory_obstacle(const CkptVm *vm, const CkptView *view)
 static void
 inspect_memory(CkptVm *vm, const CkptView *view)
 {
-    unsigned long long ms = 0;
     unsigned long version = 0;
 
     if (virConnectGetVersion(virDomainGetConnect(view->domain), &version) == 0)
         vm->qemu_version = g_strdup_printf("%lu.%lu.%lu", version / 1000000, version / 1000 % 1000,
                                            version % 1000);
     vm->memory_bytes = view->live_xml->memory_bytes;
-    if (virDomainMigrateGetMaxDowntime(view->domain, &ms, 0) < 0)
-        virResetLastError();
-    vm->downtime_ms = (guint)ms;
 }
 
 static void
@@ -235,8 +255,8 @@ inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const C
 
     if (!ckpt_view_describe(view, vm_id, vm, error))
         return NULL;
-    if (view->active && inspect_domain_job(vm, view)) {
-        inspect_block_jobs(vm, view);
+    if (view->active && inspect_domain_job(connection, vm, view)) {
+        inspect_block_jobs(connection, vm, view);
         inspect_memory(vm, view);
     }
     inspect_devices(vm, view);

@@ -20,5 +20,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptDomainList, ckpt_domain_list_free)
  * end within libvirt's 30 s VM_BUSY; anything else is `fallback`. */
 void ckpt_libvirt_error(GError **error, CkptReason fallback, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
+/* What a call on another thread failed with counts as this one's last error, until a call of its own fails. Taken;
+ * NULL: none does. */
+void ckpt_libvirt_take_error(virErrorPtr error);
 /* The code (virErrorNumber) of this thread's last libvirt error. */
 int ckpt_libvirt_code(void);
+/* Whether that says that libvirt cannot be reached. */
+gboolean ckpt_libvirt_is_away(void);

@@ -1,6 +1,7 @@
 /* What QEMU keeps open though nothing uses it: libvirt opens an overlay as nodes of QEMU's before it
  * switches to it, and after a merge it closes the merged one's; a libvirtd that dies in between never
  * comes back to them. */
+#include "agent/hypervisor/ask.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 
@@ -175,13 +176,13 @@ may_be_asked(virDomainPtr domain, GError **error)
 }
 
 gboolean
-ckpt_nodes_release(virDomainPtr domain, const char *path, GError **error)
+ckpt_nodes_release(CkptConnection *connection, virDomainPtr domain, const char *path, GError **error)
 {
     g_autoptr(GPtrArray) names = NULL;
 
     if (virDomainIsActive(domain) == 0)
         return TRUE;
-    if (may_be_asked(domain, error))
+    if (ckpt_ask_qemu(connection, domain, NULL, error) && may_be_asked(domain, error))
         names = find_nodes(domain, path, error);
     if (names && delete_unused(domain, path, names, error))
         return TRUE;

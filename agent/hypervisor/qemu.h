@@ -278,9 +278,9 @@ gboolean ckpt_nodes_no_job(virDomainPtr domain, const CkptXmlDomain *live, gbool
 /* Has the running VM's QEMU close what it has open of this file without using it. QEMU itself refuses
  * for what is in use, so that nothing is lost by asking; that is TRUE too, and the locks tell. The VM
  * is tainted for libvirt (custom-monitor) from then on: not to be asked without a reason. VM_BUSY, and
- * not asked, while a block job is under way on any of its disks. */
-gboolean ckpt_nodes_release(virDomainPtr domain, const char *path, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+ * not asked, while a block job is under way on any of its disks, or QEMU hangs. */
+gboolean ckpt_nodes_release(CkptConnection *connection, virDomainPtr domain, const char *path,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- merge.c, merge_live.c ---- */
 gboolean ckpt_step_merge(CkptRun *run, GError **error);

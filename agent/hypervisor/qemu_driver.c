@@ -1,4 +1,5 @@
 /* The qemu driver: overlays that the agent makes itself, on every libvirt from 9.0 on. */
+#include "agent/hypervisor/ask.h"
 #include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/guard.h"
 #include "agent/hypervisor/host.h"
@@ -140,6 +141,14 @@ static GPtrArray *
 foreign(CkptDriver *driver, const char *vm_id, const CkptKnownFile *files, GError **error)
 {
     return ckpt_foreign_list(connection_of(driver), vm_id, files, error);
+}
+
+static gboolean
+answers(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error)
+{
+    g_autoptr(virDomain) domain = ckpt_connection_lookup(connection_of(driver), vm_id, error);
+
+    return domain && ckpt_ask_qemu(connection_of(driver), domain, downtime_ms, error);
 }
 
 static gboolean
@@ -372,6 +381,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .host_info = host_info,
         .list_vms = list_vms,
         .inspect = inspect,
+        .answers = answers,
         .settle = settle,
         .step_do = step_do,
         .step_undo = step_undo,

@@ -1,5 +1,6 @@
 /* SNAPSHOT: all disks of the VM onto their overlays in one transaction of QEMU's, or, when it is shut
  * off, in its definition. */
+#include "agent/hypervisor/ask.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/locks.h"
 #include "agent/hypervisor/memory.h"
@@ -334,13 +335,15 @@ is_as_planned(CkptRun *run, const CkptView *view, GError **error)
 }
 
 /* libvirt would refuse the switch, but only after the guest was frozen, and after 30 s; and what is not tried has
- * nothing to be closed, for which the undo would wait until the job ends. */
+ * nothing to be closed, for which the undo would wait until the job ends. For a QEMU that hangs it would wait. */
 static gboolean
-has_job(const CkptView *view, GError **error)
+has_job(CkptConnection *connection, const CkptView *view, GError **error)
 {
     g_autoptr(GError) job = NULL;
 
-    if (view->active && ckpt_domain_has_job(view->domain)) {
+    if (view->active && !ckpt_ask_qemu(connection, view->domain, NULL, error))
+        return TRUE;
+    if (view->active && ckpt_domain_has_job(connection, view->domain)) {
         ckpt_error_set(error, CKPT_REASON_VM_BUSY,
                        "a job was begun on the VM meanwhile (virsh domjobinfo): wait for it");
         return TRUE;
@@ -397,7 +400,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
         break;
     }
     set_not_frozen(run->step);
-    if (!is_as_planned(run, view, error) || has_job(view, error))
+    if (!is_as_planned(run, view, error) || has_job(run->connection, view, error))
         return FALSE;
     for (guint i = 0; i < disks->len; i++)
         if (!overlay_fits(run, view, g_ptr_array_index(disks, i), error))
@@ -575,7 +578,7 @@ close_unused(CkptRun *run, const CkptView *view, GError **error)
         const CkptDiskFile *disk = g_ptr_array_index(disks, i);
         g_autoptr(GError) why = NULL;
 
-        if (is_used(view, disk) || ckpt_nodes_release(view->domain, disk->file, &why))
+        if (is_used(view, disk) || ckpt_nodes_release(run->connection, view->domain, disk->file, &why))
             continue;
         if (is_passing(why)) {
             g_propagate_error(error, g_steal_pointer(&why));

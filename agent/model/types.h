@@ -189,7 +189,7 @@ typedef struct {
     guint64 memory_bytes;    /* RAM, by the definition in force */
     char *qemu_version;      /* "7.2.22"; NULL = not known, or none */
     guint downtime_ms;       /* how long QEMU may let the guest stand at the end of a live copy of its memory;
-                                0 = not known */
+                                0 = not known, or not asked: for a plan only */
 } CkptVm;
 void ckpt_vm_free(CkptVm *vm);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptVm, ckpt_vm_free)
