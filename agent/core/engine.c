@@ -122,6 +122,7 @@ run_next(VmQueue *queue)
     queue->turns++;
     engine->running++;
     g_thread_pool_push(engine->pool, queue, NULL);
+    ckpt_relief_may_be_due(engine);
 }
 
 static gboolean
@@ -417,6 +418,7 @@ ckpt_engine_new(CkptDriver *driver, CkptStore *store, const CkptLimits *limits)
     engine->pool = g_thread_pool_new(on_worker, engine, (gint)limits->max_running, FALSE, NULL);
     engine->doctors = g_thread_pool_new(ckpt_doctor_work, engine, DOCTORS, FALSE, NULL);
     engine->lookers = g_thread_pool_new(ckpt_reconcile_work, engine, 1, FALSE, NULL);
+    engine->relief = g_thread_pool_new(ckpt_relief_work, engine, 1, FALSE, NULL);
     return engine;
 }
 
@@ -497,6 +499,9 @@ ckpt_engine_stop(CkptEngine *engine, guint grace_ms)
     if (engine->again_timer)
         g_source_remove(engine->again_timer);
     engine->again_timer = 0;
+    if (engine->relief_timer)
+        g_source_remove(engine->relief_timer);
+    engine->relief_timer = 0;
     g_hash_table_iter_init(&iter, engine->queues);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         VmQueue *queue = value;
@@ -518,6 +523,7 @@ ckpt_engine_free(CkptEngine *engine)
     if (!engine)
         return;
     ckpt_engine_stop(engine, 0);
+    g_thread_pool_free(engine->relief, FALSE, TRUE);
     g_thread_pool_free(engine->pool, FALSE, TRUE);
     g_thread_pool_free(engine->lookers, FALSE, TRUE);
     g_thread_pool_free(engine->doctors, FALSE, TRUE);

@@ -56,6 +56,8 @@ struct _CkptEngine {
     GHashTable *tickets;  /* ticket → Waiter; lock */
     GHashTable *queues;   /* vm_id → VmQueue; lock */
     GThreadPool *lookers; /* of reconcile.c: char *, a vm_id, or "" for all of them */
+    GThreadPool *relief;  /* of relief.c: which VMs hang */
+    guint relief_timer;   /* source; 0 = none; lock */
     GThreadPool *doctors; /* of doctor.c: VMs to be diagnosed */
     GHashTable *changed;  /* such, told of since; NULL = none; lock */
     guint settle;         /* source; 0 = none; lock */
@@ -164,6 +166,10 @@ gboolean ckpt_engine_plan(CkptEngine *engine, CkptOperation *op, gboolean dry, G
 /* adopt.c: whose the VM's checkpoints are is looked at and recorded: taken over, MOVED, or orphans. The VM's
  * turn is the caller's. */
 void ckpt_adopt_look(CkptEngine *engine, const char *vm_id);
+/* relief.c. An operation was given to the pool, where it may have to wait. Called with the lock held. */
+void ckpt_relief_may_be_due(CkptEngine *engine);
+void ckpt_relief_work(gpointer data, gpointer engine);
+
 /* look_again.c: the VM is marked to be looked at in a while; or that is not needed any more. */
 void ckpt_look_again(CkptEngine *engine, const char *vm_id);
 void ckpt_look_settled(CkptEngine *engine, const char *vm_id);

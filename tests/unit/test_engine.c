@@ -240,6 +240,67 @@ a_wait_that_is_over_says_running_and_the_operation_goes_on(void **state)
     g_mutex_clear(&gate);
 }
 
+/* So many as may run at once are held up by their VM, and have told so. */
+static gboolean
+hang_at_the_gate(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error)
+{
+    if (!g_str_equal(vm_id, TOY_VM) || g_atomic_int_get(&((ToyDriver *)driver)->at_gate) == 0)
+        return TRUE;
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "it hangs");
+    return FALSE;
+}
+
+static void
+an_operation_whose_vm_hangs_keeps_no_other_vms_waiting(void **state)
+{
+    Fixture *fixture = *state;
+    g_auto(Outcome) hung = {0};
+    g_auto(Outcome) other = {0};
+    g_autofree char *one = ckpt_id_new();
+    g_autofree char *two = ckpt_id_new();
+    CkptRequest *request = new_request(CKPT_KIND_CREATE, two, NULL);
+    GMutex gate;
+
+    fixture_close(fixture);
+    fixture->limits.max_running = 1;
+    fixture->toy->base.answers = hang_at_the_gate;
+    fixture_open(fixture);
+    g_mutex_init(&gate);
+    g_mutex_lock(&gate);
+    fixture->toy->gate = &gate;
+    ckpt_engine_submit(fixture->engine, new_request(CKPT_KIND_CREATE, one, NULL), outcome_take, &hung);
+    /* Nobody's, which is found out when it is its turn. */
+    ckpt_set_str(&request->vm_id, "99999999-9999-4999-8999-999999999999");
+    call(fixture, request, &other);
+    assert_int_equal(ckpt_error_reason(other.error), CKPT_REASON_VM_NOT_FOUND);
+    assert_null(hung.op);
+    g_mutex_unlock(&gate);
+    outcome_wait(&hung, 1);
+    assert_non_null(hung.op);
+    fixture->toy->gate = NULL;
+    g_mutex_clear(&gate);
+}
+
+static void
+a_vm_that_hangs_is_not_begun_with(void **state)
+{
+    Fixture *fixture = *state;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *id = ckpt_id_new();
+    g_autofree char *before = toy_describe(fixture->toy);
+    g_autofree char *after = NULL;
+
+    fixture->toy->base.answers = hang_at_the_gate;
+    g_atomic_int_set(&fixture->toy->at_gate, 1);
+    call(fixture, new_request(CKPT_KIND_CREATE, id, NULL), &outcome);
+    assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_VM_BUSY);
+    after = toy_describe(fixture->toy);
+    assert_string_equal(after, before);
+    g_atomic_int_set(&fixture->toy->at_gate, 0);
+    call(fixture, new_request(CKPT_KIND_CREATE, id, NULL), &outcome);
+    assert_non_null(outcome.op);
+}
+
 static void
 a_cancelled_id_that_was_never_used_refuses_the_late_request(void **state)
 {
@@ -529,6 +590,8 @@ main(void)
         TEST(a_different_request_with_a_used_id_is_refused),
         TEST(callers_who_race_on_one_id_meet_in_one_operation),
         TEST(a_wait_that_is_over_says_running_and_the_operation_goes_on),
+        TEST(an_operation_whose_vm_hangs_keeps_no_other_vms_waiting),
+        TEST(a_vm_that_hangs_is_not_begun_with),
         TEST(a_cancelled_id_that_was_never_used_refuses_the_late_request),
         TEST(a_cancel_before_the_decisive_step_undoes),
         TEST(validate_only_changes_nothing_and_shows_the_plan),
