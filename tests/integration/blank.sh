@@ -20,7 +20,7 @@ is_running() { [ "$(state_of_vm)" = running ]; }
 
 run_again() { is_running || on "$dir" start "$vm" >/dev/null; }
 
-qemu_pid() { cat "$(readlink "$dir/run")/run/libvirt/qemu/run/$vm.pid" 2>/dev/null; }
+qemu_pid() { cat "$(records_of "$dir")/$vm.pid" 2>/dev/null; }
 
 monitor() { on "$dir" qemu-monitor-command "$vm" "$@"; }
 

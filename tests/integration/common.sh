@@ -47,9 +47,24 @@ on() {
 	virsh -q -c "$uri" "$@"
 }
 
+# records_of DIR: the folder in which libvirtd keeps what it knows of running VMs: VM.xml and VM.pid.
+records_of() {
+	if [ -d "$1/system" ]; then
+		echo "/proc/$(cat "$1/system/pid")/root/run/libvirt/qemu"
+	else
+		echo "$(readlink "$1/run")/run/libvirt/qemu/run"
+	fi
+}
+
+# definitions_of DIR: the folder of its definitions.
+definitions_of() {
+	if [ -d "$1/system" ]; then echo "$1/system/etc/qemu"; else echo "$(readlink "$1/run")/config/libvirt/qemu"; fi
+}
+
 vm_id() { on "$1" domuuid "$2" | tr -d '\n'; }
 
-# host NAME [--system] [AGENT-OPTIONS...]: a hypervisor and its agent in $base/NAME.
+# host NAME [--system] [AGENT-OPTIONS...]: a hypervisor and its agent in $base/NAME. With VMCKPT_SYSTEM=1 every host is
+# a system daemon with production's ownership (see "hypervisor"), and the oracle looks at who owns what.
 host() {
 	local name=$1 system=()
 	shift

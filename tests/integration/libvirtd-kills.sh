@@ -22,15 +22,14 @@ snapshot_point() {
 # Sets $overlay_open, $overlay_used, $overlay_defined, $overlay_live (0 or 1), $step; the create's request in $text.
 # Used: QEMU has given up the right to write to the file below.
 kill_libvirtd_in_snapshot() {
-	local run known below
-	run=$(readlink "$dir/run")
+	local known below
 	below=$(top_of "$dir" "$vm" vda)
 	known=$(ls "$dir/images")
 	text="options{request_id:'$(new_id)'} vm_id:'$id'"
 	stop_at "$1" CreateCheckpoint "$text" || { wrong "the create ended before its snapshot: $reply"; return 1; }
 	read -r overlay_open overlay_used overlay_defined overlay_live < <(python3 - "$(agent pid "$dir" a)" \
-		"$(cat "$dir/libvirtd.pid")" "$(qemu_pid)" "$2" "$dir/images" "$run/config/libvirt/qemu/$vm.xml" \
-		"$run/run/libvirt/qemu/run/$vm.xml" "$known" "$below" <<-'END'
+		"$(cat "$dir/libvirtd.pid")" "$(qemu_pid)" "$2" "$dir/images" "$(definitions_of "$dir")/$vm.xml" \
+		"$(records_of "$dir")/$vm.xml" "$known" "$below" <<-'END'
 			import fcntl, os, signal, struct, sys, time
 			agent, libvirtd, qemu = map(int, sys.argv[1:4])
 			when, images, defined, live = sys.argv[4:8]

@@ -62,7 +62,7 @@ as_before() {
 }
 
 agent_stands() { grep -q '^State:[[:space:]]*T' "/proc/$(agent pid "$dir" "$(basename "$dir")")/status" 2>/dev/null; }
-qemu_pid() { cat "$(readlink "$dir/run")/run/libvirt/qemu/run/$vm.pid" 2>/dev/null; }
+qemu_pid() { cat "$(records_of "$dir")/$vm.pid" 2>/dev/null; }
 
 begin_create() { # sets $request; returns when it is being written
 	request=$(new_id)

@@ -15,7 +15,7 @@ merging() { eventually 20 moves_data "${1:-0}"; }
 state() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && got .checkpoint.state; }
 gone() { ! call "$dir" GetCheckpoint "checkpoint_id:'$1'" >/dev/null && [ "$(got .reason)" = CHECKPOINT_NOT_FOUND ]; }
 # Calls that have no running VM of the hypervisor may yet have its old process to wait for.
-qemu_pid() { pgrep -f -- "-name guest=$vm,"; }
+qemu_pid() { pgrep -f -- "-name guest=$vm,.*$dir/"; } # others have VMs of that name
 
 # big FOLDER: 12 MiB of new contents in the guest; prints their sum.
 big() {

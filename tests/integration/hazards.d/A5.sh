@@ -9,12 +9,10 @@ logged() { agent log "$dir" a | grep -qF -- "$1"; }
 
 # What A5 leaves: libvirtd's own record of the running VM, and the definition, name FILE.
 forget_overlay() { # FILE
-	local run
-	run=$(readlink "$dir/run")
 	on "$dir" dumpxml --inactive "$vm" | sed "s|<source file='[^']*-vda[^']*'|<source file='$1'|" >"$dir/a5.xml"
 	on "$dir" define "$dir/a5.xml" >/dev/null
 	hypervisor kill a "$dir"
-	python3 - "$(find "$run/" -path "*libvirt/qemu/run/$vm.xml")" "$1" <<-'END'
+	python3 - "$(records_of "$dir")/$vm.xml" "$1" <<-'END'
 		import sys, xml.etree.ElementTree as ET
 		tree = ET.parse(sys.argv[1])
 		disk = next(d for d in tree.getroot().find("domain").iter("disk"))
@@ -90,6 +88,7 @@ A5() {
 	local node foreign=$dir/images/a5-01-foreign.qcow2
 	overlay=$(top_of "$dir" "$vm" vda)
 	overlay "$foreign" "$overlay" qcow2
+	chown --reference="$overlay" "$foreign" # QEMU's user's
 	node=$(on "$dir" qemu-monitor-command "$vm" '{"execute":"query-block"}' |
 		jq -r --arg f "$overlay" '.return[].inserted | select(.file == $f) | ."node-name"')
 	on "$dir" qemu-monitor-command "$vm" '{"execute":"blockdev-add","arguments":{"driver":"qcow2","node-name":"foreign",

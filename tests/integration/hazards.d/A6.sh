@@ -9,7 +9,7 @@ opened_by_a_dead_libvirtd() {
 	text="options{request_id:'$(new_id)'} vm_id:'$id'"
 	stop_at "$point" CreateCheckpoint "$text"
 	overlay=$dir/images/$(comm -13 <(echo "$known") <(ls "$dir/images") | grep 'qcow2$')
-	node=libvirt-$(($(xmllint --xpath 'string(//nodename/@index)' "$(readlink "$dir/run")/run/libvirt/qemu/run/$vm.xml") + 1))
+	node=libvirt-$(($(xmllint --xpath 'string(//nodename/@index)' "$(records_of "$dir")/$vm.xml") + 1))
 	monitor '{"execute":"blockdev-add","arguments":{"driver":"file","node-name":"'"$node-storage"'","auto-read-only":true,
 		"filename":"'"$overlay"'"}}' >/dev/null
 	[ "$1" = storage ] ||
@@ -72,7 +72,7 @@ A6_by_virsh() {
 		tries=$((tries + 1))
 		over=by-virsh-$tries
 		rm -f "$dir/a6.ready"
-		python3 - "$(readlink "$dir/run")/config/libvirt/qemu/$vm.xml" "$over" "$(cat "$dir/libvirtd.pid")" "$dir/a6.ready" <<-'END' &
+		python3 - "$(definitions_of "$dir")/$vm.xml" "$over" "$(cat "$dir/libvirtd.pid")" "$dir/a6.ready" <<-'END' &
 			import os, signal, sys, time
 			end = time.monotonic() + 10
 			open(sys.argv[4], "w").close()
