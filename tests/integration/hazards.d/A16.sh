@@ -13,7 +13,7 @@ sum() { sha256sum <"$1" | cut -c 1-16; }
 nvram_of() { call "$dir" GetCheckpoint "checkpoint_id:'$1'" && got '.checkpoint.files[]? | select(.kind == "FILE_KIND_NVRAM") | .path'; }
 
 A16() {
-	local store=$dir/images/a16-01_VARS.fd code=/usr/share/OVMF/OVMF_CODE_4M.fd one before written safety copy
+	local store=$dir/images/a16-01_VARS.fd code=/usr/share/OVMF/OVMF_CODE_4M.fd one before written safety copy owner
 	uefi a16-01 "s|<type arch.*|&<loader readonly='yes' type='pflash'>$code</loader><nvram template='${code/CODE/VARS}'>$store</nvram>|;s|</devices>|<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/null'/></backend></tpm>&|"
 	# Never started: there are no variables yet, which is said, as is the TPM.
 	call "$dir" CreateCheckpoint "options{request_id:'$(new_id)'} vm_id:'$id' checkpoint_name:'bare'"
@@ -36,11 +36,12 @@ A16() {
 	# Another boot entry, say: the store as its vendor made it.
 	cat "${code/CODE/VARS}" >"$store"
 	written=$(sum "$store")
+	owner=$(stat -c '%U:%G %a' "$store")
 	guest start "$dir" "$vm"
 	safety=$(restore "$dir" "$one" "power_state:RESTORE_POWER_STATE_SHUT_OFF")
 	equal A16_restored_with_the_checkpoint "$(sum "$store")" "$before"
 	equal A16_kept_by_the_safety_checkpoint "$([ "$(sum "$(nvram_of "$safety")")" = "$before" ] || echo another)" another
-	equal A16_owner_and_mode_as_before "$(stat -c '%U %a' "$store")" "$(stat -c '%U' "$dir/home") 600"
+	equal A16_owner_and_mode_as_before "$(stat -c '%U:%G %a' "$store")" "$owner"
 	up
 	equal A16_the_restored_guest_boots "$(guest cat "$dir" "$vm" /mnt/a/mark)" one
 	# A copy that was changed is no longer what was captured.

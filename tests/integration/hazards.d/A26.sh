@@ -80,21 +80,23 @@ suspension() {
 	END
 }
 
-config_folder() { dirname "$(find "$(readlink -f "$dir/config")" -name "$vm.xml" -path '*/qemu/*' ! -path '*/autostart/*' | head -n 1)"; }
+# Folders that libvirtd may not write to: where it is root, those that nobody can change.
+close_folder() { if [ -d "$dir/system" ]; then chattr +i "$1"; else chmod 555 "$1"; fi; }
+open_folder() { if [ -d "$dir/system" ]; then chattr -i "$1"; else chmod 755 "$1"; fi; }
 
-# In folders that the user of the hypervisor may not write to, libvirt saves nothing.
+# libvirt saves nothing there.
 unsaved() {
 	local config one overlay from
-	config=$(config_folder)
+	config=$(definitions_of "$dir")
 	guest mark "$dir" "$vm" before
 	one=$(create "$dir" "$id")
 	guest mark "$dir" "$vm" unsaved
 	overlay=$(top_of "$dir" "$vm" vda)
-	chmod 555 "$config"
+	close_folder "$config"
 	refused A26_unsaved_is_not_pivoted HYPERVISOR_FAILED "cannot save the definition" ask DeleteCheckpoint "checkpoint_id:'$one'"
 	check A26_the_guest_goes_on_unsaved guest wait-tick "$dir" "$vm"
 	equal A26_unsaved_it_runs_on_the_overlay "$(on "$dir" domblklist "$vm" | awk '$1 == "vda" {print $2}')" "$overlay"
-	chmod 755 "$config"
+	open_folder "$config"
 	check A26_saved_it_is_deleted remove "$dir" "$one"
 	whole A26_oracle_when_saved
 
@@ -103,11 +105,11 @@ unsaved() {
 	guest mark "$dir" "$vm" later
 	overlay=$(top_of "$dir" "$vm" vda)
 	stop_at pivoting DeleteCheckpoint "options{request_id:'$(new_id)'} checkpoint_id:'$one'"
-	chmod 555 "$config"
+	close_folder "$config"
 	kill -CONT "$(agent pid "$dir" a)"
 	wait "$caller" || true
 	reply=$(cat "$base/reply")
-	chmod 755 "$config"
+	open_folder "$config"
 	check A26_unsaved_pivot_is_told grep -qF "make room" <<<"$reply"
 	check A26_the_guest_goes_on_pivoted guest wait-tick "$dir" "$vm"
 	check A26_saved_definition_names_the_overlay grep -qF "$overlay" "$config/$vm.xml"
@@ -128,7 +130,7 @@ warnings() { call "$dir" DeleteCheckpoint "options{request_id:'$request'} checkp
 # Who made the pivot does not see whether it was saved: it dies, or libvirtd does.
 unseen() {
 	local config one overlay request
-	config=$(config_folder)
+	config=$(definitions_of "$dir")
 	one=$(create "$dir" "$id")
 	guest mark "$dir" "$vm" unseen
 	overlay=$(top_of "$dir" "$vm" vda)
@@ -136,7 +138,7 @@ unseen() {
 	agent start "$dir" a --env VMCKPT_PAUSE_AT=pivoting --env VMCKPT_KILL_AT=pivoted
 	begin_delete "$one"
 	check A26_unseen_stands_before_its_pivot eventually 30 agent_is T
-	chmod 555 "$config"
+	close_folder "$config"
 	kill -CONT "$(agent pid "$dir" a)"
 	check A26_unseen_agent_dies_behind_it eventually 10 eval '! agent alive "$dir" a'
 	check A26_unseen_definition_names_the_overlay grep -qF "$overlay" "$config/$vm.xml"
@@ -145,7 +147,7 @@ unseen() {
 	check A26_unseen_ends eventually 20 ended
 	check A26_unseen_is_told grep -qF "make room" <<<"$(warnings "$one")"
 	check A26_unseen_guest_goes_on guest wait-tick "$dir" "$vm"
-	chmod 755 "$config"
+	open_folder "$config"
 	on "$dir" dumpxml --inactive "$vm" >"$dir/a26.xml"
 	on "$dir" define "$dir/a26.xml" >/dev/null
 	whole A26_unseen_oracle
