@@ -47,10 +47,15 @@ on() {
 	virsh -q -c "$uri" "$@"
 }
 
+# seen_by DIR FILE: where that hypervisor's file of this name is found; a system daemon has folders of its own.
+seen_by() {
+	if [ -d "$1/system" ]; then echo "/proc/$(cat "$1/system/pid")/root$2"; else echo "$2"; fi
+}
+
 # records_of DIR: the folder in which libvirtd keeps what it knows of running VMs: VM.xml and VM.pid.
 records_of() {
 	if [ -d "$1/system" ]; then
-		echo "/proc/$(cat "$1/system/pid")/root/run/libvirt/qemu"
+		seen_by "$1" /run/libvirt/qemu
 	else
 		echo "$(readlink "$1/run")/run/libvirt/qemu/run"
 	fi

@@ -8,7 +8,7 @@ A32() {
 		refused A32_unknown_store_is_refused NVRAM_UNSUPPORTED "start the VM once" ask CreateCheckpoint "vm_id:'$id'"
 	fi
 	up
-	store=$(on "$dir" dumpxml "$vm" | xpath 'string(//nvram)')
+	store=$(seen_by "$dir" "$(on "$dir" dumpxml "$vm" | xpath 'string(//nvram)')")
 	guest mark "$dir" "$vm" one
 	one=$(create "$dir" "$id")
 	copy=$(nvram_of "$one")
