@@ -9,7 +9,7 @@ A10() {
 	guest mark "$dir" "$vm" kept
 	one=$(create "$dir" "$id")
 	guest mark "$dir" "$vm" newest
-	pid=$(pgrep -f -- "-name guest=$vm,")
+	pid=$(pgrep -f -- "-name guest=$vm,.*$dir/")
 	kill -STOP "$pid"
 
 	started=$EPOCHREALTIME
