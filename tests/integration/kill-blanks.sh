@@ -130,7 +130,7 @@ delete_pulled() {
 	below_number=$number
 	below=$(create "$dir" "$id")
 	before() {
-		restore "$dir" "$below" "$OFF discard_present_state:true"
+		restore "$dir" "$below" "$OFF discard_present_state:true" >/dev/null
 		next_number
 		sealed_number=$number
 		qemu-io -f qcow2 -c "write -q -P $number 3M 64k" "$(top_of "$dir" "$vm" vda)" >/dev/null
@@ -213,7 +213,17 @@ uefi_create() {
 		goes_on_in_memory "${1-}" "$number"
 		remove "$dir" "$made" || wrong "${1-}: it cannot be deleted"
 	}
+	# There is no memory any more.
+	may_refuse() {
+		[ -n "$asked" ] && [ "$(got .reason)" = CONSISTENCY_UNAVAILABLE ] && [ "$(state_of_vm)" = "shut off" ]
+	}
+	after_refusal() {
+		settled "$@"
+		same "$1: checkpoints" "$(checkpoints)" "$count"
+		same "$1: the VM as it was" "$(present) $(variables "$vars")" "$number $number"
+	}
 	each_point "$1" CreateCheckpoint running
+	may_refuse() { false; }
 }
 
 nvram_create() { uefi_create nvram_create; }
@@ -277,9 +287,9 @@ memory_restore() { uefi_restore memory_restore "$MEMORY"; }
 
 # ---- all of them ----
 
-# blank_series SERIES...: these; of their points every $few-th, from $few_offset on, if that is set.
+# blank_series SERIES...: these; if $few is set, of their points every $few-th from about $few_offset on, $few_most.
 blank_series() {
-	local every=${few:-$every} offset=${few_offset:-$offset} one vm=none
+	local every=${few:-$every} offset=${few_offset:-$offset} most=${few_most-} one vm=none
 	for one in "$@"; do
 		case " $branch_series $off_series " in *" $one "*) ;; *) continue ;; esac
 		[ "$vm" = blank-01 ] || make_blank blank-01 1
