@@ -78,8 +78,8 @@ read_backing(const char *path, char **backing, GError **error)
     gboolean done;
 
     *backing = NULL;
-    if (fd < 0)
-        return is_nothing_of_ours(errno) || ckpt_file_error(error, "open", path);
+    if (fd < 0) /* ENXIO: a socket */
+        return errno == ENXIO || is_nothing_of_ours(errno) || ckpt_file_error(error, "open", path);
     done = read_header(fd, path, backing, error);
     close(fd);
     return done;

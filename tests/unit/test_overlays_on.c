@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int __real_stat(const char *path, struct stat *found);
@@ -54,6 +56,19 @@ assert_found(const char *file, const char *other, const char *expected)
     assert_string_equal(names, expected);
 }
 
+/* A socket, which cannot be opened. */
+static void
+listen_at(const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *path = image(name);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(g_strlcpy(address.sun_path, path, sizeof address.sun_path) < sizeof address.sun_path);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    close(fd);
+}
+
 static void
 those_that_lie_on_the_file_are_found(void **state)
 {
@@ -66,6 +81,7 @@ those_that_lie_on_the_file_are_found(void **state)
           "qemu-img create -q -f qcow2 -F qcow2 -b $d/web.qcow2 clone.qcow2; "
           "echo no image >web.ckpt-55555555.qcow2; mkfifo web.ckpt-66666666.qcow2; mkdir web.ckpt-77777777.qcow2; "
           "ln -s web.qcow2 alias.qcow2; ln -s nowhere web.ckpt-88888888.qcow2");
+    listen_at("web.ckpt-aaaaaaaa.qcow2");
     assert_found("web.qcow2", NULL, "web-copy.ckpt-22222222.qcow2 web.ckpt-11111111.qcow2 ");
     assert_found("alias.qcow2", NULL, "web-copy.ckpt-22222222.qcow2 web.ckpt-11111111.qcow2 ");
     assert_found("web.qcow2", "web.ckpt-11111111.qcow2",
