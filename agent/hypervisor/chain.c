@@ -467,13 +467,8 @@ check_disks(const CkptRun *run, const CkptView *view, GError **error)
 static gboolean
 is_saved_elsewhere(const CkptRun *run, const CkptView *view, GError **error)
 {
-    gboolean on = FALSE;
-
-    if (run->plan->kind != CKPT_KIND_RESTORE || view->active || !run->step->disks)
-        return FALSE;
-    if (!ckpt_saved_look_on(view->domain, run->step->disks, &on, error))
-        return TRUE;
-    return !on && ckpt_view_refuse_saved(view, error);
+    return run->plan->kind == CKPT_KIND_RESTORE && run->step->disks &&
+           ckpt_view_refuse_saved_elsewhere(view, run->step->disks, error);
 }
 
 gboolean

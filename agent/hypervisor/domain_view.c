@@ -318,6 +318,18 @@ ckpt_view_refuse_saved(const CkptView *view, GError **error)
 }
 
 gboolean
+ckpt_view_refuse_saved_elsewhere(const CkptView *view, GPtrArray *disks, GError **error)
+{
+    gboolean on = FALSE;
+
+    if (view->active)
+        return FALSE;
+    if (!ckpt_saved_look_on(view->domain, disks, &on, error))
+        return TRUE;
+    return !on && ckpt_view_refuse_saved(view, error);
+}
+
+gboolean
 ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + SETTLE_S * G_USEC_PER_SEC;

@@ -310,12 +310,30 @@ take_owner(CkptStep *step)
                                     g_strerror(errno));
 }
 
+gboolean
+ckpt_merge_refuse_saved(const CkptView *view, const char *file, GError **error)
+{
+    CkptDiskFile disk = {.file = (char *)file};
+    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    g_autoptr(CkptQcow2) header = NULL;
+    gboolean on = FALSE;
+
+    if (view->active)
+        return FALSE;
+    g_ptr_array_add(disks, &disk);
+    ckpt_layer_free(ckpt_layer_look(file, CKPT_FORMAT_QCOW2, &header, NULL));
+    if (header && header->empty && ckpt_saved_look_on(view->domain, disks, &on, NULL) && !on)
+        return FALSE;
+    return ckpt_view_refuse_saved(view, error);
+}
+
 static gboolean
 commit_offline(CkptRun *run, const CkptView *view, GError **error)
 {
     CkptStep *step = run->step;
 
-    if (ckpt_view_refuse_saved(view, error) || !ckpt_merge_forget(step->file, error) || !commit_files(run, error))
+    if (ckpt_merge_refuse_saved(view, step->file, error) || !ckpt_merge_forget(step->file, error) ||
+        !commit_files(run, error))
         return FALSE;
     if (step->above)
         return ckpt_rebase_header(run, step->above, step->base, step->base_format, error);

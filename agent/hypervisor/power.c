@@ -224,7 +224,6 @@ are_unwritten(const CkptRun *run, GError **error)
     return TRUE;
 }
 
-
 /* From the memory image, which libvirt reads to its end before it answers. */
 static gboolean
 load(CkptRun *run, virDomainPtr domain, GError **error)

@@ -303,6 +303,9 @@ void ckpt_merge_save(CkptRun *run);
  * a mark beside the file, which goes before that does. */
 gboolean ckpt_merge_note(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_merge_forget(const char *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* TRUE, with an error: the VM is off, and was saved, and would not find what it was saved on if this overlay were
+ * merged below it. An empty one on which it was not saved may be: that changes nothing. */
+gboolean ckpt_merge_refuse_saved(const CkptView *view, const char *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* CHAIN_MISMATCH if the file may hold what is nowhere else. */
 gboolean ckpt_merge_is_done(const CkptStep *step, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* One block commit of step->file into step->base in the running VM, begun or found running, to its

@@ -210,6 +210,17 @@ save_definition(CkptRun *run, GError **error)
     return TRUE;
 }
 
+static CkptOutcome
+told_of_saved(GError *why, GError **error)
+{
+    if (ckpt_error_reason(why) != CKPT_REASON_MANAGED_SAVE_PRESENT) {
+        g_propagate_error(error, why);
+        return CKPT_OUTCOME_UNCLEAR;
+    }
+    g_error_free(why);
+    return CKPT_OUTCOME_NOT_DONE;
+}
+
 /* A crash of libvirtd or of the host may leave the overlays in use, or written to, and a definition
  * that names the files below: at its next start the VM would lose those writes and ruin the sealed
  * files (hazards A5, A26). An overlay that was not written to equals its base, so that for a VM that is
@@ -234,12 +245,15 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
         if (!ckpt_define_disks(run, run->step->disks, error))
             return CKPT_OUTCOME_UNCLEAR;
         g_clear_error(&why);
-        outcome = load_and_look(run, NULL, NULL, &why);
+        g_clear_pointer(&view, ckpt_view_free);
+        outcome = load_and_look(run, &view, NULL, &why);
     }
     if (why)
         g_propagate_error(error, g_steal_pointer(&why));
     if (outcome != CKPT_OUTCOME_DONE)
         return outcome;
+    if (ckpt_view_refuse_saved_elsewhere(view, run->step->disks, &why)) /* as in finish() */
+        return told_of_saved(g_steal_pointer(&why), error);
     ckpt_memory_note_reached(run);
     return save_definition(run, error) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_UNCLEAR;
 }
@@ -380,6 +394,14 @@ set_not_frozen(CkptStep *step)
     ckpt_set_str(&step->note, "the guest's file systems were not frozen, reached is CRASH");
 }
 
+/* Of a VM that was saved in the very moment libvirt switches the definition alone: its memory fits the files that
+ * are to be sealed (hazard A24). */
+static gboolean
+finish(CkptRun *run, const CkptView *view, GError **error)
+{
+    return !ckpt_view_refuse_saved_elsewhere(view, run->step->disks, error) && save_definition(run, error);
+}
+
 gboolean
 ckpt_step_snapshot(CkptRun *run, GError **error)
 {
@@ -389,7 +411,7 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
 
     switch (load_and_look(run, &view, NULL, &cause)) {
     case CKPT_OUTCOME_DONE:
-        return save_definition(run, error);
+        return finish(run, view, error);
     case CKPT_OUTCOME_UNCLEAR:
         /* A libvirtd that died may have begun with anything. */
         run->step->untried = run->step->untried &&
@@ -414,9 +436,10 @@ ckpt_step_snapshot(CkptRun *run, GError **error)
         return FALSE;
     }
     /* Neither an error nor a success is believed (hazard A6). */
-    switch (load_and_look(run, NULL, NULL, cause ? NULL : error)) {
+    g_clear_pointer(&view, ckpt_view_free);
+    switch (load_and_look(run, &view, NULL, cause ? NULL : error)) {
     case CKPT_OUTCOME_DONE:
-        return is_good_enough(run->step, error) && save_definition(run, error);
+        return is_good_enough(run->step, error) && finish(run, view, error);
     case CKPT_OUTCOME_NOT_DONE:
         if (!cause)
             ckpt_error_set(error, CKPT_REASON_VM_BUSY,
@@ -487,7 +510,7 @@ merge_back(CkptRun *merging, const CkptView *view, const GError *fault, GError *
     }
     /* What would wait for its owner stays sealed meanwhile; one that was begun may only be short of its
      * definition. */
-    return (g_file_test(mark, G_FILE_TEST_EXISTS) || !ckpt_view_refuse_saved(view, error)) &&
+    return (g_file_test(mark, G_FILE_TEST_EXISTS) || !ckpt_merge_refuse_saved(view, merge->file, error)) &&
            ckpt_file_mark(mark, error) &&
            unseal_for(merging->plan, merge->base, error) && ckpt_step_merge(merging, error);
 }

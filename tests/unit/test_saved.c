@@ -14,6 +14,7 @@ int __real_virDomainDestroy(virDomainPtr domain);
 int __wrap_virDomainDestroy(virDomainPtr domain);
 
 char *__wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags);
+int __wrap_virDomainUpdateDeviceFlags(virDomainPtr domain, const char *xml, unsigned int flags);
 int __real_virDomainIsActive(virDomainPtr domain);
 int __wrap_virDomainIsActive(virDomainPtr domain);
 
@@ -41,19 +42,40 @@ __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
     return -1;
 }
 
+/* The VM on this file below $d. */
+static char *
+vm_on(const char *name)
+{
+    g_autofree char *file = image(name);
+
+    return g_strdup_printf(
+        "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
+        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices>"
+        "</domain>", file);
+}
+
 /* The test driver has none. */
 char *
 __wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags)
 {
-    g_autofree char *file = image(saved_on);
-    g_autofree char *xml = g_strdup_printf(
-        "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
-        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices>"
-        "</domain>", file);
+    g_autofree char *xml = vm_on(saved_on);
 
     (void)domain;
     assert_int_equal(flags, 0);
     return strdup(xml); /* its caller frees it as libvirt's */
+}
+
+/* Nor this one, which is for the base only. */
+int
+__wrap_virDomainUpdateDeviceFlags(virDomainPtr domain, const char *xml, unsigned int flags)
+{
+    g_autofree char *base = image("b"), *on_base = vm_on("b");
+    g_autoptr(virDomain) defined = NULL;
+
+    assert_non_null(strstr(xml, base));
+    assert_int_equal(flags, VIR_DOMAIN_AFFECT_CONFIG);
+    defined = virDomainDefineXML(virDomainGetConnect(domain), on_base);
+    return defined ? 0 : -1;
 }
 
 int
@@ -417,6 +439,52 @@ a_snapshot_of_a_vm_that_was_saved_stays_sealed(void **state)
     }
 }
 
+static void
+assert_defined_on(World *world, const char *file)
+{
+    g_autoptr(virDomain) domain = world_vm(world);
+    g_autofree char *path = image(file), *source = g_strdup_printf("file='%s'", path);
+    char *xml = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE);
+
+    assert_non_null(strstr(xml, source));
+    free(xml);
+}
+
+/* It was saved in the very moment, say while its guest was frozen: libvirt has switched the definition alone. */
+static void
+a_snapshot_of_a_vm_that_was_saved_before_is_taken_back(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autofree char *overlay = image("o");
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    shell("qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o");
+    saved_on = "b";
+    must_refuse_saved(world, ckpt_step_snapshot);
+    assert_int_equal(ckpt_step_snapshot_check(&world->run, &error), CKPT_OUTCOME_NOT_DONE);
+    assert_null(error);
+    if (!ckpt_step_snapshot_undo(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_defined_on(world, "b");
+    assert_false(g_file_test(overlay, G_FILE_TEST_EXISTS));
+}
+
+static void
+a_snapshot_of_a_vm_that_was_saved_after_it_was_made(void **state)
+{
+    g_autoptr(World) world = world_new(CKPT_STEP_SNAPSHOT);
+    g_autoptr(virDomain) domain = world_vm(world);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    if (!ckpt_step_snapshot(&world->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(ckpt_step_snapshot_check(&world->run, &error), CKPT_OUTCOME_DONE);
+    assert_defined_on(world, "o");
+}
+
 int
 main(void)
 {
@@ -434,6 +502,8 @@ main(void)
         cmocka_unit_test(a_vm_that_is_gone_again_was_not_started),
         cmocka_unit_test(what_is_taken_back_is_let_go_of_before),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
+        cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_before_is_taken_back),
+        cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_after_it_was_made),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);

@@ -17,6 +17,20 @@ A24() {
 	check A24_the_guest_goes_on guest wait-tick "$dir" "$vm" --from "$from"
 	remove "$dir" "$one" >/dev/null && pass A24_works_again_without_it
 	whole A24_oracle
+	# In the midst of a create, before the disks are switched: its memory fits the files of then.
+	request=$(new_id)
+	agent stop "$dir" a
+	agent start "$dir" a --env VMCKPT_PAUSE_AT=frozen
+	"$support/agent" call "$dir" CreateCheckpoint "options{request_id:'$request'} vm_id:'$id'" >/dev/null 2>&1 &
+	check A24_met_in_the_midst_of_a_create eventually 20 agent_stands
+	on "$dir" managedsave "$vm" >/dev/null
+	go_on
+	check A24_that_create_ends eventually 30 ended
+	equal A24_that_create_failed "$(operation .operation.state) $(operation .operation.error.reason)" "OPERATION_STATE_FAILED ERROR_REASON_MANAGED_SAVE_PRESENT"
+	from=$(guest console-size "$dir" "$vm")
+	on "$dir" start "$vm" >/dev/null
+	check A24_the_guest_goes_on_then_too guest wait-tick "$dir" "$vm" --from "$from"
+	whole A24_oracle_then
 	on "$dir" managedsave "$vm" >/dev/null
 	if on "$dir" snapshot-create-as "$vm" by-virsh --disk-only --no-metadata >/dev/null 2>&1; then
 		beside "virsh snapshot-create-as --disk-only beside a managed save: accepted"
