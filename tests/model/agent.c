@@ -51,20 +51,68 @@ host_dies(Model *model)
     die(model);
 }
 
+/* A guest that starts writes, unless it was paused when it was saved. */
 static void
-owner_acts(Model *model, FaultKind kind)
+owner_starts(Model *model, CkptSimVm *vm, guint32 chance)
+{
+    if (!ckpt_sim_start(model->sim, vm, CKPT_POWER_RUNNING, NULL))
+        return;
+    model_guest_write(model, model->attempt->vm, chance);
+    if (vm->power == CKPT_POWER_PAUSED)
+        model->attempt->power_before = vm->power;
+}
+
+static void
+owner_saves(Model *model, CkptSimVm *vm, guint32 chance)
+{
+    model_log(model, "    vm-%u is saved", model->attempt->vm);
+    ckpt_sim_save(model->sim, vm);
+    model->attempt->back = 1 + chance / 8 % 40;
+    model->attempt->removes = chance % 4 == 0;
+}
+
+static gboolean
+can_owner_act(Model *model, const CkptSimVm *vm, FaultKind kind)
+{
+    if (vm->suspended || (vm->live != NULL) == (kind == FAULT_OWNER_START))
+        return FALSE;
+    return kind != FAULT_OWNER_SAVE || !(model->in_job || model->vms[model->attempt->vm].redefined);
+}
+
+static void
+owner_acts(Model *model, const Fault *fault)
 {
     CkptSimVm *vm = model_sim_vm(model, model->attempt->vm);
 
-    if (vm->suspended)
+    if (!can_owner_act(model, vm, fault->kind))
         return;
-    if (kind == FAULT_OWNER_START && !vm->live)
-        ckpt_sim_start(model->sim, vm, CKPT_POWER_RUNNING, NULL);
-    else if (kind != FAULT_OWNER_START && vm->live)
-        ckpt_sim_stop(model->sim, vm);
+    if (fault->kind == FAULT_OWNER_START)
+        owner_starts(model, vm, fault->chance);
+    else if (fault->kind == FAULT_OWNER_SAVE)
+        owner_saves(model, vm, fault->chance);
     else
-        return;
+        ckpt_sim_stop(model->sim, vm);
+    if (fault->kind == FAULT_OWNER_STOP)
+        vm->shut_down = TRUE;
     model->attempt->power_open = TRUE;
+}
+
+/* What waits for him goes on then. */
+static void
+owner_comes_back(Model *model)
+{
+    Attempt *attempt = model->attempt;
+    CkptSimVm *vm = attempt ? model_sim_vm(model, attempt->vm) : NULL;
+
+    if (!attempt || attempt->back == 0 || --attempt->back > 0 || vm->live || !vm->saved)
+        return;
+    model_log(model, "    vm-%u, which was saved, is %s", attempt->vm,
+              attempt->removes ? "not any more" : "started");
+    if (attempt->removes)
+        ckpt_sim_forget_saved(vm);
+    else
+        owner_starts(model, vm, attempt->back);
+    attempt->power_open = TRUE;
 }
 
 /* What could not be removed or written, after the operation had taken effect, is borne with a warning. */
@@ -128,12 +176,17 @@ strike(Model *model, const Fault *fault, gboolean of_store, const CkptStep *step
     case FAULT_QEMU:
     case FAULT_OWNER_STOP:
     case FAULT_OWNER_START:
+    case FAULT_OWNER_SAVE:
         if (model->attempt)
-            owner_acts(model, fault->kind);
+            owner_acts(model, fault);
         return TRUE;
     case FAULT_SYNC:
         power_vfs_arm(POWER_SYNC_FAILS, 1, FALSE, fault->chance);
         model->sync_chance = fault->chance;
+        return TRUE;
+    case FAULT_FULL:
+        model->filled += model->sim->free_bytes;
+        model->sim->free_bytes = 0;
         return TRUE;
     case FAULT_NONE:
     case FAULT_KINDS:
@@ -148,6 +201,7 @@ pass(Model *model, gboolean of_store, const CkptStep *step, gboolean is_check, G
     if (g_atomic_int_get(&model->dead))
         return fail_dead(error);
     model->moments++;
+    owner_comes_back(model);
     if (model->fault < MODEL_FAULTS && model->faults[model->fault].kind != FAULT_NONE &&
         model->faults[model->fault].at == model->moments) {
         if (!strike(model, &model->faults[model->fault++], of_store, step, is_check, error))
@@ -182,6 +236,9 @@ observe(Model *model, const CkptPlan *plan, const CkptStep *step)
     Attempt *attempt = model->attempt;
 
     model->changes++;
+    if (attempt && (step->kind == CKPT_STEP_START || step->kind == CKPT_STEP_STOP) &&
+        model_sim_vm(model, attempt->vm)->live)
+        model_guest_write(model, attempt->vm, model->moments * 2654435761u); /* it goes on at once */
     if (!attempt || step->kind != CKPT_STEP_SNAPSHOT ||
         g_hash_table_contains(model->captures, plan->checkpoint_id) ||
         !is_on_overlays(model_sim_vm(model, attempt->vm), step))
@@ -198,6 +255,8 @@ on_moment(CkptSim *sim, CkptSimMoment moment, const CkptPlan *plan, const CkptSt
 
     if (moment == CKPT_SIM_CHANGED)
         observe(model, plan, step);
+    model->in_job = moment == CKPT_SIM_CHANGED &&
+                    (step->kind == CKPT_STEP_SNAPSHOT || step->kind == CKPT_STEP_MERGE);
     return pass(model, FALSE, step, moment == CKPT_SIM_ASKED && step, error);
 }
 
@@ -209,6 +268,7 @@ store_fails(gboolean journalling, GError **error)
     g_autoptr(GError) ignored = NULL;
 
     model_present->journalling = journalling;
+    model_present->in_job = FALSE;
     if (!model_present->store_failed && pass(model_present, TRUE, NULL, FALSE, &ignored))
         return FALSE;
     ckpt_error_set(error, CKPT_REASON_STORE_FAILED, "the store is read-only");

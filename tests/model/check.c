@@ -92,6 +92,8 @@ check_vm(Model *model, guint vm)
         model_fail(model, "vm-%u has another definition than it should have", vm);
     else if (found->nvram && !is_nvram(model, found->nvram, expected->present.memory))
         model_fail(model, "vm-%u has other UEFI variables than it should have", vm);
+    else if (!ckpt_sim_can_go_on(model->sim, found) && !model_is_odd(model))
+        model_fail(model, "vm-%u cannot go on from its managed save", vm);
     for (guint i = 0; i < MODEL_TARGETS && (!expected->redefined || found->live); i++)
         check_disk(model, vm, i);
 }
@@ -374,7 +376,9 @@ check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
 
         if (!file->agent_made)
             continue;
-        if (!is_owned(owned, file->path))
+        if (file->reserved > 0 && !is_deleting(model))
+            model_fail(model, "%s is left with space that was reserved for a merge", file->path);
+        else if (!is_owned(owned, file->path))
             model_fail(model, "%s is left, and nobody owns it", file->path);
         else if (!g_hash_table_contains(needed, file->path) && !is_deleting(model) &&
                  !g_hash_table_contains(model->excused, file->path))

@@ -149,7 +149,7 @@ model_act_foreign(Model *model, const Action *action)
 {
     guint vm = action->a % MODEL_VMS;
 
-    if (model_is_odd(model) || has_unfinished_delete(model, vm))
+    if (model_is_odd(model) || model_sim_vm(model, vm)->saved || has_unfinished_delete(model, vm))
         return;
     switch (action->b % 4) {
     case 0:

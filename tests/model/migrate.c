@@ -117,6 +117,8 @@ look_from_behind(Model *model)
 void
 model_migrate(Model *model, const Action *action)
 {
+    for (guint i = 0; i < MODEL_VMS; i++)
+        ckpt_sim_forget_saved(model_sim_vm(model, i)); /* it would stay behind */
     model_finish_deletes(model);
     if (!can_migrate(model))
         return;

@@ -75,6 +75,8 @@ typedef enum {
     FAULT_OWNER_STOP,
     FAULT_OWNER_START,
     FAULT_SYNC,         /* the next sync of the store's fails: whether its commit was made is open */
+    FAULT_FULL,         /* somebody fills the file system, until the operation has ended */
+    FAULT_OWNER_SAVE,   /* the VM's owner saves it there (virsh managedsave), and is back for it later */
     FAULT_KINDS
 } FaultKind;
 
@@ -107,6 +109,7 @@ typedef enum {
     ACT_FOREIGN,                   /* another tool makes a snapshot, or ends one */
     ACT_MIGRATE,                   /* all VMs to the other host */
     ACT_LOSE,                      /* the catalogue is lost */
+    ACT_SAVE,                      /* the VM's owner saves it, or removes what was saved */
     ACT_KINDS
 } ActionKind;
 
@@ -133,6 +136,8 @@ typedef struct {
     State restored;            /* of a restore: what the VM has once it runs on the new files */
     CkptPower power_before;
     gboolean power_open;       /* somebody turned the VM on or off meanwhile */
+    guint back;                /* moments until the owner who saved it is back for it; 0 = he is not expected */
+    gboolean removes;          /* what he saved, then; else he starts it */
 } Attempt;
 
 /* A request that ended, to be sent again. */
@@ -174,6 +179,8 @@ typedef struct {
     guint fault;               /* the next one */
     guint moments, changes;
     guint away;                /* calls for which libvirt stays away */
+    guint64 filled;            /* bytes of the file system that somebody has taken */
+    gboolean in_job;           /* of libvirt's: no other one begins, as that of a save */
     int dead;                  /* atomic: from here on nothing has any effect */
     gboolean fired;            /* a fault took effect in this attempt */
     gboolean store_failed, journalling;

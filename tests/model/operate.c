@@ -216,6 +216,8 @@ may_be_refused(Model *model, const Attempt *attempt, CkptReason reason)
         return TRUE;
     if (reason == CKPT_REASON_CHAIN_MISMATCH && vm->reattached)
         return TRUE;
+    if (reason == CKPT_REASON_MANAGED_SAVE_PRESENT && model_sim_vm(model, attempt->vm)->saved)
+        return TRUE;
     /* The agent has finished by itself what was to wait, between two attempts. */
     if (attempt->checkpoint_id && !expected)
         return reason == CKPT_REASON_CHECKPOINT_NOT_FOUND;
@@ -339,6 +341,7 @@ prepare(Model *model, Attempt *attempt)
     attempt->inode_before = model->sim->last_inode;
     attempt->power_before = model->vms[attempt->vm].power;
     attempt->power_open = FALSE;
+    attempt->back = 0;
     if (expected)
         attempt->restored = expected->state;
     model->attempt = attempt;
@@ -444,6 +447,8 @@ run(Model *model, Attempt *attempt)
     model->fault = MODEL_FAULTS; /* the rest was not reached */
     power_vfs_arm(POWER_GOOD, 0, FALSE, 0);
     model->away = 0;
+    model->sim->free_bytes += model->filled;
+    model->filled = 0;
     if (model->fired)
         model_excuse_doomed(model, attempt->vm);
     if (model->done > done && !model->fired) {

@@ -50,7 +50,7 @@ act_resize(Model *model, const Action *action)
     guint cells = 1 + action->c % CKPT_SIM_CELLS;
 
     /* Mostly grown: a shrunk one is never merged again. */
-    if (!image->attached || !chain || model->vms[vm].redefined)
+    if (!image->attached || !chain || model->vms[vm].redefined || model_sim_vm(model, vm)->saved)
         return;
     if (cells < image->cells && action->d % 4)
         cells = MIN(image->cells + 1, CKPT_SIM_CELLS);
@@ -103,10 +103,26 @@ act_power(Model *model, const Action *action)
             model_fail(model, "vm-%u cannot be started", vm);
     } else if (action->b % 3) {
         ckpt_sim_stop(model->sim, sim_vm);
+        sim_vm->shut_down = TRUE;
     } else {
         sim_vm->power =
             sim_vm->power == CKPT_POWER_PAUSED ? CKPT_POWER_RUNNING : CKPT_POWER_PAUSED;
     }
+    model->vms[vm].power = sim_vm->power;
+}
+
+static void
+act_save(Model *model, const Action *action)
+{
+    guint vm = action->a % MODEL_VMS;
+    CkptSimVm *sim_vm = model_sim_vm(model, vm);
+
+    if (model->vms[vm].redefined)
+        return;
+    if (sim_vm->live)
+        ckpt_sim_save(model->sim, sim_vm);
+    else
+        ckpt_sim_forget_saved(sim_vm);
     model->vms[vm].power = sim_vm->power;
 }
 
@@ -119,7 +135,7 @@ act_detach(Model *model, const Action *action)
     CkptSimDisk *disk = ckpt_sim_definition_find(sim_vm->definition, model_target(index));
     Detached *detached;
 
-    if (!image->attached || model_is_odd(model) || sim_vm->definition->disks->len < 2)
+    if (!image->attached || sim_vm->saved || model_is_odd(model) || sim_vm->definition->disks->len < 2)
         return;
     if (image->clone && !ckpt_sim_find(model->sim, disk->source)->agent_made) {
         ckpt_sim_detach(model->sim, sim_vm, model_target(index));
@@ -145,7 +161,7 @@ act_attach(Model *model, const Action *action)
     CkptSimVm *sim_vm = model_sim_vm(model, vm);
     guint64 random = action->d;
 
-    if (model->vms[vm].present.disks[index].attached || model_is_odd(model))
+    if (model->vms[vm].present.disks[index].attached || sim_vm->saved || model_is_odd(model))
         return;
     for (guint i = 0; action->c % 3 && i < model->detached->len; i++) {
         Detached *detached = g_ptr_array_index(model->detached, i);
@@ -172,7 +188,7 @@ act_configure(Model *model, const Action *action)
     guint vm = action->a % MODEL_VMS;
     CkptSimVm *sim_vm = model_sim_vm(model, vm);
 
-    if (sim_vm->live || model_is_odd(model))
+    if (sim_vm->live || sim_vm->saved || model_is_odd(model))
         return;
     sim_vm->definition->memory = model->vms[vm].present.memory = 1 + action->b % 100;
     if (sim_vm->nvram) /* its UEFI variables always tell the same as its definition */
@@ -235,7 +251,7 @@ act_clone(Model *model, const Action *action)
     CkptCheckpointDisk *disk = pick_sealed(model, from, action->d, rows, &expected);
     Image *image = &model->vms[to].present.disks[index];
 
-    if (!disk || image->attached || model_is_odd(model) ||
+    if (!disk || image->attached || model_is_odd(model) || model_sim_vm(model, to)->saved ||
         is_put_back(model, to, model_target(index), disk->sealed_file))
         return;
     path = g_strdup_printf("/img1/disk-%u.qcow2", model->last_file++);
@@ -292,7 +308,7 @@ act_redefine(Model *model, const Action *action)
         return;
     }
     disk = pick_sealed(model, action->a % MODEL_VMS, action->d, rows, &expected);
-    if (!disk || vm->vanished || !ckpt_sim_definition_find(sim_vm->definition, disk->target))
+    if (!disk || vm->vanished || sim_vm->saved || !ckpt_sim_definition_find(sim_vm->definition, disk->target))
         return;
     vm->redefined = ckpt_sim_definition_copy(sim_vm->definition);
     ckpt_sim_definition_set(sim_vm->definition, disk->target, disk->sealed_file, disk->format);
@@ -319,6 +335,9 @@ model_act(Model *model, const Action *action)
         break;
     case ACT_POWER:
         act_power(model, action);
+        break;
+    case ACT_SAVE:
+        act_save(model, action);
         break;
     case ACT_RESIZE:
         act_resize(model, action);

@@ -214,6 +214,18 @@ static const Regression scripts[] = {
       {ACT_POWER, 1728871073u, 1415065516u, 3150041250u, 2195512277u, {{0}, {0}}},
       {ACT_DEFER, 2169350027u, 1997794481u, 138737767u, 2775909911u,
        {{FAULT_ERROR, 37, 3748996268u}, {FAULT_AWAY, 16, 3732893204u}}}}},
+    {"a memory was loaded once more after its host had died, over what its guest had written by then",
+     14,
+     3,
+     {{ACT_CREATE, 0u, 16u, 0u, 0u, {{0}, {0}}},
+      {ACT_WRITE, 0u, 5u, 0u, 0u, {{0}, {0}}},
+      {ACT_RESTORE, 0u, 1u, 0u, 0u, {{FAULT_OWNER_START, 24, 800u}, {FAULT_HOST, 2, 1u}}}}},
+    {"an undo removed the overlays on which its owner had saved the restored VM",
+     14,
+     3,
+     {{ACT_CREATE, 0u, 16u, 0u, 0u, {{0}, {0}}},
+      {ACT_WRITE, 0u, 5u, 0u, 0u, {{0}, {0}}},
+      {ACT_RESTORE, 0u, 1u, 0u, 0u, {{FAULT_OWNER_SAVE, 40, 313u}, {FAULT_ERROR, 2, 1u}}}}},
 };
 /* clang-format on */
 

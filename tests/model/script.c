@@ -22,13 +22,13 @@ static const struct {
     KIND(ACT_ATTACH, 4),   KIND(ACT_DETACH, 2),  KIND(ACT_CONFIGURE, 2), KIND(ACT_CLONE, 2),
     KIND(ACT_VANISH, 1),   KIND(ACT_REDEFINE, 1), KIND(ACT_RESTART, 1),  KIND(ACT_HOST, 1),
     KIND(ACT_DEFER, 7),    KIND(ACT_FOREIGN, 4),
-    KIND(ACT_MIGRATE, 3),  KIND(ACT_LOSE, 2),
+    KIND(ACT_MIGRATE, 3),  KIND(ACT_LOSE, 2),   KIND(ACT_SAVE, 2),
 #undef KIND
 };
 static const char *const fault_names[FAULT_KINDS] = {
     "FAULT_NONE", "FAULT_ERROR", "FAULT_CRASH",      "FAULT_HOST",        "FAULT_AWAY",
     "FAULT_QEMU", "FAULT_WRITE", "FAULT_OWNER_STOP", "FAULT_OWNER_START",
-    "FAULT_SYNC",
+    "FAULT_SYNC", "FAULT_FULL",  "FAULT_OWNER_SAVE",
 };
 
 static ActionKind
@@ -115,7 +115,8 @@ add_totals(Model *totals, const Model *model)
 static gboolean
 is_checked_in_full(ActionKind kind)
 {
-    return kind != ACT_WRITE && kind != ACT_POWER && kind != ACT_CONFIGURE && kind != ACT_RESIZE;
+    return kind != ACT_WRITE && kind != ACT_POWER && kind != ACT_CONFIGURE && kind != ACT_RESIZE &&
+           kind != ACT_SAVE;
 }
 
 char *

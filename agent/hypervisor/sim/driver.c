@@ -32,7 +32,7 @@ ckpt_sim_vm_of(CkptSimRun *run)
     return ckpt_sim_find_vm(run->sim, run->plan->vm_id);
 }
 
-/* ---- Definition and power ---- */
+/* ---- The definition ---- */
 
 static gboolean
 define(CkptSimRun *run, GError **error)
@@ -78,60 +78,6 @@ define_check(CkptSimRun *run, GError **error)
             return CKPT_OUTCOME_NOT_DONE;
     }
     return CKPT_OUTCOME_DONE;
-}
-
-/* Any VM, unless the step names the files of the one that is meant. */
-static gboolean
-is_meant(const CkptStep *step, const CkptSimVm *vm)
-{
-    for (guint i = 0; step->disks && i < step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(step->disks, i);
-        const CkptSimLive *live = ckpt_sim_find_live(vm, disk->target);
-
-        for (guint k = 0; live && k < live->chain->len; k++)
-            if (g_str_equal(((CkptSimFile *)live->chain->pdata[k])->path, disk->file))
-                return TRUE;
-    }
-    return !step->disks;
-}
-
-static gboolean
-stop(CkptSimRun *run, GError **error)
-{
-    CkptSimVm *vm = ckpt_sim_vm_of(run);
-
-    if (!vm->live || !is_meant(run->step, vm))
-        return TRUE;
-    ckpt_sim_stop(run->sim, vm);
-    return ckpt_sim_changed(run, error);
-}
-
-static gboolean
-start(CkptSimRun *run, GError **error)
-{
-    CkptSimVm *vm = ckpt_sim_vm_of(run);
-
-    if (run->step->kind == CKPT_STEP_START && run->step->file)
-        return ckpt_sim_load(run, vm, error);
-    if (vm->live && (vm->power != CKPT_POWER_PAUSED || run->step->power != CKPT_POWER_RUNNING))
-        return TRUE;
-    if (vm->live)
-        vm->power = CKPT_POWER_RUNNING;
-    else if (!ckpt_sim_start(run->sim, vm, run->step->power, error))
-        return FALSE;
-    return ckpt_sim_changed(run, error);
-}
-
-static CkptOutcome
-stop_check(CkptSimRun *run, GError **error)
-{
-    return ckpt_sim_vm_of(run)->live ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
-}
-
-static CkptOutcome
-start_check(CkptSimRun *run, GError **error)
-{
-    return ckpt_sim_vm_of(run)->live ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;
 }
 
 /* ---- The chain check ---- */
@@ -189,7 +135,8 @@ ckpt_sim_check_chain(CkptSimRun *run, GError **error)
                            disk->target, disk->file);
         return FALSE;
     }
-    return TRUE;
+    return run->plan->kind != CKPT_KIND_RESTORE || ckpt_sim_is_saved_on(run->sim, vm, run->step->disks) ||
+           !ckpt_sim_refuse_saved(vm, error);
 }
 
 /* ---- The interface ---- */
@@ -209,8 +156,8 @@ static const StepOps step_table[CKPT_STEP_END_] = {
     [CKPT_STEP_WRITE_MANIFEST] = {ckpt_sim_write_manifest, ckpt_sim_remove_manifest, NULL},
     [CKPT_STEP_REMOVE_MANIFEST] = {ckpt_sim_remove_manifest, NULL, NULL},
     [CKPT_STEP_DEFINE] = {define, define_undo, define_check},
-    [CKPT_STEP_STOP] = {stop, start, stop_check},
-    [CKPT_STEP_START] = {start, stop, start_check},
+    [CKPT_STEP_STOP] = {ckpt_sim_step_stop, ckpt_sim_step_stop_undo, ckpt_sim_is_stopped},
+    [CKPT_STEP_START] = {ckpt_sim_step_start, ckpt_sim_step_start_undo, ckpt_sim_is_started},
     [CKPT_STEP_MERGE] = {ckpt_sim_merge, NULL, NULL},
     [CKPT_STEP_CHECK_CHAIN] = {ckpt_sim_check_chain, NULL, NULL},
     [CKPT_STEP_REMOVE_FILE] = {ckpt_sim_remove_file, NULL, ckpt_sim_remove_file_check},
@@ -362,6 +309,7 @@ vm_free(gpointer data)
 
     ckpt_sim_definition_free(vm->definition);
     ckpt_sim_definition_free(vm->live);
+    ckpt_sim_definition_free(vm->saved);
     g_clear_pointer(&vm->live_disks, g_ptr_array_unref);
     g_free(vm->id);
     g_free(vm->nvram);

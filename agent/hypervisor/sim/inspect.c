@@ -210,6 +210,8 @@ ckpt_sim_inspect(CkptSim *sim, CkptSimVm *from, const CkptKnownFile *files)
         vm->nvram = g_strdup(from->nvram);
         add_chain(sim, vm, from->nvram, CKPT_FORMAT_RAW, NULL);
     }
+    if (from->saved && !from->live)
+        ckpt_vm_add_obstacle(vm, CKPT_REASON_MANAGED_SAVE_PRESENT, NULL, NULL, "%s was saved", from->name);
     for (; files && files->path; files++)
         add_chain(sim, vm, files->path, files->format, NULL);
     add_foreign(sim, vm);

@@ -2,15 +2,15 @@
  * disks that hold anything else would ruin its file systems: that is a crime. */
 #include "agent/hypervisor/sim/sim.h"
 
-static guint32
-sum_of_disks(CkptSim *sim, const CkptSimVm *vm)
+guint32
+ckpt_sim_sum_of_disks(const CkptSimVm *vm)
 {
     guint32 sum = 2166136261u;
 
-    for (guint i = 0; i < vm->definition->disks->len; i++) {
-        const CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, i);
-        g_autoptr(GPtrArray) chain = ckpt_sim_disk_chain(sim, vm, disk->target);
-        guint cells = chain ? ((CkptSimFile *)g_ptr_array_index(chain, 0))->cells : 0;
+    for (guint i = 0; i < vm->live->disks->len; i++) {
+        const CkptSimDisk *disk = g_ptr_array_index(vm->live->disks, i);
+        GPtrArray *chain = ckpt_sim_find_live(vm, disk->target)->chain;
+        guint cells = ((CkptSimFile *)g_ptr_array_index(chain, 0))->cells;
 
         for (guint k = 0; k < cells; k++)
             sum = (sum ^ ckpt_sim_read_cell(chain, 0, k)) * 16777619u;
@@ -44,7 +44,7 @@ ckpt_sim_capture(CkptSimRun *run, CkptSimVm *vm, gboolean (*act)(CkptSimRun *run
         ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "the VM stopped");
         return FALSE;
     }
-    ckpt_sim_write_cell(run->sim, file, 0, sum_of_disks(run->sim, vm));
+    ckpt_sim_write_cell(run->sim, file, 0, ckpt_sim_sum_of_disks(vm));
     if (!act(run, error))
         return FALSE;
     step->reached = CKPT_CONSISTENCY_MEMORY;
@@ -83,12 +83,6 @@ ckpt_sim_load(CkptSimRun *run, CkptSimVm *vm, GError **error)
 {
     CkptSimFile *file = ckpt_sim_find(run->sim, run->step->file);
 
-    if (vm->live && vm->loaded)
-        return TRUE;
-    if (vm->live) {
-        ckpt_error_set(error, CKPT_REASON_VM_BUSY, "somebody started the VM");
-        return FALSE;
-    }
     if (!is_whole(file)) {
         ckpt_error_set(error, CKPT_REASON_HYPERVISOR_FAILED, "%s cannot be loaded", run->step->file);
         return FALSE;
@@ -96,7 +90,7 @@ ckpt_sim_load(CkptSimRun *run, CkptSimVm *vm, GError **error)
     if (!ckpt_sim_start(run->sim, vm, run->step->power, error))
         return FALSE;
     vm->loaded = TRUE;
-    if (file->data[0] != sum_of_disks(run->sim, vm))
+    if (file->data[0] != ckpt_sim_sum_of_disks(vm))
         ckpt_sim_crime(run->sim, "%s was loaded on disks that are not those of its instant", file->path);
     return ckpt_sim_changed(run, error);
 }

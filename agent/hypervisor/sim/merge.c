@@ -237,7 +237,8 @@ commit_offline(CkptSimRun *run, CkptSimVm *vm, GError **error)
 
     if (above && (!is_free(run->sim, above, error) || !is_writable(above, error)))
         return FALSE;
-    if (!commit_files(run, error))
+    if (ckpt_sim_refuse_saved_merge(run->sim, vm, ckpt_sim_find(run->sim, run->step->file), error) ||
+        !commit_files(run, error))
         return FALSE;
     if (!above)
         return vm->live ? TRUE : define_base(run, vm, error);
@@ -418,7 +419,7 @@ ckpt_sim_pull(CkptSimRun *run, GError **error)
     CkptSimVm *vm = ckpt_sim_vm_of(run);
     Next next = look_pull(run->sim, vm, run->step, error);
 
-    if (next == NEXT_FAILED || (next == NEXT_COMMIT && !pull(run, error)))
+    if (next == NEXT_FAILED || (next == NEXT_COMMIT && (ckpt_sim_refuse_saved(vm, error) || !pull(run, error))))
         return FALSE;
     release(run->sim, ckpt_sim_find(run->sim, run->step->above));
     return TRUE;
@@ -460,7 +461,7 @@ ckpt_sim_rebase(CkptSimRun *run, GError **error)
 /* ---- A snapshot undone: each overlay is merged into what lies below ---- */
 
 static gboolean
-merge_back(CkptSimRun *run, CkptSimFile *overlay, const CkptDiskFile *disk, GError **error)
+merge_down(CkptSimRun *run, CkptSimFile *overlay, const CkptDiskFile *disk, GError **error)
 {
     CkptStep *merge_step = ckpt_step_new(CKPT_STEP_MERGE);
     CkptSimFile *base = ckpt_sim_find(run->sim, overlay->backing);
@@ -481,6 +482,15 @@ merge_back(CkptSimRun *run, CkptSimFile *overlay, const CkptDiskFile *disk, GErr
     done = ckpt_sim_changed(run, error) && ckpt_sim_merge(&merging, error);
     ckpt_step_free(merge_step);
     return done;
+}
+
+static gboolean
+merge_back(CkptSimRun *run, CkptSimFile *overlay, const CkptDiskFile *disk, GError **error)
+{
+    /* One that was begun may only be short of its definition. */
+    if (!overlay->merged_back && ckpt_sim_refuse_saved_merge(run->sim, ckpt_sim_vm_of(run), overlay, error))
+        return FALSE;
+    return merge_down(run, overlay, disk, error);
 }
 
 gboolean

@@ -72,6 +72,10 @@ typedef struct {
     char *nvram;                   /* raw file whose first cell stands for its UEFI variables; NULL = none */
     gboolean captures_memory;      /* its memory can be captured */
     gboolean loaded;               /* it went on from a memory image, and was not booted */
+    CkptSimDefinition *saved;      /* as virsh managedsave: what it ran on, and goes on on; NULL = not */
+    CkptPower saved_power;
+    guint32 saved_sum;             /* over what its disks held */
+    gboolean shut_down;            /* by its owner: it did not die, and was not stopped by the agent */
     gboolean suspended;            /* the agent paused it for a pivot, and says so in a mark */
 } CkptSimVm;
 
@@ -164,9 +168,21 @@ void ckpt_sim_definition_remove(CkptSimDefinition *definition, const char *targe
 /* The guest agent comes to itself, and every thaw guard with it. */
 void ckpt_sim_wake_agent(CkptSimVm *vm);
 CkptSimLive *ckpt_sim_find_live(const CkptSimVm *vm, const char *target);
-/* Opens every chain as QEMU does: refused for a missing, sealed or locked file. */
+/* Opens every chain as QEMU does: refused for a missing, sealed or locked file. One that was saved goes on on the
+ * files that it had, in the power state that it had; a crime where they hold anything else by now. */
 gboolean ckpt_sim_start(CkptSim *sim, CkptSimVm *vm, CkptPower power, GError **error);
 void ckpt_sim_stop(CkptSim *sim, CkptSimVm *vm);
+void ckpt_sim_save(CkptSim *sim, CkptSimVm *vm); /* as virsh managedsave, of one that runs */
+void ckpt_sim_forget_saved(CkptSimVm *vm);
+/* FALSE: it was saved, and its disks are not there any more, not to be opened, or hold anything else. */
+gboolean ckpt_sim_can_go_on(CkptSim *sim, CkptSimVm *vm);
+/* It was saved on one of these files, or on an overlay of them. */
+gboolean ckpt_sim_is_saved_on(CkptSim *sim, const CkptSimVm *vm, GPtrArray *disks);
+/* TRUE, with an error: it is off, and was saved: it would go on on its disks as they were. */
+gboolean ckpt_sim_refuse_saved(const CkptSimVm *vm, GError **error);
+/* The same, but for the merge of an empty overlay on which it was not saved. */
+gboolean ckpt_sim_refuse_saved_merge(CkptSim *sim, const CkptSimVm *vm, const CkptSimFile *overlay,
+                                     GError **error);
 /* Hot-plug: as if the disk had been there when it started. */
 gboolean ckpt_sim_attach(CkptSim *sim, CkptSimVm *vm, const char *target, const char *source,
                          CkptFormat format, GError **error);
@@ -209,7 +225,7 @@ gboolean ckpt_sim_capture(CkptSimRun *run, CkptSimVm *vm,
 /* Of a snapshot that was cut short, and made: whether with its memory. */
 void ckpt_sim_note_captured(CkptSimRun *run);
 gboolean ckpt_sim_capture_undo(CkptSimRun *run, GError **error);
-gboolean ckpt_sim_load(CkptSimRun *run, CkptSimVm *vm, GError **error);
+gboolean ckpt_sim_load(CkptSimRun *run, CkptSimVm *vm, GError **error); /* of one that is off */
 gboolean ckpt_sim_check_memory(CkptSimRun *run, GError **error);
 /* Thaws what a snapshot that was cut short may have frozen. */
 gboolean ckpt_sim_recover(CkptSimRun *run, CkptSimVm *vm, GError **error);
@@ -222,6 +238,15 @@ gboolean ckpt_sim_rebase(CkptSimRun *run, GError **error);
 /* Undoes a snapshot: what was written to the overlays since goes into the files below. */
 gboolean ckpt_sim_merge_back(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_check_chain(CkptSimRun *run, GError **error);
+/* power.c */
+gboolean ckpt_sim_step_stop(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_step_stop_undo(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_step_start(CkptSimRun *run, GError **error);
+gboolean ckpt_sim_step_start_undo(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_is_stopped(CkptSimRun *run, GError **error);
+CkptOutcome ckpt_sim_is_started(CkptSimRun *run, GError **error);
+/* What the disks of a running VM hold. */
+guint32 ckpt_sim_sum_of_disks(const CkptSimVm *vm);
 /* overlays.c */
 gboolean ckpt_sim_make_overlay(CkptSimRun *run, GError **error);
 gboolean ckpt_sim_make_overlay_undo(CkptSimRun *run, GError **error);

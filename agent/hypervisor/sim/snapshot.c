@@ -100,6 +100,25 @@ switch_over(CkptSimRun *run, GError **error)
     return ckpt_sim_changed(run, error);
 }
 
+/* In the very moment: the definition alone was switched then. */
+static gboolean
+is_saved_elsewhere(const CkptSimRun *run, const CkptSimVm *vm, GError **error)
+{
+    return !ckpt_sim_is_saved_on(run->sim, vm, run->step->disks) && ckpt_sim_refuse_saved(vm, error);
+}
+
+/* What the reply will say of the checkpoint was decided on how the VM was when it was planned. */
+static gboolean
+is_as_planned(const CkptSimRun *run, const CkptSimVm *vm, GError **error)
+{
+    gboolean was_off = run->step->power == CKPT_POWER_SHUT_OFF;
+
+    if (run->step->power == CKPT_POWER_UNKNOWN || was_off == !vm->live)
+        return !ckpt_sim_refuse_saved(vm, error);
+    ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the VM was %s meanwhile", vm->live ? "started" : "stopped");
+    return FALSE;
+}
+
 gboolean
 ckpt_sim_snapshot(CkptSimRun *run, GError **error)
 {
@@ -107,13 +126,16 @@ ckpt_sim_snapshot(CkptSimRun *run, GError **error)
     CkptOutcome outcome = snapshot_check(run, error);
 
     if (outcome != CKPT_OUTCOME_NOT_DONE)
-        return outcome == CKPT_OUTCOME_DONE;
+        return outcome == CKPT_OUTCOME_DONE && !is_saved_elsewhere(run, vm, error);
+    if (!is_as_planned(run, vm, error))
+        return FALSE;
     for (guint i = 0; i < run->step->disks->len; i++)
         if (!overlay_fits(run, vm, g_ptr_array_index(run->step->disks, i), error))
             return FALSE;
-    if (run->step->asked == CKPT_CONSISTENCY_MEMORY && vm->live)
-        return ckpt_sim_capture(run, vm, switch_over, error);
-    return ckpt_sim_frozen(run, vm, switch_over, error);
+    if (run->step->asked == CKPT_CONSISTENCY_MEMORY && vm->live ? !ckpt_sim_capture(run, vm, switch_over, error)
+                                                                 : !ckpt_sim_frozen(run, vm, switch_over, error))
+        return FALSE;
+    return !is_saved_elsewhere(run, vm, error);
 }
 
 /* What a crash left frozen goes on before anything else. */
@@ -125,6 +147,8 @@ ckpt_sim_snapshot_recover(CkptSimRun *run, GError **error)
     if (!ckpt_sim_recover(run, ckpt_sim_vm_of(run), error))
         return CKPT_OUTCOME_UNCLEAR;
     outcome = snapshot_check(run, error);
+    if (outcome == CKPT_OUTCOME_DONE && is_saved_elsewhere(run, ckpt_sim_vm_of(run), NULL))
+        return CKPT_OUTCOME_NOT_DONE;
     if (outcome == CKPT_OUTCOME_DONE)
         ckpt_sim_note_captured(run);
     return outcome;

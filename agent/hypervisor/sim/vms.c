@@ -166,34 +166,124 @@ open_disk(CkptSim *sim, const char *target, const char *source, GError **error)
     return live;
 }
 
-gboolean
-ckpt_sim_start(CkptSim *sim, CkptSimVm *vm, CkptPower power, GError **error)
+static gboolean
+open_disks(CkptSim *sim, CkptSimVm *vm, GError **error)
 {
-    g_assert(!vm->live);
-    vm->live = ckpt_sim_definition_copy(vm->definition);
+    vm->live = ckpt_sim_definition_copy(vm->saved ? vm->saved : vm->definition);
     vm->live_disks = g_ptr_array_new_with_free_func(live_free);
     for (guint i = 0; i < vm->live->disks->len; i++) {
         CkptSimDisk *disk = g_ptr_array_index(vm->live->disks, i);
         CkptSimLive *live = open_disk(sim, disk->target, disk->source, error);
 
-        if (!live) {
-            ckpt_sim_stop(sim, vm);
+        if (!live)
             return FALSE;
-        }
         g_ptr_array_add(vm->live_disks, live);
     }
-    vm->power = power;
     return TRUE;
 }
+
+static void
+close_disks(CkptSimVm *vm)
+{
+    g_clear_pointer(&vm->live, ckpt_sim_definition_free);
+    g_clear_pointer(&vm->live_disks, g_ptr_array_unref);
+}
+
+gboolean
+ckpt_sim_start(CkptSim *sim, CkptSimVm *vm, CkptPower power, GError **error)
+{
+    g_assert(!vm->live);
+    if (!open_disks(sim, vm, error)) {
+        close_disks(vm);
+        return FALSE;
+    }
+    if (vm->saved && vm->saved_sum != ckpt_sim_sum_of_disks(vm))
+        ckpt_sim_crime(sim, "%s went on from its managed save on disks that are not those it was saved on",
+                       vm->name);
+    vm->power = vm->saved ? vm->saved_power : power;
+    vm->loaded = vm->saved != NULL;
+    vm->shut_down = FALSE;
+    ckpt_sim_forget_saved(vm);
+    return TRUE;
+}
+
+/* ---- Saved ---- */
+
+void
+ckpt_sim_save(CkptSim *sim, CkptSimVm *vm)
+{
+    vm->saved = ckpt_sim_definition_copy(vm->live);
+    vm->saved_power = vm->power;
+    vm->saved_sum = ckpt_sim_sum_of_disks(vm);
+    ckpt_sim_stop(sim, vm);
+}
+
+void
+ckpt_sim_forget_saved(CkptSimVm *vm)
+{
+    g_clear_pointer(&vm->saved, ckpt_sim_definition_free);
+}
+
+gboolean
+ckpt_sim_can_go_on(CkptSim *sim, CkptSimVm *vm)
+{
+    gboolean can;
+
+    if (vm->live || !vm->saved)
+        return TRUE;
+    can = open_disks(sim, vm, NULL) && vm->saved_sum == ckpt_sim_sum_of_disks(vm);
+    close_disks(vm);
+    return can;
+}
+
+gboolean
+ckpt_sim_is_saved_on(CkptSim *sim, const CkptSimVm *vm, GPtrArray *disks)
+{
+    for (guint i = 0; !vm->live && vm->saved && i < vm->saved->disks->len; i++) {
+        const CkptSimDisk *disk = g_ptr_array_index(vm->saved->disks, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(sim, disk->source);
+
+        for (guint k = 0; chain && k < chain->len; k++)
+            for (guint d = 0; d < disks->len; d++)
+                if (g_str_equal(((CkptSimFile *)chain->pdata[k])->path, ((CkptDiskFile *)disks->pdata[d])->file))
+                    return TRUE;
+    }
+    return FALSE;
+}
+
+gboolean
+ckpt_sim_refuse_saved(const CkptSimVm *vm, GError **error)
+{
+    if (vm->live || !vm->saved)
+        return FALSE;
+    ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT, "%s was saved", vm->name);
+    return TRUE;
+}
+
+gboolean
+ckpt_sim_refuse_saved_merge(CkptSim *sim, const CkptSimVm *vm, const CkptSimFile *overlay,
+                            GError **error)
+{
+    CkptDiskFile disk = {.file = overlay ? overlay->path : NULL};
+    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    gboolean empty = overlay != NULL;
+
+    g_ptr_array_add(disks, &disk);
+    for (guint i = 0; empty && i < overlay->cells; i++)
+        empty = !overlay->set[i];
+    return !(empty && !ckpt_sim_is_saved_on(sim, vm, disks)) && ckpt_sim_refuse_saved(vm, error);
+}
+
+/* ---- */
 
 void
 ckpt_sim_stop(CkptSim *sim, CkptSimVm *vm)
 {
-    g_clear_pointer(&vm->live, ckpt_sim_definition_free);
-    g_clear_pointer(&vm->live_disks, g_ptr_array_unref);
+    close_disks(vm);
     vm->power = CKPT_POWER_SHUT_OFF;
     vm->suspended = FALSE;
     vm->loaded = FALSE;
+    vm->shut_down = FALSE;
     vm->frozen = FALSE;
     vm->guards = 0;
 }
