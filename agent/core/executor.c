@@ -512,6 +512,14 @@ forward_from(CkptExecution *x, gint from, GError **error)
     return finish(x, error);
 }
 
+/* Between then and now others may have had the VM for however long. */
+static void
+note_taken_up(CkptPlan *plan)
+{
+    for (guint i = 0; i < plan->steps->len; i++)
+        ckpt_executor_step(plan, (gint)i)->taken_up = TRUE;
+}
+
 static CkptEnd
 take_up(CkptExecution *x, GError **error)
 {
@@ -523,6 +531,7 @@ take_up(CkptExecution *x, GError **error)
 
     if (op->step_begun < 0)
         return forward_from(x, 0, error);
+    note_taken_up(op->plan);
     if (x->driver->interrupt && op->step_ended < op->step_begun)
         x->driver->interrupt(x->driver, op->plan, ckpt_executor_step(op->plan, op->step_begun));
     if (!x->driver->settle(x->driver, op->plan->vm_id, &busy) &&

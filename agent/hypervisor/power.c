@@ -186,7 +186,7 @@ is_restored(CkptRun *run, GError **error)
 /* What is saved would go on on the files that it had then, whatever it is restored to. Where those are the same it
  * may, unless it is to go on from another memory. */
 static gboolean
-would_go_on(CkptRun *run, virDomainPtr domain, GError **error)
+would_go_on(CkptRun *run, virDomainPtr domain, gboolean from_image, GError **error)
 {
     const CkptView view = {.domain = domain};
     GPtrArray *disks = files_meant(run);
@@ -194,34 +194,100 @@ would_go_on(CkptRun *run, virDomainPtr domain, GError **error)
 
     if (run->step->kind != CKPT_STEP_START)
         return FALSE;
-    if (!run->step->file && disks && !ckpt_saved_look_on(domain, disks, &on, error))
+    if (!from_image && disks && !ckpt_saved_look_on(domain, disks, &on, error))
         return TRUE;
     return !on && ckpt_view_refuse_saved(&view, error);
 }
 
-/* Its disks are as the memory knows them. They are not, once a guest went on there: this one before a crash of
- * ours, say, or one that somebody booted. */
+/* The first of its disks that a guest has written to since they were made: this VM's before a crash of ours, say,
+ * or one's that somebody booted. They are not as the memory knows them, then. *written NULL: none. */
 static gboolean
-are_unwritten(const CkptRun *run, GError **error)
+find_written(const CkptRun *run, const char **written, GError **error)
 {
-    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
+    *written = NULL;
+    for (guint i = 0; run->step->disks && !*written && i < run->step->disks->len; i++) {
         const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
         g_autoptr(CkptQcow2) header = NULL;
         g_autoptr(GError) fault = NULL;
 
         ckpt_layer_free(ckpt_layer_look(disk->file, CKPT_FORMAT_QCOW2, &header, &fault));
-        if (header && header->empty)
-            continue;
-        if (header)
-            ckpt_error_set(error, CKPT_REASON_VM_BUSY,
-                           "the VM was started meanwhile and has written to %s, so that its memory does not fit "
-                           "any more: repeat the request",
-                           disk->file);
-        else
+        if (!header) {
             g_propagate_error(error, g_steal_pointer(&fault));
-        return FALSE;
+            return FALSE;
+        }
+        if (!header->empty)
+            *written = disk->file;
     }
     return TRUE;
+}
+
+static gboolean
+are_unwritten(const CkptRun *run, GError **error)
+{
+    const char *written;
+
+    if (!find_written(run, &written, error))
+        return FALSE;
+    if (written)
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY,
+                       "the VM was started meanwhile and has written to %s, so that its memory does not fit "
+                       "any more: repeat the request",
+                       written);
+    return !written;
+}
+
+/* Since the agent that began this is gone, the VM may have worked there for however long: from the memory that
+ * was loaded, or booted by its owner. To undo that would take away what it has written. */
+static gboolean
+is_kept(const CkptRun *run, const char **written)
+{
+    *written = NULL;
+    return run->step->taken_up && find_written(run, written, NULL) && *written;
+}
+
+static gboolean
+tell_kept(const CkptRun *run, const char *written)
+{
+    g_free(run->step->warning);
+    run->step->warning = g_strdup_printf(
+        "the agent was away, and the VM has worked on what was restored and written to %s: it goes on with that, "
+        "and the checkpoint's memory, which does not fit it any more, is not loaded (to have that, restore again)",
+        written);
+    return TRUE;
+}
+
+/* By somebody else, or by us before. */
+static gboolean
+take_started(CkptRun *run, virDomainPtr domain, CkptPower power, GError **error)
+{
+    gboolean from_image = run->step->kind == CKPT_STEP_START && run->step->file;
+    g_autoptr(GError) booted = NULL;
+    const char *kept = NULL;
+
+    if (!is_restored(run, error))
+        return FALSE;
+    if (from_image && !went_on(domain, &booted) && !is_kept(run, &kept)) {
+        g_propagate_error(error, g_steal_pointer(&booted));
+        return FALSE;
+    }
+    return bring_to(domain, power, error) && (!kept || tell_kept(run, kept));
+}
+
+/* From its disks, or from what its owner has saved on these. */
+static gboolean
+boot(CkptRun *run, virDomainPtr domain, CkptPower power, GError **error)
+{
+    if (would_go_on(run, domain, FALSE, error))
+        return FALSE;
+    if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) == 0)
+        return TRUE;
+    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "start the VM");
+    /* An error is not "not done" (hazard A6). */
+    if (virDomainIsActive(domain) == 1) {
+        g_clear_error(error);
+        return take_started(run, domain, power, error);
+    }
+    return FALSE;
 }
 
 /* From the memory image, which libvirt reads to its end before it answers. */
@@ -229,10 +295,11 @@ static gboolean
 load(CkptRun *run, virDomainPtr domain, GError **error)
 {
     g_autoptr(GError) cause = NULL;
+    const char *kept;
 
-    if (virDomainIsActive(domain) == 1)
-        return is_restored(run, error) && went_on(domain, error) && bring_to(domain, run->step->power, error);
-    if (would_go_on(run, domain, error) || !are_unwritten(run, error))
+    if (is_kept(run, &kept))
+        return boot(run, domain, run->step->power, error) && tell_kept(run, kept);
+    if (would_go_on(run, domain, TRUE, error) || !are_unwritten(run, error))
         return FALSE;
     if (ckpt_memory_load(run, domain, &cause))
         return TRUE;
@@ -251,22 +318,11 @@ start(CkptRun *run, CkptPower power, GError **error)
 
     if (!domain)
         return FALSE;
+    if (virDomainIsActive(domain) == 1)
+        return take_started(run, domain, power, error);
     if (run->step->kind == CKPT_STEP_START && run->step->file)
         return load(run, domain, error);
-    if (virDomainIsActive(domain) == 1)
-        return is_restored(run, error) && bring_to(domain, power, error);
-    if (would_go_on(run, domain, error))
-        return FALSE;
-    if (virDomainCreateWithFlags(domain, power == CKPT_POWER_PAUSED ? VIR_DOMAIN_START_PAUSED : 0) ==
-        0)
-        return TRUE;
-    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "start the VM");
-    /* An error is not "not done" (hazard A6). */
-    if (virDomainIsActive(domain) == 1) {
-        g_clear_error(error);
-        return is_restored(run, error) && bring_to(domain, power, error);
-    }
-    return FALSE;
+    return boot(run, domain, power, error);
 }
 
 static CkptOutcome

@@ -36,7 +36,8 @@ typedef enum {
                                    as `power` was, unless its owner has saved it or shut it down; run after all
                                    other undos */
     CKPT_STEP_START,            /* `power` RUNNING or PAUSED; with `file` it goes on from that memory image, on
-                                   `disks`, which nobody has written to since they were made, else VM_BUSY.
+                                   `disks`, which nobody has written to since they were made, else VM_BUSY; or,
+                                   `taken_up`, it goes on with what was written, and `warning` says so.
                                    MANAGED_SAVE_PRESENT if it would go on from what its owner has saved on other
                                    files (with `file`: on any), VM_BUSY if it runs on other files than the plan's
                                    DEFINE names. Undo: stop, if it runs on those; MANAGED_SAVE_PRESENT, to be gone
@@ -153,6 +154,8 @@ typedef struct {
     char *note;              /* a warning: why less was reached than asked; NULL = none */
     gboolean untried;        /* the switch was not asked for, so that QEMU has opened nothing for it. Set by the
                                 planner, and not journalled: after a crash it is not known */
+    gboolean taken_up;       /* of START: whoever began the operation is gone, and others may have had the VM
+                                since. Set by the executor, and not journalled */
     char *warning;    /* result of any, for the operation's; not journalled. NULL = none */
 } CkptStep;
 CkptStep *ckpt_step_new(CkptStepKind kind);

@@ -580,6 +580,36 @@ a_restore_starts_the_old_vm_only_after_its_definition_is_back(void **state)
                                                    "-write-manifest -make-overlay -stop "));
 }
 
+/* The driver keeps then what the VM has written since. */
+static void
+a_start_that_is_taken_up_knows_it(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *first = NULL;
+    g_autofree char *second = NULL;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *id = ckpt_id_new();
+    CkptRequest *request;
+
+    prepare(fixture, &first, &second);
+    g_free(must(fixture, CKPT_KIND_RESTORE, first));
+    assert_false(fixture->toy->taken_up);
+    fixture->toy->calls = 0;
+    fixture->toy->fail_at = 5; /* between stop and start */
+    fixture->toy->reason = CKPT_REASON_HYPERVISOR_UNAVAILABLE;
+    request = new_request(CKPT_KIND_RESTORE, id, second);
+    request->wait_us = 50000;
+    call(fixture, request, &outcome);
+    assert_non_null(outcome.error);
+    fixture_close(fixture);
+    fixture->toy->fail_at = 0;
+    fixture_open(fixture);
+    call(fixture, new_request(CKPT_KIND_RESTORE, id, second), &outcome);
+    if (outcome.error)
+        fail_msg("%s", outcome.error->message);
+    assert_true(fixture->toy->taken_up);
+}
+
 int
 main(void)
 {
@@ -598,6 +628,7 @@ main(void)
         TEST(an_update_changes_the_row_and_checks_the_etag),
         TEST(what_a_look_finds_besides_is_told),
         TEST(a_restore_starts_the_old_vm_only_after_its_definition_is_back),
+        TEST(a_start_that_is_taken_up_knows_it),
         cmocka_unit_test(a_restore_that_fails_at_any_step_leaves_the_vm_as_before),
         cmocka_unit_test(a_delete_that_fails_at_any_step_is_finished_by_the_same_request),
         cmocka_unit_test(an_operation_cut_off_at_any_step_is_settled_after_the_restart),

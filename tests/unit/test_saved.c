@@ -359,6 +359,66 @@ a_memory_is_not_loaded_over_what_was_written_since(void **state)
 }
 
 static void
+must_start_with_a_warning(World *start)
+{
+    g_autoptr(virDomain) domain = world_vm(start);
+    g_autoptr(GError) error = NULL;
+
+    if (!ckpt_step_start(&start->run, &error))
+        fail_msg("%s", error->message);
+    assert_int_equal(virDomainIsActive(domain), 1);
+    assert_non_null(start->step->warning);
+    assert_non_null(strstr(start->step->warning, "/o: it goes on"));
+    g_clear_pointer(&start->step->warning, g_free);
+}
+
+/* The agent that was to load the memory, or has loaded it, is gone for so long that people work there. An undo
+ * would take that away. */
+static void
+what_was_written_while_the_agent_was_away_is_kept(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(virDomain) domain = world_vm(start);
+
+    start->step->file = image("memory");
+    start->step->taken_up = TRUE;
+    /* It has ended, or was saved there. */
+    stop_vm(start);
+    must_start_with_a_warning(start);
+    assert_int_equal(virDomainManagedSave(domain, 0), 0);
+    must_start_with_a_warning(start);
+    assert_int_equal(virDomainHasManagedSaveImage(domain, 0), 0);
+    /* Its owner has booted it. */
+    stop_vm(start);
+    assert_int_equal(virDomainCreate(domain), 0);
+    must_start_with_a_warning(start);
+    /* What went on from the memory is as asked. */
+    assert_int_equal(virDomainSuspend(domain), 0);
+    assert_true(ckpt_step_start(&start->run, NULL));
+    assert_null(start->step->warning);
+}
+
+/* Nothing was written there that could be lost. */
+static void
+a_vm_that_was_only_booted_while_the_agent_was_away_is_taken_back(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(virDomain) domain = world_vm(start);
+
+    start->step->file = image("memory");
+    start->step->taken_up = TRUE;
+    stop_vm(start);
+    shell("rm $d/o; qemu-img create -q -f qcow2 -F qcow2 -b $d/b $d/o");
+    assert_int_equal(virDomainCreate(domain), 0);
+    must_refuse(start, ckpt_step_start, CKPT_REASON_VM_BUSY);
+    /* It was saved on other files than those that were restored. */
+    shell("qemu-io -f qcow2 -c 'write -q -P 7 0 64k' $d/o");
+    saved_on = "b";
+    must_refuse_saved(start, ckpt_step_start);
+    assert_null(start->step->warning);
+}
+
+static void
 a_vm_on_other_files_has_not_gone_on_from_a_memory(void **state)
 {
     g_autoptr(World) start = start_on("restored");
@@ -498,6 +558,8 @@ main(void)
         cmocka_unit_test(what_was_restored_and_then_saved_is_kept),
         cmocka_unit_test(a_vm_that_was_restored_and_is_saved_on_other_files_is_not_done),
         cmocka_unit_test(a_memory_is_not_loaded_over_what_was_written_since),
+        cmocka_unit_test(what_was_written_while_the_agent_was_away_is_kept),
+        cmocka_unit_test(a_vm_that_was_only_booted_while_the_agent_was_away_is_taken_back),
         cmocka_unit_test(a_vm_on_other_files_has_not_gone_on_from_a_memory),
         cmocka_unit_test(a_vm_that_is_gone_again_was_not_started),
         cmocka_unit_test(what_is_taken_back_is_let_go_of_before),

@@ -229,6 +229,7 @@ apply(ToyDriver *toy, CkptStep *step)
             stop(toy);
         break;
     case CKPT_STEP_START:
+        toy->taken_up = step->taken_up;
         if (!toy->running)
             start(toy);
         break;
