@@ -245,6 +245,61 @@ ckpt_chain_find_disk(const CkptXmlDomain *domain, const char *target, const char
     return found;
 }
 
+/* ---- What was saved ---- */
+
+static gboolean
+names_any(const CkptXmlDomain *xml, GPtrArray *disks, gboolean below)
+{
+    for (guint i = 0; i < xml->disks->len; i++) {
+        const CkptXmlDisk *disk = g_ptr_array_index(xml->disks, i);
+
+        for (guint k = 0; k < disks->len; k++) {
+            const char *file = ((const CkptDiskFile *)g_ptr_array_index(disks, k))->file;
+
+            if (is_top(disk, file) || (below && ckpt_chain_has(disk, file)))
+                return TRUE;
+        }
+    }
+    return FALSE;
+}
+
+gboolean
+ckpt_saved_look_on(virDomainPtr domain, GPtrArray *disks, gboolean below, gboolean *on, GError **error)
+{
+    g_autoptr(CkptXmlDomain) saved = NULL;
+    char *xml = NULL;
+
+    if (!ckpt_saved_look(domain, on, error))
+        return FALSE;
+    if (!*on)
+        return TRUE;
+    *on = FALSE;
+    xml = virDomainManagedSaveGetXMLDesc(domain, 0);
+    if (!xml) {
+        /* A host that crashed in the midst of it leaves one that cannot be read. */
+        ckpt_libvirt_error(error, CKPT_REASON_MANAGED_SAVE_PRESENT,
+                           "the VM was saved (virsh managedsave), and on which files cannot be read: start it, or "
+                           "virsh managedsave-remove");
+        return FALSE;
+    }
+    saved = ckpt_xml_domain_parse(xml, error);
+    free(xml);
+    *on = saved && names_any(saved, disks, below);
+    return saved != NULL;
+}
+
+gboolean
+ckpt_refuse_saved_elsewhere(const CkptView *view, GPtrArray *disks, gboolean below, GError **error)
+{
+    gboolean on = FALSE;
+
+    if (view->active)
+        return FALSE;
+    if (!ckpt_saved_look_on(view->domain, disks, below, &on, error))
+        return TRUE;
+    return !on && ckpt_view_refuse_saved(view, error);
+}
+
 /* ---- The check ---- */
 
 static gboolean
@@ -468,7 +523,7 @@ static gboolean
 is_saved_elsewhere(const CkptRun *run, const CkptView *view, GError **error)
 {
     return run->plan->kind == CKPT_KIND_RESTORE && run->step->disks &&
-           ckpt_view_refuse_saved_elsewhere(view, run->step->disks, error);
+           ckpt_refuse_saved_elsewhere(view, run->step->disks, FALSE, error);
 }
 
 gboolean

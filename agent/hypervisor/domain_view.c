@@ -263,43 +263,6 @@ ckpt_saved_look(virDomainPtr domain, gboolean *saved, GError **error)
     return FALSE;
 }
 
-static gboolean
-names_any(const CkptXmlDomain *xml, GPtrArray *disks)
-{
-    for (guint i = 0; i < xml->disks->len; i++) {
-        const CkptXmlDisk *disk = g_ptr_array_index(xml->disks, i);
-
-        for (guint k = 0; k < disks->len; k++)
-            if (g_strv_contains((const char *const *)disk->chain,
-                                ((CkptDiskFile *)g_ptr_array_index(disks, k))->file))
-                return TRUE;
-    }
-    return FALSE;
-}
-
-gboolean
-ckpt_saved_look_on(virDomainPtr domain, GPtrArray *disks, gboolean *on, GError **error)
-{
-    g_autoptr(CkptXmlDomain) saved = NULL;
-    char *xml = NULL;
-
-    if (!ckpt_saved_look(domain, on, error))
-        return FALSE;
-    if (!*on)
-        return TRUE;
-    *on = FALSE;
-    xml = virDomainManagedSaveGetXMLDesc(domain, 0);
-    if (!xml) {
-        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED,
-                           "read on which files it was saved (virsh managedsave-dumpxml)");
-        return FALSE;
-    }
-    saved = ckpt_xml_domain_parse(xml, error);
-    free(xml);
-    *on = saved && names_any(saved, disks);
-    return saved != NULL;
-}
-
 gboolean
 ckpt_view_refuse_saved(const CkptView *view, GError **error)
 {
@@ -315,18 +278,6 @@ ckpt_view_refuse_saved(const CkptView *view, GError **error)
                    "the VM was saved meanwhile (virsh managedsave), and would go on on the disks as they were "
                    "then: start it, or virsh managedsave-remove, then repeat the request");
     return TRUE;
-}
-
-gboolean
-ckpt_view_refuse_saved_elsewhere(const CkptView *view, GPtrArray *disks, GError **error)
-{
-    gboolean on = FALSE;
-
-    if (view->active)
-        return FALSE;
-    if (!ckpt_saved_look_on(view->domain, disks, &on, error))
-        return TRUE;
-    return !on && ckpt_view_refuse_saved(view, error);
 }
 
 gboolean

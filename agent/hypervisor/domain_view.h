@@ -25,14 +25,9 @@ gboolean ckpt_view_is_stale(const CkptView *view);
 gboolean ckpt_view_has_changed(CkptConnection *connection, const char *vm_id, const CkptView *view);
 /* Whether the VM has a managed save image. FALSE: libvirt does not tell, which is not "none". */
 gboolean ckpt_saved_look(virDomainPtr domain, gboolean *saved, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Whether it has one that goes on on any of `disks` (CkptDiskFile). */
-gboolean ckpt_saved_look_on(virDomainPtr domain, GPtrArray *disks, gboolean *on, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
 /* TRUE, with MANAGED_SAVE_PRESENT: the VM is off, and its memory was saved: it would go on on the files that it
  * had then, which must stay as they are (hazard A24). So, with its own reason, if libvirt does not tell. */
 gboolean ckpt_view_refuse_saved(const CkptView *view, GError **error);
-/* The same, but for one that was saved on one of these files. */
-gboolean ckpt_view_refuse_saved_elsewhere(const CkptView *view, GPtrArray *disks, GError **error);
 const char *ckpt_view_source(const CkptView *view, const char *target);      /* NULL if none */
 const char *ckpt_view_live_source(const CkptView *view, const char *target); /* likewise */
 

@@ -96,7 +96,7 @@ is_saved_on_meant(const CkptRun *run, const CkptView *view, GError **error)
 
     if (view->active || !disks)
         return FALSE;
-    if (!ckpt_saved_look_on(view->domain, disks, &on, error))
+    if (!ckpt_saved_look_on(view->domain, disks, TRUE, &on, error))
         return TRUE;
     if (on)
         ckpt_error_set(error, CKPT_REASON_MANAGED_SAVE_PRESENT,
@@ -194,7 +194,7 @@ would_go_on(CkptRun *run, virDomainPtr domain, gboolean from_image, GError **err
 
     if (run->step->kind != CKPT_STEP_START)
         return FALSE;
-    if (!from_image && disks && !ckpt_saved_look_on(domain, disks, &on, error))
+    if (!from_image && disks && !ckpt_saved_look_on(domain, disks, FALSE, &on, error))
         return TRUE;
     return !on && ckpt_view_refuse_saved(&view, error);
 }

@@ -37,6 +37,14 @@ gboolean ckpt_step_check_chain(CkptRun *run, GError **error);
  * an operation's begin and its end. `target` decides only between several. */
 /* Whether the file is in the disk's chain, as the XML tells it or by the headers. */
 gboolean ckpt_chain_has(const CkptXmlDisk *disk, const char *file);
+/* Whether the VM has a managed save image that goes on on any of `disks` (CkptDiskFile), as its tops or, with
+ * `below`, also through what others have laid on them. FALSE, with MANAGED_SAVE_PRESENT, if it has one and its
+ * files cannot be told: it is its owner's to use up or to remove. */
+gboolean ckpt_saved_look_on(virDomainPtr domain, GPtrArray *disks, gboolean below, gboolean *on, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* TRUE, with an error: it is off, and was saved, and not on any of these. */
+gboolean ckpt_refuse_saved_elsewhere(const CkptView *view, GPtrArray *disks, gboolean below, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* The disk whose top this file is. NULL: none. */
 CkptXmlDisk *ckpt_chain_find_top(const CkptXmlDomain *domain, const char *target, const char *file);
 /* The disk that has one of `files` (NULL-terminated, the most telling first) in its chain. NULL: none. */

@@ -252,7 +252,7 @@ ckpt_step_snapshot_check(CkptRun *run, GError **error)
         g_propagate_error(error, g_steal_pointer(&why));
     if (outcome != CKPT_OUTCOME_DONE)
         return outcome;
-    if (ckpt_view_refuse_saved_elsewhere(view, run->step->disks, &why)) /* as in finish() */
+    if (ckpt_refuse_saved_elsewhere(view, run->step->disks, TRUE, &why)) /* as in finish() */
         return told_of_saved(g_steal_pointer(&why), error);
     ckpt_memory_note_reached(run);
     return save_definition(run, error) ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_UNCLEAR;
@@ -399,7 +399,7 @@ set_not_frozen(CkptStep *step)
 static gboolean
 finish(CkptRun *run, const CkptView *view, GError **error)
 {
-    return !ckpt_view_refuse_saved_elsewhere(view, run->step->disks, error) && save_definition(run, error);
+    return !ckpt_refuse_saved_elsewhere(view, run->step->disks, TRUE, error) && save_definition(run, error);
 }
 
 gboolean

@@ -21,6 +21,7 @@ int __wrap_virDomainIsActive(virDomainPtr domain);
 static const char *saved_on;   /* the file below $d that it was saved on */
 static gboolean was_active;    /* when it is asked first */
 static gboolean saved_untold;  /* whether it was saved, libvirt cannot tell */
+static gboolean saved_unread;  /* it was, and libvirt cannot read on which files: a host crashed in its midst */
 static gboolean saved_by_then; /* the owner's managedsave ends just before it is stopped */
 
 int
@@ -31,14 +32,21 @@ __wrap_virDomainDestroy(virDomainPtr domain)
     return __real_virDomainDestroy(domain);
 }
 
+/* An error of its own. */
+static void
+fail_libvirt(virDomainPtr domain)
+{
+    g_autoptr(virDomainSnapshot) none = virDomainSnapshotLookupByName(domain, "none", 0);
+
+    assert_null(none);
+}
+
 int
 __wrap_virDomainHasManagedSaveImage(virDomainPtr domain, unsigned int flags)
 {
-    g_autoptr(virDomainSnapshot) none = NULL;
-
     if (!saved_untold)
         return __real_virDomainHasManagedSaveImage(domain, flags);
-    none = virDomainSnapshotLookupByName(domain, "none", 0); /* for an error of libvirt's */
+    fail_libvirt(domain);
     return -1;
 }
 
@@ -50,7 +58,7 @@ vm_on(const char *name)
 
     return g_strdup_printf(
         "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
-        "<devices><disk type='file' device='disk'><source file='%s'/><target dev='vda'/></disk></devices>"
+        "<devices><disk type='file' device='disk'><driver type='qcow2'/><source file='%s'/><target dev='vda'/></disk></devices>"
         "</domain>", file);
 }
 
@@ -60,8 +68,11 @@ __wrap_virDomainManagedSaveGetXMLDesc(virDomainPtr domain, unsigned int flags)
 {
     g_autofree char *xml = vm_on(saved_on);
 
-    (void)domain;
     assert_int_equal(flags, 0);
+    if (saved_unread) {
+        fail_libvirt(domain);
+        return NULL;
+    }
     return strdup(xml); /* its caller frees it as libvirt's */
 }
 
@@ -91,7 +102,7 @@ __wrap_virDomainIsActive(virDomainPtr domain)
 static World *
 world_new(CkptStepKind kind)
 {
-    saved_untold = saved_by_then = was_active = FALSE;
+    saved_untold = saved_unread = saved_by_then = was_active = FALSE;
     saved_on = "o";
     return world_after(kind, FALSE);
 }
@@ -326,6 +337,38 @@ what_was_restored_and_then_saved_is_kept(void **state)
     assert_int_equal(virDomainIsActive(domain), 1);
 }
 
+/* Its owner's own overlay lies on what was restored, and the save names that alone, as libvirt's do. */
+static void
+what_was_saved_above_what_was_restored_is_kept(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    saved_on = "theirs";
+    must_refuse_saved(start, ckpt_step_start_undo);
+    must_refuse_saved(start, ckpt_step_start); /* it would not be on what is checked afterwards */
+}
+
+/* That waits for its owner, too: there is no other way out. */
+static void
+a_save_that_cannot_be_read_is_waited_for(void **state)
+{
+    g_autoptr(World) start = start_on("o");
+    g_autoptr(virDomain) domain = world_vm(start);
+    g_autoptr(GError) error = NULL;
+
+    g_clear_pointer(&start->step->disks, g_ptr_array_unref);
+    saved_unread = TRUE;
+    must_refuse_saved(start, ckpt_step_start_undo);
+    must_refuse_saved(start, ckpt_step_start);
+    assert_false(ckpt_step_start_undo(&start->run, &error));
+    assert_non_null(strstr(error->message, "virsh managedsave-remove"));
+    g_clear_error(&error);
+    assert_int_equal(virDomainManagedSaveRemove(domain, 0), 0);
+    if (!ckpt_step_start_undo(&start->run, &error))
+        fail_msg("%s", error->message);
+}
+
 static void
 a_vm_that_was_restored_and_is_saved_on_other_files_is_not_done(void **state)
 {
@@ -556,6 +599,8 @@ main(void)
         cmocka_unit_test(a_restored_vm_is_not_started_from_what_was_saved),
         cmocka_unit_test(a_vm_that_goes_on_from_its_save_goes_on),
         cmocka_unit_test(what_was_restored_and_then_saved_is_kept),
+        cmocka_unit_test(what_was_saved_above_what_was_restored_is_kept),
+        cmocka_unit_test(a_save_that_cannot_be_read_is_waited_for),
         cmocka_unit_test(a_vm_that_was_restored_and_is_saved_on_other_files_is_not_done),
         cmocka_unit_test(a_memory_is_not_loaded_over_what_was_written_since),
         cmocka_unit_test(what_was_written_while_the_agent_was_away_is_kept),
