@@ -20,6 +20,9 @@ int __real_virDomainGetAutostart(virDomainPtr domain, int *autostart);
 int __wrap_virDomainGetAutostart(virDomainPtr domain, int *autostart);
 int __real_virDomainSnapshotIsCurrent(virDomainSnapshotPtr snapshot, unsigned int flags);
 int __wrap_virDomainSnapshotIsCurrent(virDomainSnapshotPtr snapshot, unsigned int flags);
+int __real_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+int __wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags);
+static gboolean in_no_state; /* as vbox and esx have one that is just starting */
 static gboolean resumes_fail, autostart_fails, current_fails;
 
 static gboolean
@@ -27,6 +30,16 @@ is_to_fail(gboolean fault)
 {
     virResetLastError();
     return fault;
+}
+
+int
+__wrap_virDomainGetState(virDomainPtr domain, int *state, int *reason, unsigned int flags)
+{
+    int result = __real_virDomainGetState(domain, state, reason, flags);
+
+    if (in_no_state)
+        *state = VIR_DOMAIN_NOSTATE;
+    return result;
 }
 
 int
@@ -159,6 +172,31 @@ a_snapshot_of_which_it_cannot_be_told_is_not_taken_for_an_old_one(void **state)
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_HYPERVISOR_FAILED);
 }
 
+static void
+must_fail_with_a_reason(Fixture *f, CkptStep step, gboolean undo)
+{
+    g_autoptr(GError) error = NULL;
+
+    assert_false(undo ? f->driver->step_undo(f->driver, f->plan, &step, &error) : run(f, step, &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_VM_BUSY);
+}
+
+/* Whoever undoes it tells why it could not. */
+static void
+a_vm_in_no_state_is_busy(void **state)
+{
+    g_auto(Fixture) f = {0};
+
+    open_file(&f, ON, "");
+    must(&f, create(A, CKPT_POWER_RUNNING));
+    in_no_state = TRUE;
+    must_fail_with_a_reason(&f, step_of(CKPT_STEP_START, NULL, CKPT_POWER_RUNNING), FALSE);
+    must_fail_with_a_reason(&f, step_of(CKPT_STEP_START, NULL, CKPT_POWER_RUNNING), TRUE);
+    must_fail_with_a_reason(&f, create(B, CKPT_POWER_RUNNING), FALSE);
+    must_fail_with_a_reason(&f, revert(B, A, CKPT_POWER_RUNNING), TRUE);
+    in_no_state = FALSE;
+}
+
 int
 main(void)
 {
@@ -169,6 +207,7 @@ main(void)
         cmocka_unit_test(an_autostart_that_cannot_be_read_is_not_taken_for_off),
         cmocka_unit_test(an_undo_brings_the_vm_back_also_where_its_autostart_cannot_be),
         cmocka_unit_test(a_snapshot_of_which_it_cannot_be_told_is_not_taken_for_an_old_one),
+        cmocka_unit_test(a_vm_in_no_state_is_busy),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,12 +3,17 @@
 CkptPower
 ckpt_native_power(virDomainPtr domain, GError **error)
 {
+    CkptPower power = CKPT_POWER_UNKNOWN;
     int state;
 
-    if (virDomainGetState(domain, &state, NULL, 0) == 0)
-        return ckpt_power_of(state);
-    ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the VM's state");
-    return CKPT_POWER_UNKNOWN;
+    if (virDomainGetState(domain, &state, NULL, 0) < 0) {
+        ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_FAILED, "read the VM's state");
+        return CKPT_POWER_UNKNOWN;
+    }
+    power = ckpt_power_of(state);
+    if (power == CKPT_POWER_UNKNOWN) /* what passes: it is just starting, being saved, … */
+        ckpt_error_set(error, CKPT_REASON_VM_BUSY, "the hypervisor does not say whether the VM runs or is off");
+    return power;
 }
 
 static int
