@@ -435,6 +435,15 @@ fail_forward(CkptExecution *x, GError *cause, GError **error)
     return CKPT_END_STUCK;
 }
 
+/* The VM is what was asked for, but for what somebody else is just doing to it, such as an overlay that a backup
+ * has laid on what was restored: to undo it would take away what lies below that, and what the guest wrote. */
+static gboolean
+is_waited_for(const CkptPlan *plan, gint index, const GError *cause)
+{
+    return plan->kind == CKPT_KIND_RESTORE && ckpt_executor_step(plan, index)->kind == CKPT_STEP_CHECK_CHAIN &&
+           ckpt_error_reason(cause) == CKPT_REASON_VM_BUSY;
+}
+
 static CkptEnd
 handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
 {
@@ -457,7 +466,7 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
     if (op->step_begun == (gint)plan->decisive && op->step_ended < op->step_begun)
         return decide(x, cause, forward, error);
     if (op->step_begun > (gint)plan->decisive || op->step_ended == (gint)plan->decisive) {
-        if (is_passing(cause)) {
+        if (is_passing(cause) || is_waited_for(plan, op->step_begun, cause)) {
             g_propagate_error(error, cause);
             return CKPT_END_LATER;
         }

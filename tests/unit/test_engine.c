@@ -610,6 +610,28 @@ a_start_that_is_taken_up_knows_it(void **state)
     assert_true(fixture->toy->taken_up);
 }
 
+/* What another tool has laid on the disk since; to undo the restore would take away what lies below that. */
+static void
+a_restore_that_another_tool_is_in_the_way_of_waits_for_it(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *first = NULL;
+    g_autofree char *second = NULL;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *id = ckpt_id_new();
+
+    prepare(fixture, &first, &second);
+    g_string_truncate(fixture->toy->log, 0);
+    fixture->toy->calls = 0;
+    fixture->toy->fail_at = 9; /* check-chain */
+    fixture->toy->reason = CKPT_REASON_VM_BUSY;
+    call(fixture, new_request(CKPT_KIND_RESTORE, id, first), &outcome);
+    if (outcome.error)
+        fail_msg("%s", outcome.error->message);
+    assert_non_null(strstr(fixture->toy->log->str, "start check-chain check-chain"));
+    assert_string_equal(toy_read(fixture->toy), "one");
+}
+
 int
 main(void)
 {
@@ -629,6 +651,7 @@ main(void)
         TEST(what_a_look_finds_besides_is_told),
         TEST(a_restore_starts_the_old_vm_only_after_its_definition_is_back),
         TEST(a_start_that_is_taken_up_knows_it),
+        TEST(a_restore_that_another_tool_is_in_the_way_of_waits_for_it),
         cmocka_unit_test(a_restore_that_fails_at_any_step_leaves_the_vm_as_before),
         cmocka_unit_test(a_delete_that_fails_at_any_step_is_finished_by_the_same_request),
         cmocka_unit_test(an_operation_cut_off_at_any_step_is_settled_after_the_restart),
