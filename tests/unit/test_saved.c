@@ -58,8 +58,8 @@ vm_on(const char *name)
 
     return g_strdup_printf(
         "<domain type='test'><name>vm</name><uuid>" VM "</uuid><memory>65536</memory><os><type>hvm</type></os>"
-        "<devices><disk type='file' device='disk'><driver type='qcow2'/><source file='%s'/><target dev='vda'/></disk></devices>"
-        "</domain>", file);
+        "<devices><disk type='file' device='disk'><driver type='qcow2'/><source file='%s'/><target dev='vda'/>"
+        "</disk></devices></domain>", file);
 }
 
 /* The test driver has none. */

@@ -64,11 +64,38 @@ refuse_started(GError **error, const char *how)
 }
 
 static gboolean
+is_written(const CkptSimRun *run)
+{
+    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
+        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
+        const CkptSimFile *file = ckpt_sim_find(run->sim, disk->file);
+
+        for (guint k = 0; file && k < file->cells; k++)
+            if (file->set[k])
+                return TRUE;
+    }
+    return FALSE;
+}
+
+static gboolean
+has_memory(const CkptSimRun *run)
+{
+    return run->step->kind == CKPT_STEP_START && run->step->file;
+}
+
+/* What a guest wrote while no agent was there: the memory does not fit it any more. */
+static gboolean
+is_kept(const CkptSimRun *run)
+{
+    return run->step->taken_up && is_written(run);
+}
+
+static gboolean
 go_on(CkptSimRun *run, CkptSimVm *vm, GError **error)
 {
     if (run->step->kind == CKPT_STEP_START && !is_meant(run, vm))
         return refuse_started(error, "on other files");
-    if (run->step->kind == CKPT_STEP_START && run->step->file && !vm->loaded)
+    if (has_memory(run) && !vm->loaded && !is_kept(run))
         return refuse_started(error, "before its memory could be loaded");
     if (vm->power != CKPT_POWER_PAUSED || run->step->power != CKPT_POWER_RUNNING)
         return TRUE;
@@ -79,42 +106,37 @@ go_on(CkptSimRun *run, CkptSimVm *vm, GError **error)
 /* Where it was saved on the files that it is restored to, it may go on from there, unless it is to go on from
  * another memory. */
 static gboolean
-would_go_on(const CkptSimRun *run, const CkptSimVm *vm, GError **error)
+would_go_on(const CkptSimRun *run, const CkptSimVm *vm, gboolean from_image, GError **error)
 {
     GPtrArray *disks = files_meant(run);
 
     if (run->step->kind != CKPT_STEP_START)
         return FALSE;
-    if (!run->step->file && disks && ckpt_sim_is_saved_on(run->sim, vm, disks))
+    if (!from_image && disks && ckpt_sim_is_saved_on(run->sim, vm, disks))
         return FALSE;
     return ckpt_sim_refuse_saved(vm, error);
 }
 
 static gboolean
-are_unwritten(const CkptSimRun *run, GError **error)
+load(CkptSimRun *run, CkptSimVm *vm, GError **error)
 {
-    for (guint i = 0; run->step->disks && i < run->step->disks->len; i++) {
-        const CkptDiskFile *disk = g_ptr_array_index(run->step->disks, i);
-        const CkptSimFile *file = ckpt_sim_find(run->sim, disk->file);
-
-        for (guint k = 0; file && k < file->cells; k++)
-            if (file->set[k])
-                return refuse_started(error, "meanwhile, and its guest wrote");
-    }
-    return TRUE;
+    if (!is_written(run))
+        return ckpt_sim_load(run, vm, error);
+    return refuse_started(error, "meanwhile, and its guest wrote");
 }
 
 static gboolean
 start(CkptSimRun *run, GError **error)
 {
     CkptSimVm *vm = ckpt_sim_vm_of(run);
+    gboolean from_image = has_memory(run) && !is_kept(run);
 
     if (vm->live)
         return go_on(run, vm, error);
-    if (would_go_on(run, vm, error))
+    if (would_go_on(run, vm, from_image, error))
         return FALSE;
-    if (run->step->kind == CKPT_STEP_START && run->step->file)
-        return are_unwritten(run, error) && ckpt_sim_load(run, vm, error);
+    if (from_image)
+        return load(run, vm, error);
     return ckpt_sim_start(run->sim, vm, run->step->power, error) && ckpt_sim_changed(run, error);
 }
 
