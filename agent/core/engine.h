@@ -88,8 +88,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpointInfo, ckpt_checkpoint_info_free)
  * whole. */
 CkptCheckpointInfo *ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify,
                                                GError **error);
-/* GPtrArray of CkptCheckpointInfo. warnings (char *): the snapshots that other tools made are listed too,
- * and what of them could not be looked at is told there; NULL: only the agent's own. */
+#define CKPT_NOT_COMPARED                                                                                   \
+    "the catalogue is new, and was not compared yet with what lies on this host, for which the hypervisor must " \
+    "answer: there may be checkpoints that are not listed"
+/* GPtrArray of CkptCheckpointInfo. warnings (char *): the hypervisor is asked; the snapshots that other tools made
+ * are listed too, and what could not be looked at is told there; NULL: only what the catalogue has. */
 GPtrArray *ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *query,
                                         gboolean verify, GPtrArray *warnings, GError **error);
 CkptOperation *ckpt_engine_get_operation(CkptEngine *engine, const char *identity,
@@ -119,6 +122,8 @@ char *ckpt_engine_read_only_reason(CkptEngine *engine);
 /* Before that is asked for, where the hypervisor answers: a new catalogue may be one that was lost. Asks it, once
  * in a catalogue's life. */
 void ckpt_engine_compare(CkptEngine *engine);
+/* FALSE: that is still to be done, and the catalogue may lack what lies on this host. */
+gboolean ckpt_engine_is_compared(CkptEngine *engine);
 /* TRUE while operations that a crash interrupted are still being finished. */
 gboolean ckpt_engine_is_recovering(CkptEngine *engine);
 /* TRUE while no operation runs or waits, and there is nothing that the agent was told of and has not looked at. */

@@ -261,8 +261,13 @@ ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *quer
     g_autoptr(GHashTable) families = families_new();
     g_autoptr(GPtrArray) infos =
         g_ptr_array_new_with_free_func((GDestroyNotify)ckpt_checkpoint_info_free);
-    g_autoptr(GPtrArray) rows = ckpt_store_list_checkpoints(engine->store, query, error);
+    g_autoptr(GPtrArray) rows = NULL;
 
+    if (warnings)
+        ckpt_engine_compare(engine);
+    if (warnings && !ckpt_engine_is_compared(engine))
+        g_ptr_array_add(warnings, g_strdup(CKPT_NOT_COMPARED));
+    rows = ckpt_store_list_checkpoints(engine->store, query, error);
     if (!rows)
         return NULL;
     for (guint i = 0; i < rows->len; i++) {

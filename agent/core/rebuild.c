@@ -271,6 +271,12 @@ ckpt_engine_compare(CkptEngine *engine)
 }
 
 gboolean
+ckpt_engine_is_compared(CkptEngine *engine)
+{
+    return !g_atomic_int_get(&engine->is_new);
+}
+
+gboolean
 ckpt_rebuild_check(CkptEngine *engine, GError **error)
 {
     g_autofree char *unagreed = NULL;

@@ -148,8 +148,9 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
         return NULL;
     take_position(position, &query);
     query.query.limit = size + 1; /* one more tells whether there is a next page */
-    /* Only the look for other tools' snapshots needs it, and no list waits for one that hangs. */
-    up = (!query.query.vm_id && !query.query.vm_name) ||
+    /* Only the looks for other tools' snapshots and at a new catalogue need it, and no list waits for one that
+     * hangs. */
+    up = (!query.query.vm_id && !query.query.vm_name && ckpt_engine_is_compared(caller->service->engine)) ||
          ckpt_reach_is_up(caller->service->reach, LIST_REACH_MS);
     infos = ckpt_engine_list_checkpoints(
         caller->service->engine, &query.query,
@@ -159,6 +160,8 @@ ckpt_list_checkpoints(const CkptCaller *caller, const ProtobufCMessage *base, GE
     if (!up)
         g_ptr_array_add(warnings, g_strdup("snapshots that other tools made are not listed: the hypervisor does "
                                            "not answer"));
+    if (!up && !ckpt_engine_is_compared(caller->service->engine))
+        g_ptr_array_add(warnings, g_strdup(CKPT_NOT_COMPARED));
     reply = ckpt_message_new(&vmcheckpoint__v1__list_checkpoints_response__descriptor);
     n = add_page(reply, infos, size, view);
     reply->warnings = ckpt_give_strings(warnings, &reply->n_warnings);

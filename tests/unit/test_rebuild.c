@@ -168,6 +168,33 @@ a_request_waits_for_no_look_to_be_refused(void **state)
     assert_refused(fixture, CKPT_KIND_CREATE, NULL, CKPT_REASON_CATALOGUE_REBUILT);
 }
 
+static guint
+count_listed(EngineFixture *fixture, GPtrArray *warnings)
+{
+    const CkptCheckpointQuery all = {.enabled = -1};
+    g_autoptr(GPtrArray) infos = ckpt_engine_list_checkpoints(fixture->engine, &all, FALSE, warnings, NULL);
+
+    assert_non_null(infos);
+    return infos->len;
+}
+
+/* Nobody is told that there are none before that is known. */
+static void
+a_list_waits_for_no_look_to_be_whole(void **state)
+{
+    EngineFixture *fixture = *state;
+    g_autoptr(GPtrArray) warnings = g_ptr_array_new_with_free_func(g_free);
+
+    engine_fixture_write(fixture);
+    g_free(engine_fixture_must(fixture, CKPT_KIND_CREATE, NULL));
+    lose_folder(fixture);
+    assert_int_equal(count_listed(fixture, NULL), 0); /* the hypervisor may be away */
+    assert_false(ckpt_engine_is_compared(fixture->engine));
+    assert_int_equal(count_listed(fixture, warnings), 1);
+    assert_true(ckpt_engine_is_compared(fixture->engine));
+    assert_int_equal(warnings->len, 0);
+}
+
 static void
 a_new_host_is_not_read_only(void **state)
 {
@@ -361,6 +388,7 @@ main(void)
         TEST(one_that_is_gone_comes_back_and_waits_for_agreement),
         TEST(one_that_is_gone_with_its_folder_comes_back_and_waits_for_agreement),
         TEST(a_request_waits_for_no_look_to_be_refused),
+        TEST(a_list_waits_for_no_look_to_be_whole),
         TEST(a_new_host_is_not_read_only),
         TEST(a_checkpoint_in_a_folder_that_nothing_names_is_found),
         TEST(checkpoints_below_another_tools_overlay_in_another_folder_come_back),
