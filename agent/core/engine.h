@@ -89,8 +89,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptCheckpointInfo, ckpt_checkpoint_info_free)
 CkptCheckpointInfo *ckpt_engine_get_checkpoint(CkptEngine *engine, const char *id, gboolean verify,
                                                GError **error);
 #define CKPT_NOT_COMPARED                                                                                   \
-    "the catalogue is new, and was not compared yet with what lies on this host, for which the hypervisor must " \
-    "answer: there may be checkpoints that are not listed"
+    "the catalogue is new, or was lost, and was not compared yet with what lies on this host, for which the "   \
+    "hypervisor must answer: there may be checkpoints that are not listed"
 /* GPtrArray of CkptCheckpointInfo. warnings (char *): the hypervisor is asked; the snapshots that other tools made
  * are listed too, and what could not be looked at is told there; NULL: only what the catalogue has. */
 GPtrArray *ckpt_engine_list_checkpoints(CkptEngine *engine, const CkptCheckpointQuery *query,
@@ -119,8 +119,8 @@ CkptDriver *ckpt_engine_driver(CkptEngine *engine);
 const CkptLimits *ckpt_engine_limits(CkptEngine *engine);
 /* Why mutations are refused for the whole agent; NULL if they are not. (transfer full) */
 char *ckpt_engine_read_only_reason(CkptEngine *engine);
-/* Before that is asked for, where the hypervisor answers: a new catalogue may be one that was lost. Asks it, once
- * in a catalogue's life. */
+/* Before that is asked for, where the hypervisor answers: a new catalogue may be one that was lost, and one that
+ * was is read back. Asks it, once in a catalogue's life, or after a start. */
 void ckpt_engine_compare(CkptEngine *engine);
 /* FALSE: that is still to be done, and the catalogue may lack what lies on this host. */
 gboolean ckpt_engine_is_compared(CkptEngine *engine);

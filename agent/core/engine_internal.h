@@ -47,6 +47,7 @@ struct _CkptEngine {
     GThreadPool *pool;
     char *unagreed;       /* why the rebuilt catalogue is not acted on yet; NULL = it is; lock */
     int is_new;           /* atomic: the catalogue was not compared with the manifests yet */
+    int to_be_read_back;  /* atomic: it was lost, and was not read back from them yet */
     GMutex rebuild_lock;  /* held over calls of the driver and the store; before all others */
     gboolean rebuilt;     /* since this start; rebuild_lock */
     int stopping;         /* atomic */

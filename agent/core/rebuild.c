@@ -202,6 +202,7 @@ ckpt_rebuild_start(CkptEngine *engine, GError **error)
         !ckpt_store_is_new(engine->store, &is_new, error))
         return FALSE;
     g_atomic_int_set(&engine->is_new, is_new);
+    g_atomic_int_set(&engine->to_be_read_back, lost != NULL);
     if (!lost)
         return TRUE;
     reason = g_strdup_printf("the catalogue was lost (%s), and cannot be read back from the manifests before the "
@@ -255,6 +256,8 @@ ckpt_rebuild_look(CkptEngine *engine, GError **error)
         done = engine->rebuilt = rebuild(engine, lost, &why);
     if (lost && !done)
         note_why_not(engine, lost, why);
+    if (done)
+        g_atomic_int_set(&engine->to_be_read_back, 0);
     g_mutex_unlock(&engine->rebuild_lock);
     if (!done)
         g_propagate_error(error, g_steal_pointer(&why));
@@ -266,14 +269,14 @@ ckpt_engine_compare(CkptEngine *engine)
 {
     g_autoptr(GError) away = NULL;
 
-    if (g_atomic_int_get(&engine->is_new) && !ckpt_rebuild_look(engine, &away))
-        g_debug("a new catalogue cannot be compared with the manifests yet: %s", away->message);
+    if (!ckpt_engine_is_compared(engine) && !ckpt_rebuild_look(engine, &away))
+        g_debug("the catalogue cannot be compared with the manifests yet: %s", away->message);
 }
 
 gboolean
 ckpt_engine_is_compared(CkptEngine *engine)
 {
-    return !g_atomic_int_get(&engine->is_new);
+    return !g_atomic_int_get(&engine->is_new) && !g_atomic_int_get(&engine->to_be_read_back);
 }
 
 gboolean

@@ -192,6 +192,9 @@ a_list_waits_for_no_look_to_be_whole(void **state)
     assert_false(ckpt_engine_is_compared(fixture->engine));
     assert_int_equal(count_listed(fixture, warnings), 1);
     assert_true(ckpt_engine_is_compared(fixture->engine));
+    lose_catalogue(fixture);
+    assert_int_equal(count_listed(fixture, NULL), 0);
+    assert_int_equal(count_listed(fixture, warnings), 1);
     assert_int_equal(warnings->len, 0);
 }
 
