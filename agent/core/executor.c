@@ -444,6 +444,40 @@ is_waited_for(const CkptPlan *plan, gint index, const GError *cause)
            ckpt_error_reason(cause) == CKPT_REASON_VM_BUSY;
 }
 
+/* Since the operation was left for a while, its restored VM has written to its new overlays: to undo it would take
+ * that away. */
+static gboolean
+is_lived_in(const CkptExecution *x, const CkptStep *present)
+{
+    const CkptPlan *plan = x->operation->plan;
+
+    if (plan->kind != CKPT_KIND_RESTORE || !present->taken_up)
+        return FALSE;
+    for (guint i = 0; i < plan->steps->len; i++) {
+        const CkptStep *step = ckpt_executor_step(plan, (gint)i);
+
+        if (step->kind == CKPT_STEP_MAKE_OVERLAY &&
+            x->driver->step_check(x->driver, plan, step, NULL) == CKPT_OUTCOME_UNCLEAR)
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* What is wrong with the chain is for somebody to look at, with all files there; the rest passes, or is mended on the
+ * host, and is tried again. */
+static CkptEnd
+keep_lived_in(GError *cause, GError **error)
+{
+    if (ckpt_error_reason(cause) != CKPT_REASON_CHAIN_MISMATCH) {
+        g_propagate_error(error, cause);
+        return CKPT_END_LATER;
+    }
+    ckpt_error_set(error, CKPT_REASON_RECOVERY_FAILED,
+                   "%s; the VM has written to what was restored, which is therefore not undone", cause->message);
+    g_error_free(cause);
+    return CKPT_END_STUCK;
+}
+
 static CkptEnd
 handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **error)
 {
@@ -472,6 +506,8 @@ handle_failure(CkptExecution *x, GError *cause, gboolean *forward, GError **erro
         }
         if (plan->no_return || is_committed(plan, op->step_begun))
             return fail_forward(x, cause, error);
+        if (is_lived_in(x, ckpt_executor_step(plan, op->step_begun)))
+            return keep_lived_in(cause, error);
     }
     return ckpt_executor_undo(x, cause, error);
 }

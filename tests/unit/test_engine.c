@@ -632,6 +632,38 @@ a_restore_that_another_tool_is_in_the_way_of_waits_for_it(void **state)
     assert_string_equal(toy_read(fixture->toy), "one");
 }
 
+/* A host whose networks are not there yet after its start, say. */
+static void
+what_lives_on_a_restore_outlives_its_failures(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *first = NULL;
+    g_autofree char *second = NULL;
+    g_auto(Outcome) outcome = {0};
+    g_autofree char *id = ckpt_id_new();
+    CkptRequest *request;
+
+    prepare(fixture, &first, &second);
+    fixture->toy->calls = 0;
+    fixture->toy->fail_at = 6; /* start */
+    fixture->toy->reason = CKPT_REASON_HYPERVISOR_UNAVAILABLE;
+    request = new_request(CKPT_KIND_RESTORE, id, second);
+    request->wait_us = 50000;
+    call(fixture, request, &outcome);
+    assert_non_null(outcome.error);
+    fixture_close(fixture);
+    fixture->toy->lived_in = TRUE;
+    fixture->toy->calls = 0;
+    fixture->toy->fail_at = 1; /* once more */
+    fixture->toy->reason = CKPT_REASON_HYPERVISOR_FAILED;
+    fixture_open(fixture);
+    call(fixture, new_request(CKPT_KIND_RESTORE, id, second), &outcome);
+    if (outcome.error)
+        fail_msg("%s", outcome.error->message);
+    assert_string_equal(outcome.op->checkpoint->id, second);
+    assert_true(fixture->toy->calls > 1);
+}
+
 int
 main(void)
 {
@@ -651,6 +683,7 @@ main(void)
         TEST(what_a_look_finds_besides_is_told),
         TEST(a_restore_starts_the_old_vm_only_after_its_definition_is_back),
         TEST(a_start_that_is_taken_up_knows_it),
+        TEST(what_lives_on_a_restore_outlives_its_failures),
         TEST(a_restore_that_another_tool_is_in_the_way_of_waits_for_it),
         cmocka_unit_test(a_restore_that_fails_at_any_step_leaves_the_vm_as_before),
         cmocka_unit_test(a_delete_that_fails_at_any_step_is_finished_by_the_same_request),

@@ -316,6 +316,8 @@ step_check(CkptDriver *driver, const CkptPlan *plan, const CkptStep *step, GErro
 
     if (step->kind == CKPT_STEP_SNAPSHOT && toy->found)
         ckpt_set_str(&((CkptStep *)step)->warning, toy->found);
+    if (step->kind == CKPT_STEP_MAKE_OVERLAY && toy->lived_in)
+        return CKPT_OUTCOME_UNCLEAR;
     if (step->kind == CKPT_STEP_REMOVE_FILE)
         return toy_file(toy, step->file) ? CKPT_OUTCOME_NOT_DONE : CKPT_OUTCOME_DONE;
     return g_strcmp0(toy->top, first_file(step)) == 0 ? CKPT_OUTCOME_DONE : CKPT_OUTCOME_NOT_DONE;

@@ -28,6 +28,7 @@ typedef struct {
     ToyFailure failure;
     CkptReason reason;      /* with which it fails */
     const char *found;      /* the warning of a look at a SNAPSHOT; NULL = none */
+    gboolean lived_in;      /* a guest has written to the overlays of a restore */
     gboolean taken_up;      /* the last START was of an operation that another agent had begun */
     guint polls;            /* each step_do tells so often that it moves bytes, of a length not known */
     GMutex *gate;           /* step_do waits for it; NULL = not */
