@@ -33,7 +33,7 @@ add_not_examined(GPtrArray *findings, const char *vm_id, const GError *why)
     if (!finding)
         return;
     g_free(finding->message);
-    finding->message = g_strdup_printf("could not be looked at, so nothing is known of it: %s",
+    finding->message = g_strdup_printf("could not be looked at in full, so that more may be wrong: %s",
                                        why->message);
 }
 
@@ -55,6 +55,12 @@ may_ask_guest(CkptEngine *engine, const CkptVm *vm, GPtrArray *operations)
     return TRUE;
 }
 
+static gboolean
+does_answer(CkptEngine *engine, const char *vm_id, GError **error)
+{
+    return !engine->driver->answers || engine->driver->answers(engine->driver, vm_id, NULL, error);
+}
+
 gboolean
 ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GError **error)
 {
@@ -68,7 +74,7 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
     g_autofree char *unread = ckpt_unread_reason(engine, vm_id);
     g_auto(Situation) situation = {0};
     g_auto(CkptGuest) guest = {0};
-    g_autoptr(GError) why = NULL;
+    g_autoptr(GError) why = NULL, unanswered = NULL;
 
     if (!operations)
         return FALSE;
@@ -81,9 +87,12 @@ ckpt_doctor_look(CkptEngine *engine, const char *vm_id, GPtrArray *findings, GEr
         add_not_examined(findings, vm_id, why);
         return TRUE;
     }
-    if (diagnosis.input && may_ask_guest(engine, situation.vm, operations) &&
-        engine->driver->guest_look(engine->driver, vm_id, &guest, &why))
-        diagnosis.guest = &guest;
+    if (diagnosis.input && may_ask_guest(engine, situation.vm, operations)) {
+        if (!does_answer(engine, vm_id, &unanswered))
+            add_not_examined(findings, vm_id, unanswered);
+        else if (engine->driver->guest_look(engine->driver, vm_id, &guest, &why))
+            diagnosis.guest = &guest;
+    }
     diagnosis.checkpoints = situation.checkpoints;
     diagnosis.record = situation.record;
     diagnosis.left_stuck = situation.record->quarantine_reason && ckpt_doctor_left_stuck(engine, vm_id);

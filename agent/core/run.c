@@ -190,13 +190,26 @@ read_situation(CkptEngine *engine, const CkptOperation *op, Situation *situation
     return FALSE;
 }
 
+/* Why is known already, and better. */
+static gboolean
+is_known_to_be_busy(const CkptVm *vm)
+{
+    for (guint i = 0; i < vm->obstacles->len; i++) {
+        CkptReason reason = ((const CkptObstacle *)g_ptr_array_index(vm->obstacles, i))->reason;
+
+        if (reason == CKPT_REASON_VM_BUSY || reason == CKPT_REASON_BACKUP_JOB_ACTIVE)
+            return TRUE;
+    }
+    return FALSE;
+}
+
 /* What is planned for a VM that hangs would hang in its midst; a look does not ask, for it need not. */
 static gboolean
 does_answer(CkptEngine *engine, CkptVm *vm, GError **error)
 {
     gboolean active = vm->power == CKPT_POWER_RUNNING || vm->power == CKPT_POWER_PAUSED;
 
-    return !active || !engine->driver->answers ||
+    return !active || is_known_to_be_busy(vm) || !engine->driver->answers ||
            engine->driver->answers(engine->driver, vm->id, &vm->downtime_ms, error);
 }
 

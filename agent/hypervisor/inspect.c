@@ -96,8 +96,12 @@ inspect_domain_job(CkptConnection *connection, CkptVm *vm, const CkptView *view)
         return TRUE;
     }
     if (ckpt_ask(connection, view->domain, job_stats, NULL, &job, sizeof job) < 0) {
-        if (ckpt_libvirt_code() != VIR_ERR_OPERATION_TIMEOUT)
-            return !is_arriving(vm, view);
+        gboolean unanswered = ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT;
+
+        if (is_arriving(vm, view))
+            return FALSE;
+        if (!unanswered)
+            return TRUE;
         ckpt_vm_add_obstacle(vm, CKPT_REASON_VM_BUSY, NULL, NULL, CKPT_NO_ANSWER_FORMAT, vm->name);
         return FALSE;
     }
