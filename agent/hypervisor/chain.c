@@ -485,8 +485,8 @@ refuse_laid_upon(const CkptXmlDomain *domain, const CkptDiskFile *disk, GError *
             continue;
         ckpt_error_set(error, CKPT_REASON_VM_BUSY,
                        "disk %s: %s was laid on %s meanwhile: end that with the tool that made it (virsh "
-                       "blockcommit), then repeat the request",
-                       disk->target, found->source, disk->file);
+                       "blockcommit --top %s --base %s --active --pivot), then repeat the request",
+                       disk->target, found->source, disk->file, found->source, disk->file);
         ckpt_error_add(error, CKPT_META_DISK, disk->target);
         ckpt_error_add(error, CKPT_META_FILE, found->source);
         return TRUE;

@@ -301,8 +301,8 @@ ckpt_step_make_overlay_undo(CkptRun *run, GError **error)
     if (unlink(temporary) < 0 && errno != ENOENT)
         return ckpt_file_error(error, "remove", temporary);
     switch (look_at_overlay(step, &open_somewhere, &what)) {
-    case OVERLAY_MISSING:
-        return ckpt_file_remove(step->file, error);
+    case OVERLAY_MISSING: /* what is there all the same, such as a link that leads nowhere, is not ours */
+        return ckpt_file_sync_folder(step->file, error);
     case OVERLAY_FOREIGN:
         return TRUE;
     case OVERLAY_USED:
