@@ -232,7 +232,7 @@ kill_at_pivot() {
 # QEMU a little later.
 A26_by_virsh() {
 	local over killer tries=0 config tick pid from back
-	config=$(config_folder)/$vm.xml
+	config=$(definitions_of "$dir")/$vm.xml
 	agent stop "$dir" a
 	pid=$(qemu_pid)
 	while [ $tries -lt 3 ]; do
