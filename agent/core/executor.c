@@ -463,8 +463,8 @@ is_lived_in(const CkptExecution *x, const CkptStep *present)
     return FALSE;
 }
 
-/* What is wrong with the chain is for somebody to look at, with all files there; the rest passes, or is mended on the
- * host, and is tried again. */
+/* What is wrong with the chain is for somebody to look at, with all files there; the rest passes, or is mended on
+ * the host, and is tried again. */
 static CkptEnd
 keep_lived_in(GError *cause, GError **error)
 {

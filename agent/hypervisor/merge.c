@@ -322,7 +322,8 @@ ckpt_merge_refuse_saved(const CkptView *view, const char *file, GError **error)
         return FALSE;
     g_ptr_array_add(disks, &disk);
     ckpt_layer_free(ckpt_layer_look(file, CKPT_FORMAT_QCOW2, &header, NULL));
-    if (header && header->empty && !header->snapshots && !header->bitmaps && ckpt_saved_look_on(view->domain, disks, TRUE, &on, NULL) && !on)
+    if (header && header->empty && !header->snapshots && !header->bitmaps &&
+        ckpt_saved_look_on(view->domain, disks, TRUE, &on, NULL) && !on)
         return FALSE;
     return ckpt_view_refuse_saved(view, error);
 }
