@@ -75,14 +75,29 @@ hangs(virDomainPtr domain)
     return info.state == VIR_DOMAIN_CONTROL_OCCUPIED && info.stateTime >= HANGS_MS;
 }
 
+gboolean
+ckpt_ask_is_vain(CkptConnection *connection, const char *vm_id)
+{
+    g_autoptr(virDomain) domain = NULL;
+
+    if (was_given_up(vm_id))
+        return TRUE;
+    domain = ckpt_connection_lookup(connection, vm_id, NULL);
+    return domain && hangs(domain);
+}
+
 static void
 ask_in_thread(gpointer data, gpointer user_data)
 {
     Asking *asking = data;
-    g_autoptr(GError) why = NULL;
-    g_autoptr(virDomain) domain = ckpt_connection_lookup(asking->connection, asking->vm_id, &why);
-    int result = domain ? asking->question(domain, asking->disk, asking->answer) : -1;
+    /* Kept until the error is saved: the release of a handle clears that. */
+    g_autoptr(virConnect) conn = ckpt_connection_get(asking->connection, NULL);
+    g_autoptr(virDomain) domain = NULL;
+    int result;
 
+    virResetLastError(); /* an earlier question's, where no connection can be opened */
+    domain = conn ? virDomainLookupByUUIDString(conn, asking->vm_id) : NULL;
+    result = domain ? asking->question(domain, asking->disk, asking->answer) : -1;
     g_mutex_lock(&asking->lock);
     asking->result = result;
     asking->error = result < 0 ? virSaveLastError() : NULL;
@@ -196,17 +211,16 @@ ckpt_ask_qemu(CkptConnection *connection, virDomainPtr domain, guint *downtime_m
 {
     unsigned long long ms = 0;
     int asked = ckpt_ask(connection, domain, downtime, NULL, &ms, sizeof ms);
+    gboolean answered = FALSE;
 
-    if (asked < 0 && ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT) {
+    if (asked < 0 && ckpt_libvirt_code() == VIR_ERR_OPERATION_TIMEOUT)
         ckpt_error_set(error, CKPT_REASON_VM_BUSY, CKPT_NO_ANSWER_FORMAT, virDomainGetName(domain));
-        return FALSE;
-    }
-    if (asked < 0 && ckpt_libvirt_is_away()) {
+    else if (asked < 0 && ckpt_libvirt_is_away())
         ckpt_libvirt_error(error, CKPT_REASON_HYPERVISOR_UNAVAILABLE, "ask its QEMU");
-        return FALSE;
-    }
-    ckpt_libvirt_take_error(NULL); /* any other error is an answer */
-    if (downtime_ms)
+    else
+        answered = TRUE; /* any other error is an answer */
+    ckpt_libvirt_take_error(NULL); /* not the next VM's */
+    if (answered && downtime_ms)
         *downtime_ms = (guint)ms;
-    return TRUE;
+    return answered;
 }

@@ -16,6 +16,10 @@ typedef int (*CkptQuestion)(virDomainPtr domain, const char *disk, gpointer answ
 int ckpt_ask(CkptConnection *connection, virDomainPtr domain, CkptQuestion question, const char *disk,
              gpointer answer, gsize size);
 
+/* Whether such a question would be given up at once: one of this VM was, and still waits, or its QEMU has not
+ * answered anybody's command for 10 s. QEMU is not asked. FALSE also where libvirt does not tell. */
+gboolean ckpt_ask_is_vain(CkptConnection *connection, const char *vm_id);
+
 /* Whether the domain's QEMU answers at all: VM_BUSY if not, HYPERVISOR_UNAVAILABLE. TRUE also for a domain that is
  * off. downtime_ms (may be NULL): how long it may let the guest stand at the end of a live copy of its memory;
  * 0 = not known. */

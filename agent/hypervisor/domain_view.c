@@ -284,8 +284,10 @@ gboolean
 ckpt_settle(CkptConnection *connection, const char *vm_id, GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + SETTLE_S * G_USEC_PER_SEC;
-    g_autoptr(CkptView) view = ckpt_view_load(connection, vm_id, error);
+    g_autoptr(CkptView) view = NULL;
 
+    ckpt_libvirt_take_error(NULL); /* what another VM's question failed with says nothing of this one */
+    view = ckpt_view_load(connection, vm_id, error);
     if (!view || !wait_for_modify_job(connection, view, error)) {
         g_prefix_error(error, "VM %s: ", vm_id);
         return FALSE;

@@ -142,6 +142,9 @@ struct _CkptDriver {
     /* Whether what runs this active VM answers: VM_BUSY if not, within a minute, and at once while an earlier
      * question still waits. downtime_ms (may be NULL): as CkptVm's. NULL in a driver whose VMs always do. */
     gboolean (*answers)(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error);
+    /* Whether that is known not to answer, at once and without asking it; a VM in a long job does not hang. NULL
+     * in a driver whose VMs never do. */
+    gboolean (*hangs)(CkptDriver *driver, const char *vm_id);
 };
 
 static inline CkptFoundFiles *

@@ -152,6 +152,12 @@ answers(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **erro
 }
 
 static gboolean
+hangs(CkptDriver *driver, const char *vm_id)
+{
+    return ckpt_ask_is_vain(connection_of(driver), vm_id);
+}
+
+static gboolean
 settle(CkptDriver *driver, const char *vm_id, GError **error)
 {
     return ckpt_settle(connection_of(driver), vm_id, error);
@@ -382,6 +388,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
         .list_vms = list_vms,
         .inspect = inspect,
         .answers = answers,
+        .hangs = hangs,
         .settle = settle,
         .step_do = step_do,
         .step_undo = step_undo,

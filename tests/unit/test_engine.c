@@ -242,9 +242,15 @@ a_wait_that_is_over_says_running_and_the_operation_goes_on(void **state)
 
 /* So many as may run at once are held up by their VM, and have told so. */
 static gboolean
-hang_at_the_gate(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error)
+hangs_at_the_gate(CkptDriver *driver, const char *vm_id)
 {
-    if (!g_str_equal(vm_id, TOY_VM) || g_atomic_int_get(&((ToyDriver *)driver)->at_gate) == 0)
+    return g_str_equal(vm_id, TOY_VM) && g_atomic_int_get(&((ToyDriver *)driver)->at_gate) > 0;
+}
+
+static gboolean
+answers_elsewhere(CkptDriver *driver, const char *vm_id, guint *downtime_ms, GError **error)
+{
+    if (!hangs_at_the_gate(driver, vm_id))
         return TRUE;
     ckpt_error_set(error, CKPT_REASON_VM_BUSY, "it hangs");
     return FALSE;
@@ -263,7 +269,7 @@ an_operation_whose_vm_hangs_keeps_no_other_vms_waiting(void **state)
 
     fixture_close(fixture);
     fixture->limits.max_running = 1;
-    fixture->toy->base.answers = hang_at_the_gate;
+    fixture->toy->base.hangs = hangs_at_the_gate;
     fixture_open(fixture);
     g_mutex_init(&gate);
     g_mutex_lock(&gate);
@@ -290,7 +296,7 @@ a_vm_that_hangs_is_not_begun_with(void **state)
     g_autofree char *before = toy_describe(fixture->toy);
     g_autofree char *after = NULL;
 
-    fixture->toy->base.answers = hang_at_the_gate;
+    fixture->toy->base.answers = answers_elsewhere;
     g_atomic_int_set(&fixture->toy->at_gate, 1);
     call(fixture, new_request(CKPT_KIND_CREATE, id, NULL), &outcome);
     assert_int_equal(ckpt_error_reason(outcome.error), CKPT_REASON_VM_BUSY);
