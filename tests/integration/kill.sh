@@ -79,6 +79,11 @@ series() {
 			agent start "$dir" a
 			[ $status = 0 ] || { wrong "refused: $reply"; break; }
 			after
+			# One that is begun behind its end: every series has five points.
+			if [ $kills = 0 ] && [ $n -gt 5 ]; then
+				n=$((n % 5 + 1 - every))
+				continue
+			fi
 			all=" of $((n - 1))"
 			break
 		fi
