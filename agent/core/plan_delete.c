@@ -311,6 +311,52 @@ refuse_held(const CkptCheckpoint *target, GError **error)
     return TRUE;
 }
 
+static gboolean
+is_above(const CkptPlanInput *input, const CkptCheckpoint *checkpoint, const CkptCheckpoint *below)
+{
+    for (guint depth = 0; checkpoint && depth <= input->checkpoints->len; depth++) {
+        if (g_strcmp0(checkpoint->parent_id, below->id) == 0)
+            return TRUE;
+        checkpoint = ckpt_graph_find(input->checkpoints, checkpoint->parent_id);
+    }
+    return FALSE;
+}
+
+static const char *
+missing_file(const CkptPlanInput *input, const CkptCheckpoint *checkpoint)
+{
+    for (guint i = 0; i < checkpoint->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(checkpoint->disks, i);
+        const CkptLayer *layer = ckpt_vm_find_file(input->vm, disk->sealed_file);
+
+        if (!layer || !layer->exists)
+            return disk->sealed_file;
+    }
+    return NULL;
+}
+
+/* A branch whose file is not there, since its folder is not mounted say, is one: what is merged below it would be
+ * in it when it is back, or what it lies on would be gone. */
+static gboolean
+refuse_missing_branch(const CkptPlanInput *input, const CkptCheckpoint *target, GError **error)
+{
+    for (guint i = 0; i < input->checkpoints->len; i++) {
+        const CkptCheckpoint *other = g_ptr_array_index(input->checkpoints, i);
+        const char *file = is_above(input, other, target) ? missing_file(input, other) : NULL;
+
+        if (!file)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING,
+                       "checkpoint %s (%s), which lies on %s (%s), would be ruined: its file %s is missing, put "
+                       "it back first",
+                       other->name, other->id, target->name, target->id, file);
+        ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
+        ckpt_error_add(error, CKPT_META_FILE, file);
+        return TRUE;
+    }
+    return FALSE;
+}
+
 CkptPlan *
 ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError **error)
 {
@@ -319,7 +365,7 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
     g_autoptr(GPtrArray) merges = NULL;
     g_autoptr(GError) why = NULL;
 
-    if (!target || refuse_held(target, error))
+    if (!target || refuse_held(target, error) || refuse_missing_branch(input, target, error))
         return NULL;
     merges = ckpt_merge_find_all(input, target, &why);
     if (!merges && request->when_possible && may_wait(why))

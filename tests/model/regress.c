@@ -226,6 +226,17 @@ static const Regression scripts[] = {
      {{ACT_CREATE, 0u, 16u, 0u, 0u, {{0}, {0}}},
       {ACT_WRITE, 0u, 5u, 0u, 0u, {{0}, {0}}},
       {ACT_RESTORE, 0u, 1u, 0u, 0u, {{FAULT_OWNER_SAVE, 40, 313u}, {FAULT_ERROR, 2, 1u}}}}},
+    {"a delete was merged below a branch whose file was away for a while",
+     1000001051,
+     8,
+     {{ACT_POWER, 4118527286u, 2792984890u, 894305666u, 1167345848u, {{0}, {0}}},
+      {ACT_CREATE, 3568577436u, 1774356902u, 737976183u, 3753300751u, {{0}, {0}}},
+      {ACT_CREATE, 882723473u, 2623426603u, 2900718008u, 3808290583u, {{0}, {0}}},
+      {ACT_DELETE, 1326542890u, 2775944010u, 936620353u, 2287109925u, {{0}, {0}}},
+      {ACT_RESTORE, 1634886459u, 1278873076u, 975500105u, 4194783410u, {{0}, {0}}},
+      {ACT_VANISH, 204898817u, 3727578582u, 3982768083u, 1438003059u, {{0}, {0}}},
+      {ACT_DELETE, 2587493204u, 3632777836u, 2831866764u, 1717556914u, {{0}, {0}}},
+      {ACT_VANISH, 781239806u, 3277747663u, 2080790795u, 417285827u, {{0}, {0}}}}},
 };
 /* clang-format on */
 

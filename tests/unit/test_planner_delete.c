@@ -164,6 +164,32 @@ use_by_qemu(World *world, CkptLayer *left)
     left->write_locked = left->read_locked = TRUE;
 }
 
+/* Its folder is not mounted, say: it would be back over other contents, or over nothing. */
+static void
+a_branch_whose_file_is_missing_is_a_branch(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+    CkptLayer *lost;
+
+    (void)state;
+    world_add_branch(world, "s1", "c1", "/img/web.ckpt-s.qcow2", "/img/web.raw");
+    world_add_branch(world, "s2", "s1", "/img/web.ckpt-t.qcow2", "/img/web.ckpt-s.qcow2");
+    lost = ckpt_vm_find_file(world->vm, "/img/web.ckpt-s.qcow2");
+    lost->exists = FALSE;
+    g_clear_pointer(&lost->backing, g_free);
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_FILE_MISSING);
+    assert_null(world_plan(world, CKPT_KIND_DELETE, "c1", &error));
+    assert_non_null(strstr(error->message, "/img/web.ckpt-s.qcow2 is missing"));
+    /* also further up: what it lies on is dissolved */
+    lost->exists = TRUE;
+    lost->backing = g_strdup("/img/web.raw");
+    lost = ckpt_vm_find_file(world->vm, "/img/web.ckpt-t.qcow2");
+    lost->exists = FALSE;
+    g_clear_pointer(&lost->backing, g_free);
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_FILE_MISSING);
+}
+
 static void
 a_doomed_file_that_somebody_uses_is_a_branch(void **state)
 {
@@ -389,6 +415,7 @@ main(void)
         cmocka_unit_test(delete_of_a_leaf_removes_its_file_after_its_row),
         cmocka_unit_test(delete_under_a_leaf_merges_files_of_no_present_chain),
         cmocka_unit_test(delete_of_a_branch_point_is_refused_with_its_branches),
+        cmocka_unit_test(a_branch_whose_file_is_missing_is_a_branch),
         cmocka_unit_test(delete_counts_no_file_that_nobody_needs),
         cmocka_unit_test(a_doomed_file_that_somebody_uses_is_a_branch),
         cmocka_unit_test(delete_below_a_branch_point_rebases_the_other_branches),
