@@ -84,17 +84,24 @@ ckpt_file_is_there(const char *path)
 {
     struct stat found;
 
-    return lstat(path, &found) == 0;
+    return lstat(path, &found) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
+/* That it is not there. */
+static gboolean
+sync_absence(const char *path, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+
+    return !g_file_test(folder, G_FILE_TEST_IS_DIR) || ckpt_file_sync_folder(path, error);
 }
 
 gboolean
 ckpt_file_remove(const char *path, GError **error)
 {
-    g_autofree char *folder = g_path_get_dirname(path);
-
     if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
         return ckpt_file_error(error, "remove", path);
-    return !g_file_test(folder, G_FILE_TEST_IS_DIR) || ckpt_file_sync_folder(path, error);
+    return sync_absence(path, error);
 }
 
 gboolean
@@ -302,7 +309,7 @@ ckpt_step_make_overlay_undo(CkptRun *run, GError **error)
         return ckpt_file_error(error, "remove", temporary);
     switch (look_at_overlay(step, &open_somewhere, &what)) {
     case OVERLAY_MISSING: /* what is there all the same, such as a link that leads nowhere, is not ours */
-        return ckpt_file_sync_folder(step->file, error);
+        return sync_absence(step->file, error);
     case OVERLAY_FOREIGN:
         return TRUE;
     case OVERLAY_USED:

@@ -125,7 +125,7 @@ gboolean ckpt_file_chmod(const char *path, guint mode, GError **error) G_GNUC_WA
 gboolean ckpt_file_mark(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Whether it was there or not: it does not come back. Who was killed in the midst of it has not seen to that. */
 gboolean ckpt_file_remove(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Under this very name, be it a link to nowhere. */
+/* Under this very name, be it a link to nowhere; also where that cannot be told. */
 gboolean ckpt_file_is_there(const char *path);
 /* Owner, group and label of `like`, and this mode: QEMU must be able to open it as it opens that one. */
 gboolean ckpt_file_make_alike(const char *path, const char *like, guint mode, GError **error)

@@ -588,6 +588,20 @@ a_snapshot_of_a_vm_that_was_saved_after_it_was_made(void **state)
     assert_defined_on(world, "o");
 }
 
+/* Its folder went away, so that it could not be made: there is nothing to take back. */
+static void
+an_overlay_in_a_folder_that_is_gone_is_taken_back(void **state)
+{
+    g_autoptr(World) world = world_before(CKPT_STEP_MAKE_OVERLAY);
+    g_autoptr(GError) error = NULL;
+
+    (void)state;
+    world->step->file = image("gone/o");
+    world->step->base = image("b");
+    if (!ckpt_step_make_overlay_undo(&world->run, &error))
+        fail_msg("%s", error->message);
+}
+
 int
 main(void)
 {
@@ -611,6 +625,7 @@ main(void)
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_stays_sealed),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_before_is_taken_back),
         cmocka_unit_test(a_snapshot_of_a_vm_that_was_saved_after_it_was_made),
+        cmocka_unit_test(an_overlay_in_a_folder_that_is_gone_is_taken_back),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);
