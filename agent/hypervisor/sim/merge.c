@@ -21,6 +21,24 @@ mismatch(const CkptStep *step, const char *what, GError **error)
     return NEXT_FAILED;
 }
 
+/* Whatever its target is by now: the disk is known by its files. */
+static CkptSimDisk *
+find_defined(CkptSim *sim, const CkptSimVm *vm, const CkptStep *step)
+{
+    for (guint i = 0; i < vm->definition->disks->len; i++) {
+        CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, i);
+        g_autoptr(GPtrArray) chain = ckpt_sim_chain(sim, disk->source);
+
+        for (guint k = 0; chain && k < chain->len; k++) {
+            const CkptSimFile *file = g_ptr_array_index(chain, k);
+
+            if (file == ckpt_sim_find(sim, step->file) || file == ckpt_sim_find(sim, step->base))
+                return disk;
+        }
+    }
+    return NULL;
+}
+
 static Next
 look_above(CkptSim *sim, const CkptStep *step, GError **error)
 {
@@ -57,7 +75,10 @@ look(CkptSim *sim, const CkptSimVm *vm, const CkptStep *step, GError **error)
         return NEXT_DONE;
     if (defined && g_str_equal(defined->source, step->file))
         return NEXT_COMMIT;
-    return mismatch(step, "the definition names neither of the two files", error);
+    if (find_defined(sim, vm, step))
+        return mismatch(step, "the definition names neither of the two files", error);
+    ckpt_error_set(error, CKPT_REASON_DISK_DETACHED, "disk %s is no longer attached", step->target);
+    return NEXT_FAILED;
 }
 
 /* ---- What it does to the file below ---- */
