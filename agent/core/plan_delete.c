@@ -276,12 +276,12 @@ plan_deferral(const CkptPlanInput *input, const CkptCheckpoint *target, const GE
     const CkptCheckpoint *marked = add_mark(input, plan, target, TRUE);
 
     ckpt_plan_set_checkpoint(plan, ckpt_checkpoint_copy(marked));
-    ckpt_plan_warn(plan, "hidden, and deleted as soon as one branch is left: %s", why->message);
+    ckpt_plan_warn(plan, "hidden, and deleted as soon as that is possible: %s", why->message);
     return plan;
 }
 
 static gboolean
-may_wait(const GError *why)
+is_branch(const GError *why)
 {
     CkptReason reason = ckpt_error_reason(why);
 
@@ -350,11 +350,21 @@ refuse_missing_branch(const CkptPlanInput *input, const CkptCheckpoint *target, 
                        "checkpoint %s (%s), which lies on %s (%s), would be ruined: its file %s is missing, put "
                        "it back first",
                        other->name, other->id, target->name, target->id, file);
-        ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
         ckpt_error_add(error, CKPT_META_FILE, file);
         return TRUE;
     }
     return FALSE;
+}
+
+/* The same of other VMs, of which no catalogue tells on what they lie. */
+static gboolean
+refuse_unreadable(const CkptPlanInput *input, GError **error)
+{
+    const CkptFileUser *first = input->vm->unreadable->len ? input->vm->unreadable->pdata[0] : NULL;
+
+    if (first)
+        ckpt_unreadable_error(error, first->file, first->user);
+    return first != NULL;
 }
 
 CkptPlan *
@@ -364,13 +374,15 @@ ckpt_plan_delete(const CkptPlanInput *input, const CkptRequest *request, GError 
     CkptCheckpoint *target = ckpt_plan_find_target(input, request, error);
     g_autoptr(GPtrArray) merges = NULL;
     g_autoptr(GError) why = NULL;
+    gboolean may_wait;
 
-    if (!target || refuse_held(target, error) || refuse_missing_branch(input, target, error))
+    if (!target || refuse_held(target, error))
         return NULL;
-    merges = ckpt_merge_find_all(input, target, &why);
-    if (!merges && request->when_possible && may_wait(why))
+    merges = refuse_missing_branch(input, target, &why) ? NULL : ckpt_merge_find_all(input, target, &why);
+    may_wait = merges ? refuse_unreadable(input, &why) : is_branch(why);
+    if (may_wait && request->when_possible)
         return plan_deferral(input, target, why);
-    if (!merges) {
+    if (why) {
         g_propagate_error(error, g_steal_pointer(&why));
         ckpt_error_add(error, CKPT_META_CHECKPOINT, target->id);
         return NULL;

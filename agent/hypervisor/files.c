@@ -402,6 +402,15 @@ keep_first_user(const char *file, gboolean is_top, const char *user, gpointer da
         *first = g_strdup(user);
 }
 
+static void
+keep_unreadable(const char *file, gboolean is_top, const char *user, gpointer data)
+{
+    char **first = data;
+
+    if (!*first)
+        *first = g_strdup_printf("perhaps %s, whose chain cannot be read beyond %s,", user, file);
+}
+
 /* QEMU keeps a file open that it has no use for, if a libvirtd that died had begun with it. */
 static gboolean
 close_unused(CkptRun *run, CkptLayer *layer, GError **error)
@@ -422,6 +431,7 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
     g_autofree char *user = NULL;
     CkptLayer *layer = ckpt_layer_look(path, (CkptFormat)0, NULL, NULL);
+    gboolean is_old = run->step->kind == CKPT_STEP_REMOVE_FILE; /* nobody has laid anything on what is undone */
 
     g_hash_table_insert(files, g_strdup(path), layer);
     if ((layer->read_locked || layer->write_locked) && !close_unused(run, layer, error))
@@ -429,7 +439,8 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
     if (layer->read_locked || layer->write_locked)
         user = ckpt_locks_holder(path);
     else if (!ckpt_users_are_known(run->connection, error) ||
-             !ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user, &user, error))
+             !ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user,
+                              is_old ? keep_unreadable : NULL, &user, error))
         return FALSE;
     if (!user)
         return TRUE;

@@ -151,6 +151,12 @@ add_user(const char *file, gboolean is_top, const char *user, gpointer data)
     ckpt_vm_add_user(data, file, is_top, user);
 }
 
+static void
+add_unreadable(const char *file, gboolean is_top, const char *user, gpointer data)
+{
+    ckpt_vm_add_unreadable(data, file, user);
+}
+
 /* Why the VM's memory cannot be captured now; NULL = nothing is known that speaks against it. */
 static char *
 memory_obstacle(const CkptVm *vm, const CkptView *view)
@@ -274,7 +280,7 @@ inspect_view(CkptConnection *connection, const CkptQemuOptions *options, const C
         return NULL;
     inspect_shares(vm, options, files, !view->active);
     ckpt_inspect_confinement(vm, view);
-    if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, vm, error))
+    if (!ckpt_users_scan(connection, vm_id, FALSE, vm->files, add_user, add_unreadable, vm, error))
         return NULL;
     set_abilities(vm, view);
     return g_steal_pointer(&vm);
@@ -368,7 +374,7 @@ ckpt_inspect_undefined(CkptConnection *connection, const CkptQemuOptions *option
     ckpt_inspect_files(vm, files);
     ckpt_inspect_block(vm, options, files);
     inspect_shares(vm, options, files, TRUE);
-    if (!ckpt_users_scan(connection, NULL, TRUE, vm->files, add_user, vm, error))
+    if (!ckpt_users_scan(connection, NULL, TRUE, vm->files, add_user, add_unreadable, vm, error))
         return NULL;
     return g_steal_pointer(&vm);
 }

@@ -80,12 +80,23 @@ check_snapshots(virDomainPtr domain, const CkptStep *step, GError **error)
 }
 
 static void
-keep_first(const char *file, gboolean is_top, const char *user, gpointer data)
+keep_user(const char *file, gboolean is_top, const char *user, gpointer data)
 {
-    char **first = data;
+    GError **first = data;
+
+    if (*first)
+        return;
+    ckpt_error_set(first, CKPT_REASON_BRANCH_POINT, "%s is used by %s by now", file, user);
+    ckpt_error_add(first, CKPT_META_FILE, file);
+}
+
+static void
+keep_unreadable(const char *file, gboolean is_top, const char *user, gpointer data)
+{
+    GError **first = data;
 
     if (!*first)
-        *first = g_strdup_printf("%s is used by %s by now", file, user);
+        ckpt_unreadable_error(first, file, user);
 }
 
 static gboolean
@@ -94,18 +105,17 @@ check_users(CkptRun *run, gboolean defined, GError **error)
     const CkptStep *step = run->step;
     const char *const paths[] = {step->base, step->file};
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
-    g_autofree char *used = NULL;
+    g_autoptr(GError) first = NULL;
 
     for (guint i = 0; i < G_N_ELEMENTS(paths); i++)
         g_hash_table_insert(files, g_strdup(paths[i]), ckpt_layer_look(paths[i], (CkptFormat)0, NULL, NULL));
     if (!ckpt_users_are_known(run->connection, error) ||
-        !ckpt_users_scan(run->connection, defined ? run->plan->vm_id : NULL, !defined, files, keep_first,
-                         &used, error))
+        !ckpt_users_scan(run->connection, defined ? run->plan->vm_id : NULL, !defined, files, keep_user,
+                         keep_unreadable, &first, error))
         return FALSE;
-    if (!used)
+    if (!first)
         return TRUE;
-    ckpt_error_set(error, CKPT_REASON_BRANCH_POINT, "%s", used);
-    ckpt_error_add(error, CKPT_META_FILE, step->base);
+    g_propagate_error(error, g_steal_pointer(&first));
     return FALSE;
 }
 

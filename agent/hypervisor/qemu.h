@@ -56,9 +56,10 @@ CkptXmlDisk *ckpt_chain_find_disk(const CkptXmlDomain *domain, const char *targe
  * vda". */
 typedef void (*CkptUserFunc)(const char *file, gboolean is_top, const char *user, gpointer data);
 /* Definitions and live chains of all domains: of `vm_id` (may be NULL) only the disks that no
- * checkpoint captures, unless `own_too`. */
-gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
-                         GHashTable *files, CkptUserFunc found, gpointer data, GError **error)
+ * checkpoint captures, unless `own_too`. unreadable: told for each disk of a definition that may lie on any of
+ * `files`, since its chain cannot be read beyond `file`, which is missing or fails. */
+gboolean ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too, GHashTable *files,
+                         CkptUserFunc found, CkptUserFunc unreadable, gpointer data, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
 /* Whether all that uses files can be told: FILE_FAILED if a library of stored VMs cannot be read. For who is about
@@ -67,7 +68,8 @@ gboolean ckpt_users_are_known(CkptConnection *connection, GError **error) G_GNUC
 
 /* ---- pins.c ---- */
 /* That the step's `file` may be merged into its `base`, as far as other tools' snapshots, other VMs and stored
- * ones go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT. The plan knew only those that were there then. */
+ * ones go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT, DISK_FILE_MISSING. The plan knew only those that were there
+ * then. */
 gboolean ckpt_pins_check(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean ckpt_step_reserve_unpinned(CkptRun *run, GError **error);
 

@@ -6,13 +6,16 @@
 #include "agent/hypervisor/stored.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct {
     GHashTable *files;      /* the wanted ones, by path; borrowed */
     GHashTable *identities; /* "device:inode" → path borrowed from files */
     GHashTable *seen;       /* "file\nuser" already told */
     virConnectPtr conn;     /* borrowed */
+    GHashTable *told;       /* set: tops whose chain the domain that is looked at tells to its end */
     CkptUserFunc found;
+    CkptUserFunc unreadable; /* NULL: not asked for */
     gpointer data;
 } Scan;
 
@@ -70,6 +73,37 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
         scan->found(file, is_top, user, scan->data);
 }
 
+/* ---- Chains ---- */
+
+/* The first that nobody can look into. A file that is no such image lies on nothing; nor does one that the agent
+ * may not read, as far as overlays_on.c goes: it is another user's. */
+static void
+keep_unread(CkptReason reason, const char *file, const char *message, gpointer data)
+{
+    char **first = data;
+
+    if (!*first && (reason == CKPT_REASON_DISK_FILE_MISSING ||
+                    (reason == CKPT_REASON_FILE_FAILED && access(file, R_OK) == 0)))
+        *first = g_strdup(file);
+}
+
+/* What lies below `top` by the headers; asked: and whether they can be read. */
+static void
+tell_chain(Scan *scan, const char *top, CkptFormat format, gboolean asked, const char *user)
+{
+    g_autoptr(GHashTable) files = ckpt_chain_files_new();
+    g_autofree char *unread = NULL;
+    g_autoptr(GPtrArray) chain = ckpt_chain_walk(top, format, files, keep_unread, &unread);
+    const CkptLayer *last = g_ptr_array_index(chain, chain->len - 1);
+
+    for (guint i = 1; i < chain->len; i++)
+        tell(scan, ((CkptLayer *)g_ptr_array_index(chain, i))->path, FALSE, user);
+    if (last->backing) /* whose format the header does not say */
+        tell(scan, last->backing, FALSE, user);
+    if (unread && asked && scan->unreadable && !g_hash_table_contains(scan->told, top))
+        scan->unreadable(unread, FALSE, user, scan->data);
+}
+
 /* ---- Volumes ----
  * A disk of type 'volume' names a file by its pool: its path is libvirt's to tell. */
 
@@ -109,10 +143,10 @@ volume_path(virConnectPtr conn, const CkptXmlDisk *disk)
 }
 
 static void
-scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk);
+scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk);
 
 static void
-scan_volume(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+scan_volume(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
 {
     g_autofree char *path = volume_path(scan->conn, disk);
     char *chain[] = {path, NULL};
@@ -123,32 +157,30 @@ scan_volume(Scan *scan, const char *kind, const CkptXmlDomain *domain, const Ckp
     found.source = path;
     found.volume = NULL;
     found.chain = chain;
-    scan_disk(scan, kind, domain, &found);
+    found.chain_ends = FALSE;
+    scan_disk(scan, stored, domain, &found);
 }
 
 static void
-scan_disk(Scan *scan, const char *kind, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
 {
-    g_autofree char *user = g_strdup_printf("%s %s (%s), disk %s", kind, domain->name, domain->uuid,
-                                            disk->target);
+    g_autofree char *user = g_strdup_printf("%sVM %s (%s), disk %s", stored ? "stored " : "", domain->name,
+                                            domain->uuid, disk->target);
     gboolean writable = !disk->readonly && !g_str_equal(disk->device, "cdrom");
     CkptFormat format = ckpt_format_from_name(disk->format);
-    g_autoptr(GHashTable) files = NULL;
-    g_autoptr(GPtrArray) chain = NULL;
 
     if (disk->volume)
-        scan_volume(scan, kind, domain, disk);
+        scan_volume(scan, stored, domain, disk);
     for (char **path = disk->chain; path && *path; path++)
         tell(scan, *path, path == disk->chain && writable && disk->source, user);
     if (disk->mirror && *disk->mirror)
         tell(scan, disk->mirror, TRUE, user);
     if (!disk->source || format != CKPT_FORMAT_QCOW2)
         return;
+    if (disk->chain_ends)
+        g_hash_table_add(scan->told, g_strdup(disk->source));
     /* What the XML does not tell, the headers do; what they cannot, nobody can. */
-    files = ckpt_chain_files_new();
-    chain = ckpt_chain_walk(disk->source, format, files, NULL, NULL);
-    for (guint i = 1; i < chain->len; i++)
-        tell(scan, ((CkptLayer *)g_ptr_array_index(chain, i))->path, FALSE, user);
+    tell_chain(scan, disk->source, format, !stored, user);
 }
 
 static void
@@ -164,7 +196,7 @@ scan_xml(Scan *scan, const char *xml, const char *vm_id, gboolean own_too)
         const CkptXmlDisk *disk = g_ptr_array_index(domain->disks, i);
 
         if (!own || own_too || !ckpt_xml_disk_is_captured(disk))
-            scan_disk(scan, "VM", domain, disk);
+            scan_disk(scan, FALSE, domain, disk);
     }
 }
 
@@ -181,15 +213,10 @@ scan_snapshots(Scan *scan, virDomainPtr domain, GError **error)
 
         for (guint k = 0; k < snapshot->named->len; k++) {
             const CkptSnapshotFile *file = g_ptr_array_index(snapshot->named, k);
-            g_autoptr(GHashTable) files = ckpt_chain_files_new();
-            g_autoptr(GPtrArray) chain = NULL;
 
             tell(scan, file->path, FALSE, user);
-            if (file->format != CKPT_FORMAT_QCOW2)
-                continue;
-            chain = ckpt_chain_walk(file->path, file->format, files, NULL, NULL);
-            for (guint l = 1; l < chain->len; l++)
-                tell(scan, ((CkptLayer *)g_ptr_array_index(chain, l))->path, FALSE, user);
+            if (file->format == CKPT_FORMAT_QCOW2)
+                tell_chain(scan, file->path, file->format, FALSE, user);
         }
     }
     return snapshots != NULL;
@@ -218,7 +245,7 @@ scan_stored(Scan *scan, const CkptStoredDomain *stored)
             found.chain = no_chain;
         }
         found.readonly = TRUE;
-        scan_disk(scan, "stored VM", stored->domain, &found);
+        scan_disk(scan, TRUE, stored->domain, &found);
     }
 }
 
@@ -234,10 +261,10 @@ is_own(virDomainPtr domain, const char *vm_id)
 static gboolean
 scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too, GError **error)
 {
-    const unsigned int flags[] = {VIR_DOMAIN_XML_INACTIVE, 0};
-    guint looks = virDomainIsActive(domain) == 1 ? 2 : 1;
+    const unsigned int flags[] = {0, VIR_DOMAIN_XML_INACTIVE};
 
-    for (guint i = 0; i < looks; i++) {
+    g_hash_table_remove_all(scan->told);
+    for (guint i = virDomainIsActive(domain) == 1 ? 0 : 1; i < G_N_ELEMENTS(flags); i++) {
         char *xml = virDomainGetXMLDesc(domain, flags[i]);
 
         if (!xml && ckpt_libvirt_code() == VIR_ERR_NO_DOMAIN)
@@ -256,14 +283,15 @@ scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too
 
 gboolean
 ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too, GHashTable *files,
-                CkptUserFunc found, gpointer data, GError **error)
+                CkptUserFunc found, CkptUserFunc unreadable, gpointer data, GError **error)
 {
     g_autoptr(virConnect) conn = ckpt_connection_get(connection, error);
     g_autoptr(CkptDomainList) domains = NULL;
     g_autoptr(GHashTable) identities = index_identities(files);
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_autoptr(GHashTable) told = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GPtrArray) stored = NULL;
-    Scan scan = {files, identities, seen, conn, found, data};
+    Scan scan = {files, identities, seen, conn, told, found, unreadable, data};
 
     if (!conn)
         return FALSE;

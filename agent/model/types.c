@@ -173,6 +173,7 @@ ckpt_vm_new(void)
     vm->not_captured = g_ptr_array_new_with_free_func(g_free);
     vm->obstacles = g_ptr_array_new_with_free_func((GDestroyNotify)obstacle_free);
     vm->users = g_ptr_array_new_with_free_func((GDestroyNotify)file_user_free);
+    vm->unreadable = g_ptr_array_new_with_free_func((GDestroyNotify)file_user_free);
     vm->files =
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ckpt_layer_free);
     vm->mechanism = CKPT_MECHANISM_OVERLAY;
@@ -206,6 +207,7 @@ ckpt_vm_free(CkptVm *vm)
     g_clear_pointer(&vm->not_captured, g_ptr_array_unref);
     g_clear_pointer(&vm->obstacles, g_ptr_array_unref);
     g_clear_pointer(&vm->users, g_ptr_array_unref);
+    g_clear_pointer(&vm->unreadable, g_ptr_array_unref);
     g_clear_pointer(&vm->snapshots, g_ptr_array_unref);
     g_clear_pointer(&vm->foreign, g_ptr_array_unref);
     g_clear_pointer(&vm->files, g_hash_table_unref);
@@ -268,15 +270,37 @@ ckpt_vm_add_obstacle(CkptVm *vm, CkptReason reason, const char *disk, const char
     g_ptr_array_add(vm->obstacles, obstacle);
 }
 
-void
-ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user)
+static void
+add_file_user(GPtrArray *users, const char *file, gboolean is_top, const char *user)
 {
     CkptFileUser *entry = g_new0(CkptFileUser, 1);
 
     entry->file = g_strdup(file);
     entry->user = g_strdup(user);
     entry->is_top = is_top;
-    g_ptr_array_add(vm->users, entry);
+    g_ptr_array_add(users, entry);
+}
+
+void
+ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user)
+{
+    add_file_user(vm->users, file, is_top, user);
+}
+
+void
+ckpt_vm_add_unreadable(CkptVm *vm, const char *file, const char *user)
+{
+    add_file_user(vm->unreadable, file, FALSE, user);
+}
+
+void
+ckpt_unreadable_error(GError **error, const char *file, const char *user)
+{
+    ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING,
+                   "%s may lie on the files of this checkpoint, and would be ruined then: %s is missing or cannot "
+                   "be read, so that nobody can tell; put it back, or undefine that VM (virsh undefine)",
+                   user, file);
+    ckpt_error_add(error, CKPT_META_FILE, file);
 }
 
 void

@@ -179,6 +179,8 @@ typedef struct {
     GHashTable *files;     /* path (a copy, owned) → CkptLayer: every chain's and every asked file's
                               (owned here; CkptDisk.chain borrows) */
     GPtrArray *users;      /* CkptFileUser of any of those files, other VMs only */
+    GPtrArray *unreadable; /* CkptFileUser: other VMs' disks that may lie on any of those files, since nobody can
+                              read their chains beyond this file, which is missing or fails */
     CkptMechanism mechanism; /* how its driver keeps checkpoints: OVERLAY unless the driver says NATIVE.
                                 With NATIVE, disks have neither source nor chain, files is empty */
     GPtrArray *snapshots;  /* CkptSnapshot, any order; of a native driver only */
@@ -202,6 +204,9 @@ void ckpt_vm_add_file(CkptVm *vm, CkptLayer *layer); /* takes it; replaces one o
 void ckpt_vm_add_obstacle(CkptVm *vm, CkptReason reason, const char *disk, const char *file,
                           const char *format, ...) G_GNUC_PRINTF(5, 6);
 void ckpt_vm_add_user(CkptVm *vm, const char *file, gboolean is_top, const char *user);
+void ckpt_vm_add_unreadable(CkptVm *vm, const char *file, const char *user);
+/* DISK_FILE_MISSING: why nothing is merged or removed that such a disk may lie on. */
+void ckpt_unreadable_error(GError **error, const char *file, const char *user);
 
 typedef struct {
     char *id;

@@ -350,9 +350,8 @@ is_owned(GPtrArray *owned, const char *path)
     return g_ptr_array_find_with_equal_func(owned, path, g_str_equal, NULL);
 }
 
-/* A file whose removal succeeded and was told to fail is doomed until the next look, and gone. */
 static gboolean
-may_be_gone(Model *model, const char *path)
+is_doomed(Model *model, const char *path)
 {
     for (guint i = 0; i < MODEL_VMS; i++) {
         g_autoptr(GPtrArray) doomed = ckpt_store_doomed_files(model->store, model->vms[i].id, NULL);
@@ -360,7 +359,36 @@ may_be_gone(Model *model, const char *path)
         if (is_owned(doomed, path))
             return TRUE;
     }
-    return model_is_odd(model);
+    return FALSE;
+}
+
+/* A file whose removal succeeded and was told to fail is doomed until the next look, and gone. */
+static gboolean
+may_be_gone(Model *model, const char *path)
+{
+    return is_doomed(model, path) || model_is_odd(model);
+}
+
+/* While nobody can tell on what one of the disks lies, nothing is removed; later with the next operation:
+ * model_check_doomed(). */
+static gboolean
+is_kept(Model *model, const char *path)
+{
+    gboolean readable = TRUE;
+
+    for (guint i = 0; i < MODEL_VMS; i++) {
+        const CkptSimDefinition *definition = model_sim_vm(model, i)->definition;
+
+        for (guint k = 0; k < definition->disks->len; k++) {
+            g_autofree char *unreadable = ckpt_sim_unreadable(model->sim, definition->disks->pdata[k]);
+
+            readable = readable && !unreadable;
+        }
+    }
+    if (readable || !is_doomed(model, path))
+        return FALSE;
+    g_hash_table_add(model->excused, g_strdup(path));
+    return TRUE;
 }
 
 static void
@@ -381,7 +409,7 @@ check_owners(Model *model, GPtrArray *all, GPtrArray *owned)
         else if (!is_owned(owned, file->path))
             model_fail(model, "%s is left, and nobody owns it", file->path);
         else if (!g_hash_table_contains(needed, file->path) && !is_deleting(model) &&
-                 !g_hash_table_contains(model->excused, file->path))
+                 !g_hash_table_contains(model->excused, file->path) && !is_kept(model, file->path))
             model_fail(model, "%s is left, and nobody needs it", file->path);
     }
     for (guint i = 0; i < owned->len; i++)

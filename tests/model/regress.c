@@ -237,6 +237,23 @@ static const Regression scripts[] = {
       {ACT_VANISH, 204898817u, 3727578582u, 3982768083u, 1438003059u, {{0}, {0}}},
       {ACT_DELETE, 2587493204u, 3632777836u, 2831866764u, 1717556914u, {{0}, {0}}},
       {ACT_VANISH, 781239806u, 3277747663u, 2080790795u, 417285827u, {{0}, {0}}}}},
+    {"a delete was merged below another VM's clone, while the clone's own middle file was away",
+     1000004709,
+     6,
+     {{ACT_CREATE, 2131221399u, 4210952790u, 3792431620u, 3058291844u, {{0}, {0}}},
+      {ACT_CLONE, 1880029446u, 3536039028u, 2819884867u, 2797108597u, {{0}, {0}}},
+      {ACT_RESTORE, 3733773509u, 768175791u, 56601462u, 224857556u, {{FAULT_OWNER_START, 2, 1538604009u}, {0}}},
+      {ACT_CREATE, 1207058377u, 2679751044u, 4276146359u, 2200466845u, {{0}, {0}}},
+      {ACT_VANISH, 3656655703u, 908823052u, 3048344601u, 3869957937u, {{0}, {0}}},
+      {ACT_DELETE, 3298069788u, 3398651231u, 2709333443u, 126998265u, {{0}, {0}}}}},
+    {"(the sim's) the disk of a delete that waited was detached meanwhile, and that was called a mismatch",
+     1000003528,
+     5,
+     {{ACT_CREATE, 2871529571u, 1453195951u, 2009575925u, 523110392u, {{0}, {0}}},
+      {ACT_DEFER, 2039302826u, 4011447847u, 1750823899u, 795538730u, {{FAULT_OWNER_SAVE, 21, 2536946596u}, {0}}},
+      {ACT_MIGRATE, 2075651102u, 2539445233u, 4066472080u, 1748488927u, {{0}, {0}}},
+      {ACT_DETACH, 103763012u, 490998157u, 3238950942u, 3357965413u, {{0}, {0}}},
+      {ACT_DELETE, 3346092499u, 2628779653u, 2560174730u, 696570494u, {{0}, {0}}}}},
 };
 /* clang-format on */
 

@@ -388,6 +388,30 @@ delete_when_possible_of_a_held_or_shrunk_one_is_refused(void **state)
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_CHECKPOINT_HELD);
 }
 
+/* Another VM's disk, whose chain nobody can read to its end, may lie on what is merged or removed. */
+static void
+what_an_unreadable_chain_may_lie_on_is_kept(void **state)
+{
+    g_autoptr(World) world = world_with_line(1);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(CkptPlan) made = NULL;
+
+    (void)state;
+    ckpt_vm_add_unreadable(world->vm, "/mnt/clone.qcow2", "VM web-02, disk vda");
+    assert_refused(world, CKPT_KIND_DELETE, "c1", CKPT_REASON_DISK_FILE_MISSING);
+    assert_null(world_plan(world, CKPT_KIND_DELETE, "c1", &error));
+    assert_string_equal(g_hash_table_lookup(ckpt_error_metadata(error), CKPT_META_FILE), "/mnt/clone.qcow2");
+    assert_non_null(strstr(error->message, "web-02"));
+    made = plan_when_possible(world, "c1", NULL);
+    assert_non_null(made);
+    assert_steps(made, "catalogue");
+    /* What could not be deleted then either is not hidden. */
+    ckpt_vm_find_file(world->vm, "/img/web.ckpt-1.qcow2")->virtual_size = 32 * MIB;
+    g_clear_error(&error);
+    assert_null(plan_when_possible(world, "c1", &error));
+    assert_int_equal(ckpt_error_reason(error), CKPT_REASON_DISK_RESIZED);
+}
+
 static void
 a_delete_that_waits_holds_up_nothing_else(void **state)
 {
@@ -416,6 +440,7 @@ main(void)
         cmocka_unit_test(delete_under_a_leaf_merges_files_of_no_present_chain),
         cmocka_unit_test(delete_of_a_branch_point_is_refused_with_its_branches),
         cmocka_unit_test(a_branch_whose_file_is_missing_is_a_branch),
+        cmocka_unit_test(what_an_unreadable_chain_may_lie_on_is_kept),
         cmocka_unit_test(delete_counts_no_file_that_nobody_needs),
         cmocka_unit_test(a_doomed_file_that_somebody_uses_is_a_branch),
         cmocka_unit_test(delete_below_a_branch_point_rebases_the_other_branches),

@@ -1,5 +1,6 @@
 /* Who uses a file, asked of libvirt's test driver, whose VMs and pools live in this very process. */
 #include "cmocka_all.h"
+#include "tests/unit/image_fixture.h"
 
 #include "agent/hypervisor/qemu.h"
 #include "agent/hypervisor/stored.h"
@@ -20,7 +21,7 @@ typedef struct {
     virDomainPtr domain;
     virStoragePoolPtr pool;
     virStorageVolPtr volume;
-    GString *told;
+    GString *told, *unread;
 } Fixture;
 
 static int
@@ -39,6 +40,7 @@ setup(void **state)
     fixture->domain = virDomainDefineXML(conn, clone_xml);
     assert_non_null(fixture->domain);
     fixture->told = g_string_new(NULL);
+    fixture->unread = g_string_new(NULL);
     *state = fixture;
     return 0;
 }
@@ -57,6 +59,7 @@ teardown(void **state)
     virStoragePoolFree(fixture->pool);
     ckpt_connection_free(fixture->connection);
     g_string_free(fixture->told, TRUE);
+    g_string_free(fixture->unread, TRUE);
     g_free(fixture);
     return 0;
 }
@@ -64,7 +67,13 @@ teardown(void **state)
 static void
 found(const char *file, gboolean is_top, const char *user, gpointer data)
 {
-    g_string_append_printf(data, "%s is %s of %s;", file, is_top ? "the top" : "below", user);
+    g_string_append_printf(((Fixture *)data)->told, "%s is %s of %s;", file, is_top ? "the top" : "below", user);
+}
+
+static void
+unreadable(const char *file, gboolean is_top, const char *user, gpointer data)
+{
+    g_string_append_printf(((Fixture *)data)->unread, "%s of %s;", file, user);
 }
 
 static const char *
@@ -76,7 +85,8 @@ scan(Fixture *fixture, const char *file)
     layer->path = g_strdup(file);
     g_hash_table_insert(files, g_strdup(file), layer);
     g_string_set_size(fixture->told, 0);
-    assert_true(ckpt_users_scan(fixture->connection, NULL, TRUE, files, found, fixture->told, NULL));
+    g_string_set_size(fixture->unread, 0);
+    assert_true(ckpt_users_scan(fixture->connection, NULL, TRUE, files, found, unreadable, fixture, NULL));
     return fixture->told->str;
 }
 
@@ -115,14 +125,76 @@ a_library_that_cannot_be_read_is_no_empty_one(void **state)
     assert_int_equal(ckpt_error_reason(error), CKPT_REASON_FILE_FAILED);
 }
 
+/* The test driver's VM, on a file of ours. */
+static void
+define_on(Fixture *fixture, const char *format, const char *name)
+{
+    g_autoptr(virConnect) conn = ckpt_connection_get(fixture->connection, NULL);
+    g_autofree char *xml = g_strdup_printf(
+        "<domain type='test'><name>clone</name><uuid>" CLONE "</uuid><memory>65536</memory><vcpu>1</vcpu>"
+        "<os><type>hvm</type></os><devices><disk type='file' device='disk'><driver name='qemu' type='%s'/>"
+        "<source file='%s'/><target dev='vda'/></disk></devices></domain>",
+        format, image(name));
+    virDomainPtr defined = virDomainDefineXML(conn, xml);
+
+    assert_non_null(defined);
+    virDomainFree(defined);
+}
+
+/* On what it lies nobody knows until it is back: it may be on what is asked about. */
+static void
+a_chain_that_cannot_be_read_to_its_end_is_told(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *base = g_strdup(image("base.raw"));
+    g_autofree char *middle = g_strdup(image("middle.qcow2"));
+    g_autofree char *top = g_strdup(image("top.qcow2"));
+    g_autofree char *lost = g_strdup_printf("%s of VM clone (" CLONE "), disk vda;", middle);
+    g_autofree char *gone = g_strdup_printf("%s of VM clone (" CLONE "), disk vda;", top);
+
+    shell("cd $d; truncate -s 1M base.raw; qemu-img create -q -f qcow2 -b $d/base.raw -F raw middle.qcow2;"
+          "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2");
+    define_on(fixture, "qcow2", "top.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "base.raw is below of VM clone"));
+    assert_string_equal(fixture->unread->str, "");
+    shell("mv $d/middle.qcow2 $d/away.qcow2");
+    assert_string_equal(scan(fixture, base), "");
+    assert_string_equal(fixture->unread->str, lost);
+    shell("mv $d/top.qcow2 $d/away.qcow2");
+    assert_string_equal(scan(fixture, base), "");
+    assert_string_equal(fixture->unread->str, gone);
+    /* there is nothing below it, wherever it is */
+    define_on(fixture, "raw", "top.qcow2");
+    assert_string_equal(scan(fixture, base), "");
+    assert_string_equal(fixture->unread->str, "");
+}
+
+/* As qemu-img made them before it asked for one; libvirt does not start such a VM, but virsh can mend it. */
+static void
+a_backing_file_whose_format_nobody_says_is_used(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *base = g_strdup(image("old.raw"));
+
+    /* The first of the header's extensions, behind its 72 bytes, is the backing file's format. */
+    shell("cd $d; truncate -s 1M old.raw;"
+          "qemu-img create -q -f qcow2 -o compat=0.10 -b $d/old.raw -F raw old.qcow2;"
+          "dd if=/dev/zero of=old.qcow2 bs=1 seek=72 count=8 conv=notrunc status=none;"
+          "! qemu-img info old.qcow2 | grep -q 'backing file format'");
+    define_on(fixture, "qcow2", "old.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "old.raw is below of VM clone"));
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_disk_that_is_a_volume_uses_its_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_chain_that_cannot_be_read_to_its_end_is_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_backing_file_whose_format_nobody_says_is_used, setup, teardown),
         cmocka_unit_test_setup_teardown(a_library_that_cannot_be_read_is_no_empty_one, setup, teardown),
         cmocka_unit_test_setup_teardown(so_does_one_of_a_pool_that_does_not_know_it, setup, teardown),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, images_open, images_close);
 }

@@ -148,14 +148,32 @@ add_user(CkptSim *sim, CkptVm *vm, const char *top, gboolean writes, const char 
     }
 }
 
+char *
+ckpt_sim_unreadable(CkptSim *sim, const CkptSimDisk *disk)
+{
+    const char *path = disk->format == CKPT_FORMAT_QCOW2 ? disk->source : NULL;
+
+    while (path) {
+        const CkptSimFile *file = ckpt_sim_find(sim, path);
+
+        if (!file)
+            return g_strdup(path);
+        path = file->backing;
+    }
+    return NULL;
+}
+
 static void
 add_users(CkptSim *sim, CkptVm *vm, const CkptSimVm *other)
 {
     for (guint i = 0; i < other->definition->disks->len; i++) {
         CkptSimDisk *disk = g_ptr_array_index(other->definition->disks, i);
         g_autofree char *user = g_strdup_printf("VM %s, disk %s", other->name, disk->target);
+        g_autofree char *unreadable = ckpt_sim_unreadable(sim, disk);
 
         add_user(sim, vm, disk->source, TRUE, user);
+        if (unreadable)
+            ckpt_vm_add_unreadable(vm, unreadable, user);
     }
 }
 

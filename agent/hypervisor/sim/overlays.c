@@ -66,6 +66,22 @@ is_snapshot_onto(const CkptPlan *plan, const char *file)
     return FALSE;
 }
 
+static gboolean
+may_need(CkptSimRun *run, const CkptSimVm *vm, const CkptSimFile *file, GError **error)
+{
+    for (guint i = 0; i < vm->definition->disks->len; i++) {
+        CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, i);
+        g_autofree char *unreadable =
+            run->step->kind == CKPT_STEP_REMOVE_FILE ? ckpt_sim_unreadable(run->sim, disk) : NULL;
+
+        if (!g_str_equal(disk->source, file->path) && !unreadable)
+            continue;
+        ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is, or may be, of a disk of %s", file->path, vm->name);
+        return TRUE;
+    }
+    return FALSE;
+}
+
 /* Like a removal by rm(1) it is refused while somebody needs the file, so that the oracle need not take
  * the driver's word for it. */
 gboolean
@@ -90,18 +106,9 @@ ckpt_sim_remove_file(CkptSimRun *run, GError **error)
         ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s lies on %s", reader->path, file->path);
         return FALSE;
     }
-    for (guint i = 0; i < run->sim->vms->len; i++) {
-        CkptSimVm *vm = g_ptr_array_index(run->sim->vms, i);
-
-        for (guint k = 0; k < vm->definition->disks->len; k++) {
-            CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, k);
-
-            if (!g_str_equal(disk->source, file->path))
-                continue;
-            ckpt_error_set(error, CKPT_REASON_FILE_FAILED, "%s is a disk of %s", file->path, vm->name);
+    for (guint i = 0; i < run->sim->vms->len; i++)
+        if (may_need(run, g_ptr_array_index(run->sim->vms, i), file, error))
             return FALSE;
-        }
-    }
     ckpt_sim_unlink(run->sim, file);
     return ckpt_sim_changed(run, error);
 }

@@ -212,6 +212,8 @@ typedef struct {
 } CkptSimRun;
 CkptSimVm *ckpt_sim_vm_of(CkptSimRun *run); /* of the plan; borrowed */
 CkptVm *ckpt_sim_inspect(CkptSim *sim, CkptSimVm *vm, const CkptKnownFile *files);
+/* The missing file beyond which nobody can tell on what this disk lies; NULL: none is. Free it. */
+char *ckpt_sim_unreadable(CkptSim *sim, const CkptSimDisk *disk);
 gboolean ckpt_sim_may_touch(CkptSimRun *run, GError **error); /* VM_MOVED: the files are another host's */
 gboolean ckpt_sim_ask(CkptSim *sim, GError **error);          /* asks the hook at CKPT_SIM_ASKED */
 gboolean ckpt_sim_changed(CkptSimRun *run, GError **error);

@@ -23,6 +23,13 @@ A18() {
 	unchanged A18_nothing_changed "$dir" "$before"
 	equal A18_the_clone_reads "$(disk_file "$clone" qcow2 /mark)" two
 
+	# While its file is away nobody can tell that it lies there: nor what any other VM of the host lies on.
+	mv "$clone" "$clone.away"
+	refused A18_a_clone_whose_file_is_away DISK_FILE_MISSING "$clone" ask DeleteCheckpoint "checkpoint_id:'$two'"
+	refused A18_and_below_it DISK_FILE_MISSING "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	mv "$clone.away" "$clone"
+	unchanged A18_nothing_changed_by_that "$dir" "$before"
+
 	# With when_possible it waits for the clone to go.
 	remove "$dir" "$two" "when_possible:true" >/dev/null && pass A18_waits_when_possible
 	check A18_says_for_whom grep -q "VM a18-02" <<<"$(got '.warnings[0]')"
