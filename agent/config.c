@@ -218,6 +218,7 @@ static const Setting settings[] = {
     {"limits", "guest_agent_seconds", take_number, AT(guest_agent_seconds), RANGE(1, 60)},
     {"checkpoints", "block_overlay_folder", take_folder, AT(block_overlay_folder)},
     {"checkpoints", "offline_without_locks", take_boolean, AT(offline_without_locks)},
+    {"checkpoints", "without_linked_clones", take_boolean, AT(without_linked_clones)},
     {"checkpoints", "live_memory_when_emulated", take_boolean, AT(live_memory_when_emulated)},
     {"limits", "max_watches", take_number, AT(max_watches), RANGE(1, 4096)},
 };

@@ -20,6 +20,7 @@ typedef struct {
     guint guest_agent_seconds; /* likewise */
     char *block_overlay_folder; /* NULL: disks on block devices are refused */
     gboolean offline_without_locks; /* on network file systems, too */
+    gboolean without_linked_clones; /* VMs whose files cannot be read hold nothing up */
     gboolean live_memory_when_emulated; /* by a QEMU before 9.0, too */
 } CkptConfig;
 

@@ -146,6 +146,7 @@ open_qemu(const CkptConfig *config, GError **error)
         .guard_folder = guards,
         .block_overlay_folder = config->block_overlay_folder,
         .offline_without_locks = config->offline_without_locks,
+        .without_linked_clones = config->without_linked_clones,
         .live_memory_when_emulated = config->live_memory_when_emulated,
     };
     CkptDriver *driver = ckpt_qemu_driver_new(&options, error);

@@ -1,5 +1,6 @@
 #include "agent/hypervisor/connection.h"
 
+#include "agent/hypervisor/below.h"
 #include "agent/hypervisor/stored.h"
 
 /* A libvirtd that does not answer for this long (10 s, twice, and once more) counts as gone, so that no call waits
@@ -16,7 +17,9 @@ struct _CkptConnection {
     gboolean is_shared;
     GMutex lock;          /* guards shared */
     virConnectPtr shared; /* NULL = not open yet, or not shared */
-    CkptStoredVms *stored; /* constant */
+    CkptStoredVms *stored; /* constant, as are these two */
+    CkptBelow *below;
+    gboolean is_without_clones;
 };
 
 /* A thread's own connection. Two threads that share one and lose it while both wait have crashed
@@ -152,6 +155,7 @@ ckpt_connection_new(const char *uri)
     g_once(&once, register_once, NULL);
     connection->uri = g_strdup(uri);
     g_mutex_init(&connection->lock);
+    connection->below = ckpt_below_new();
     return connection;
 }
 
@@ -172,6 +176,7 @@ clear_connection(gpointer data)
     g_clear_pointer(&connection->shared, virConnectClose);
     g_mutex_clear(&connection->lock);
     ckpt_stored_vms_free(connection->stored);
+    ckpt_below_free(connection->below);
     g_free(connection->uri);
 }
 
@@ -198,6 +203,24 @@ CkptStoredVms *
 ckpt_connection_stored(CkptConnection *connection)
 {
     return connection->stored;
+}
+
+CkptBelow *
+ckpt_connection_below(CkptConnection *connection)
+{
+    return connection->below;
+}
+
+void
+ckpt_connection_set_without_clones(CkptConnection *connection, gboolean without)
+{
+    connection->is_without_clones = without;
+}
+
+gboolean
+ckpt_connection_is_without_clones(const CkptConnection *connection)
+{
+    return connection->is_without_clones;
 }
 
 const char *

@@ -22,6 +22,11 @@ virConnectPtr ckpt_connection_get(CkptConnection *connection, GError **error)
 struct _CkptStoredVms;
 void ckpt_connection_set_stored(CkptConnection *connection, struct _CkptStoredVms *stored);
 struct _CkptStoredVms *ckpt_connection_stored(CkptConnection *connection);
+/* What lay below the files of the host's VMs when it could be read last. */
+struct _CkptBelow *ckpt_connection_below(CkptConnection *connection);
+/* A VM whose files cannot be read lies on no other's (CkptQemuOptions). Before the first use. */
+void ckpt_connection_set_without_clones(CkptConnection *connection, gboolean without);
+gboolean ckpt_connection_is_without_clones(const CkptConnection *connection);
 const char *ckpt_connection_uri(const CkptConnection *connection);
 
 /* The domain with this UUID; VM_NOT_FOUND if it is not defined here. */

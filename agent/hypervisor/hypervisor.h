@@ -180,6 +180,8 @@ typedef struct {
     const char *block_overlay_folder;
     /* Offline work also where locks do not tell what other hosts do. */
     gboolean offline_without_locks;
+    /* A VM of the host whose files cannot be read, and never could, holds up no merge and no removal. */
+    gboolean without_linked_clones;
     /* Memory is captured beside the running guest also where QEMU emulates the processor and may miss what the
      * guest writes meanwhile (before 9.0). */
     gboolean live_memory_when_emulated;

@@ -100,7 +100,7 @@ keep_unreadable(const char *file, gboolean is_top, const char *user, gpointer da
 }
 
 static gboolean
-check_users(CkptRun *run, gboolean defined, GError **error)
+check_users(CkptRun *run, gboolean defined, gboolean begun, GError **error)
 {
     const CkptStep *step = run->step;
     const char *const paths[] = {step->base, step->file};
@@ -111,7 +111,7 @@ check_users(CkptRun *run, gboolean defined, GError **error)
         g_hash_table_insert(files, g_strdup(paths[i]), ckpt_layer_look(paths[i], (CkptFormat)0, NULL, NULL));
     if (!ckpt_users_are_known(run->connection, error) ||
         !ckpt_users_scan(run->connection, defined ? run->plan->vm_id : NULL, !defined, files, keep_user,
-                         keep_unreadable, &first, error))
+                         begun ? NULL : keep_unreadable, &first, error))
         return FALSE;
     if (!first)
         return TRUE;
@@ -119,8 +119,8 @@ check_users(CkptRun *run, gboolean defined, GError **error)
     return FALSE;
 }
 
-gboolean
-ckpt_pins_check(CkptRun *run, GError **error)
+static gboolean
+check(CkptRun *run, gboolean begun, GError **error)
 {
     g_autoptr(GError) why = NULL;
     g_autoptr(virDomain) domain = ckpt_connection_lookup(run->connection, run->plan->vm_id, &why);
@@ -130,11 +130,17 @@ ckpt_pins_check(CkptRun *run, GError **error)
         return FALSE;
     }
     return check_inside(run->step, error) && (!domain || check_snapshots(domain, run->step, error)) &&
-           check_users(run, domain != NULL, error);
+           check_users(run, domain != NULL, begun, error);
+}
+
+gboolean
+ckpt_pins_check(CkptRun *run, GError **error)
+{
+    return check(run, TRUE, error);
 }
 
 gboolean
 ckpt_step_reserve_unpinned(CkptRun *run, GError **error)
 {
-    return ckpt_reserve_forget(run->step, error) && ckpt_pins_check(run, error) && ckpt_step_reserve(run, error);
+    return ckpt_reserve_forget(run->step, error) && check(run, FALSE, error) && ckpt_step_reserve(run, error);
 }

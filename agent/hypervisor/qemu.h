@@ -14,6 +14,7 @@ typedef struct {
     GCancellable *cancellable; /* or NULL */
     guint merge_mib;           /* a second; 0 = no limit */
     const CkptQemuOptions *options;
+    gboolean undoing;
 } CkptRun;
 
 /* ---- chain.c ---- */
@@ -68,9 +69,9 @@ gboolean ckpt_users_are_known(CkptConnection *connection, GError **error) G_GNUC
 
 /* ---- pins.c ---- */
 /* That the step's `file` may be merged into its `base`, as far as other tools' snapshots, other VMs and stored
- * ones go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT, DISK_FILE_MISSING. The plan knew only those that were there
- * then. */
+ * ones go: FOREIGN_SNAPSHOT_PRESENT, BRANCH_POINT. The plan knew only those that were there then. */
 gboolean ckpt_pins_check(CkptRun *run, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* RESERVE; also DISK_FILE_MISSING, for a VM that nobody can tell of: what has begun is not held up by it. */
 gboolean ckpt_step_reserve_unpinned(CkptRun *run, GError **error);
 
 /* ---- inspect.c, inspect_disk.c ---- */

@@ -213,7 +213,7 @@ step_do(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, CkptProgressFu
         gpointer data, GCancellable *cancellable, GError **error)
 {
     CkptRun run = {connection_of(driver), plan, step, progress, data, cancellable,
-                   ((QemuDriver *)driver)->merge_mib, options_of(driver)};
+                   ((QemuDriver *)driver)->merge_mib, options_of(driver), FALSE};
     g_autoptr(CkptOwnership) held = is_known(step, error) ? hold(driver, plan, step, error) : NULL;
 
     return held && step_table[step->kind].run(&run, error);
@@ -247,7 +247,8 @@ step_undo(CkptDriver *driver, const CkptPlan *plan, CkptStep *step, GError **err
     CkptRun run = {.connection = connection_of(driver),
                    .plan = plan,
                    .step = step,
-                   .options = options_of(driver)};
+                   .options = options_of(driver),
+                   .undoing = TRUE};
     g_autoptr(CkptOwnership) held = NULL;
 
     if (!is_known(step, error))
@@ -420,6 +421,7 @@ ckpt_qemu_driver_new(const CkptQemuOptions *options, GError **error)
     g_mutex_init(&driver->lock);
     driver->left = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     driver->connection = ckpt_connection_new(options->uri);
+    ckpt_connection_set_without_clones(driver->connection, options->without_linked_clones);
     if (options->guard_program)
         ckpt_guard_take_up(options->guard_program, options->uri, options->guard_folder);
     return &driver->base;

@@ -1,19 +1,22 @@
 /* Which VMs use a file: every domain's definition and live chain is looked through (hazards A18,
  * A22). */
+#include "agent/hypervisor/below.h"
 #include "agent/hypervisor/foreign.h"
 #include "agent/hypervisor/image.h"
 #include "agent/hypervisor/qemu.h"
 #include "agent/hypervisor/stored.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 typedef struct {
     GHashTable *files;      /* the wanted ones, by path; borrowed */
     GHashTable *identities; /* "device:inode" → path borrowed from files */
     GHashTable *seen;       /* "file\nuser" already told */
-    virConnectPtr conn;     /* borrowed */
-    GHashTable *told;       /* set: tops whose chain the domain that is looked at tells to its end */
+    CkptConnection *connection; /* borrowed, and below */
+    virConnectPtr conn;
+    GHashTable *below;      /* top → GPtrArray of paths: of every definition's disk, as far as they can be read */
+    gboolean live;          /* a running VM's definition is looked at */
+    GHashTable *told;       /* set: the tops whose chain it has told to its end */
     CkptUserFunc found;
     CkptUserFunc unreadable; /* NULL: not asked for */
     gpointer data;
@@ -75,33 +78,36 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
 
 /* ---- Chains ---- */
 
-/* The first that nobody can look into. A file that is no such image lies on nothing; nor does one that the agent
- * may not read, as far as overlays_on.c goes: it is another user's. */
-static void
-keep_unread(CkptReason reason, const char *file, const char *message, gpointer data)
+/* What lies below `top` by the headers, or did when they could be read last; *unread as of ckpt_below_read(). */
+static GPtrArray *
+read_below(Scan *scan, const char *top, char **unread)
 {
-    char **first = data;
+    CkptBelow *known = ckpt_connection_below(scan->connection);
+    GPtrArray *paths = ckpt_below_read(top, unread);
+    GPtrArray *last = *unread ? ckpt_below_last(known, top) : NULL;
 
-    if (!*first && (reason == CKPT_REASON_DISK_FILE_MISSING ||
-                    (reason == CKPT_REASON_FILE_FAILED && access(file, R_OK) == 0)))
-        *first = g_strdup(file);
+    if (last) {
+        g_ptr_array_unref(paths);
+        paths = last;
+        g_clear_pointer(unread, g_free);
+    }
+    if (!*unread)
+        g_hash_table_insert(scan->below, g_strdup(top), g_ptr_array_ref(paths));
+    return paths;
 }
 
-/* What lies below `top` by the headers; asked: and whether they can be read. */
 static void
-tell_chain(Scan *scan, const char *top, CkptFormat format, gboolean asked, const char *user)
+tell_below(Scan *scan, GPtrArray *paths, const char *user)
 {
-    g_autoptr(GHashTable) files = ckpt_chain_files_new();
-    g_autofree char *unread = NULL;
-    g_autoptr(GPtrArray) chain = ckpt_chain_walk(top, format, files, keep_unread, &unread);
-    const CkptLayer *last = g_ptr_array_index(chain, chain->len - 1);
+    for (guint i = 0; i < paths->len; i++)
+        tell(scan, g_ptr_array_index(paths, i), FALSE, user);
+}
 
-    for (guint i = 1; i < chain->len; i++)
-        tell(scan, ((CkptLayer *)g_ptr_array_index(chain, i))->path, FALSE, user);
-    if (last->backing) /* whose format the header does not say */
-        tell(scan, last->backing, FALSE, user);
-    if (unread && asked && scan->unreadable && !g_hash_table_contains(scan->told, top))
-        scan->unreadable(unread, FALSE, user, scan->data);
+static void
+tell_unreadable(Scan *scan, const char *file, const char *user)
+{
+    if (scan->unreadable)
+        scan->unreadable(file, FALSE, user, scan->data);
 }
 
 /* ---- Volumes ----
@@ -120,16 +126,18 @@ path_in_folder(virStoragePoolPtr pool, const char *volume)
     return path;
 }
 
-/* NULL: such a volume is not known, and nobody can start a VM that has it. */
+/* NULL: it cannot be told; *gone: such a volume is not known, and nobody can start a VM that has it. */
 static char *
-volume_path(virConnectPtr conn, const CkptXmlDisk *disk)
+volume_path(virConnectPtr conn, const CkptXmlDisk *disk, gboolean *gone)
 {
     virStoragePoolPtr pool =
         disk->pool && disk->volume ? virStoragePoolLookupByName(conn, disk->pool) : NULL;
     virStorageVolPtr volume = pool ? virStorageVolLookupByName(pool, disk->volume) : NULL;
     char *told = volume ? virStorageVolGetPath(volume) : NULL;
+    int code = told ? VIR_ERR_OK : ckpt_libvirt_code();
     char *path = told ? g_strdup(told) : pool ? path_in_folder(pool, disk->volume) : NULL;
 
+    *gone = !path && (code == VIR_ERR_NO_STORAGE_POOL || code == VIR_ERR_NO_STORAGE_VOL);
     free(told);
     if (volume)
         virStorageVolFree(volume);
@@ -146,18 +154,20 @@ static void
 scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk);
 
 static void
-scan_volume(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk)
+scan_volume(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk, const char *user)
 {
-    g_autofree char *path = volume_path(scan->conn, disk);
+    gboolean gone;
+    g_autofree char *path = volume_path(scan->conn, disk, &gone);
     char *chain[] = {path, NULL};
     CkptXmlDisk found = *disk;
 
+    if (!path && !gone && !stored && ckpt_format_from_name(disk->format) == CKPT_FORMAT_QCOW2)
+        tell_unreadable(scan, disk->volume, user);
     if (!path)
         return;
     found.source = path;
     found.volume = NULL;
     found.chain = chain;
-    found.chain_ends = FALSE;
     scan_disk(scan, stored, domain, &found);
 }
 
@@ -167,20 +177,34 @@ scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXm
     g_autofree char *user = g_strdup_printf("%sVM %s (%s), disk %s", stored ? "stored " : "", domain->name,
                                             domain->uuid, disk->target);
     gboolean writable = !disk->readonly && !g_str_equal(disk->device, "cdrom");
-    CkptFormat format = ckpt_format_from_name(disk->format);
+    g_autofree char *unread = NULL;
+    g_autoptr(GPtrArray) below = NULL;
 
     if (disk->volume)
-        scan_volume(scan, stored, domain, disk);
+        scan_volume(scan, stored, domain, disk, user);
     for (char **path = disk->chain; path && *path; path++)
         tell(scan, *path, path == disk->chain && writable && disk->source, user);
     if (disk->mirror && *disk->mirror)
         tell(scan, disk->mirror, TRUE, user);
-    if (!disk->source || format != CKPT_FORMAT_QCOW2)
+    if (!disk->source || ckpt_format_from_name(disk->format) != CKPT_FORMAT_QCOW2)
         return;
-    if (disk->chain_ends)
+    if (scan->live && disk->chain_ends)
         g_hash_table_add(scan->told, g_strdup(disk->source));
-    /* What the XML does not tell, the headers do; what they cannot, nobody can. */
-    tell_chain(scan, disk->source, format, !stored, user);
+    /* What the XML does not tell, the headers do. A stored VM's may name files of another host. */
+    below = read_below(scan, disk->source, &unread);
+    tell_below(scan, below, user);
+    if (unread && !stored && !g_hash_table_contains(scan->told, disk->source))
+        tell_unreadable(scan, unread, user);
+}
+
+/* Of whom nothing is told: for the day when its files are away. */
+static void
+remember_disk(Scan *scan, const CkptXmlDisk *disk)
+{
+    g_autofree char *unread = NULL;
+
+    if (disk->source && ckpt_format_from_name(disk->format) == CKPT_FORMAT_QCOW2)
+        g_ptr_array_unref(read_below(scan, disk->source, &unread));
 }
 
 static void
@@ -197,6 +221,8 @@ scan_xml(Scan *scan, const char *xml, const char *vm_id, gboolean own_too)
 
         if (!own || own_too || !ckpt_xml_disk_is_captured(disk))
             scan_disk(scan, FALSE, domain, disk);
+        else
+            remember_disk(scan, disk);
     }
 }
 
@@ -213,10 +239,17 @@ scan_snapshots(Scan *scan, virDomainPtr domain, GError **error)
 
         for (guint k = 0; k < snapshot->named->len; k++) {
             const CkptSnapshotFile *file = g_ptr_array_index(snapshot->named, k);
+            g_autofree char *unread = NULL;
+            g_autoptr(GPtrArray) below = NULL;
 
             tell(scan, file->path, FALSE, user);
-            if (file->format == CKPT_FORMAT_QCOW2)
-                tell_chain(scan, file->path, file->format, FALSE, user);
+            if (file->format != CKPT_FORMAT_QCOW2)
+                continue;
+            below = read_below(scan, file->path, &unread);
+            tell_below(scan, below, user);
+            /* Such files come and go without the snapshot that names them. */
+            if (unread && !g_str_equal(unread, file->path))
+                tell_unreadable(scan, unread, user);
         }
     }
     return snapshots != NULL;
@@ -267,6 +300,7 @@ scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too
     for (guint i = virDomainIsActive(domain) == 1 ? 0 : 1; i < G_N_ELEMENTS(flags); i++) {
         char *xml = virDomainGetXMLDesc(domain, flags[i]);
 
+        scan->live = flags[i] == 0;
         if (!xml && ckpt_libvirt_code() == VIR_ERR_NO_DOMAIN)
             return TRUE;
         if (!xml) {
@@ -277,6 +311,7 @@ scan_domain(Scan *scan, virDomainPtr domain, const char *vm_id, gboolean own_too
         scan_xml(scan, xml, vm_id, own_too);
         free(xml);
     }
+    scan->live = FALSE;
     /* The VM's own are in CkptVm.foreign, where they are told apart from users. */
     return (!own_too && is_own(domain, vm_id)) || scan_snapshots(scan, domain, error);
 }
@@ -291,8 +326,12 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GHashTable) told = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     g_autoptr(GPtrArray) stored = NULL;
-    Scan scan = {files, identities, seen, conn, told, found, unreadable, data};
+    g_autoptr(GHashTable) below =
+        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
+    Scan scan = {files, identities, seen, connection, conn, below, FALSE, told, found, NULL, data};
 
+    if (!ckpt_connection_is_without_clones(connection))
+        scan.unreadable = unreadable;
     if (!conn)
         return FALSE;
     if (virConnectListAllDomains(conn, &domains, 0) < 0) {
@@ -305,6 +344,7 @@ ckpt_users_scan(CkptConnection *connection, const char *vm_id, gboolean own_too,
     stored = ckpt_stored_vms_read(ckpt_connection_stored(connection));
     for (guint i = 0; i < stored->len; i++)
         scan_stored(&scan, g_ptr_array_index(stored, i));
+    ckpt_below_keep(ckpt_connection_below(connection), below);
     return TRUE;
 }
 

@@ -296,10 +296,13 @@ ckpt_vm_add_unreadable(CkptVm *vm, const char *file, const char *user)
 void
 ckpt_unreadable_error(GError **error, const char *file, const char *user)
 {
+    gboolean hidden = g_str_has_prefix(file, "/tmp/") || g_str_has_prefix(file, "/var/tmp/") ||
+                      g_str_has_prefix(file, "/dev/");
+
     ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING,
-                   "%s may lie on the files of this checkpoint, and would be ruined then: %s is missing or cannot "
-                   "be read, so that nobody can tell; put it back, or undefine that VM (virsh undefine)",
-                   user, file);
+                   "%s may lie on the files of this checkpoint, and would be ruined then: %s is missing%s or cannot "
+                   "be read, so that nobody can tell: put it back, or detach the disk (virsh detach-disk --config)",
+                   user, file, hidden ? ", hidden from the agent (PrivateTmp, PrivateDevices of its unit)," : "");
     ckpt_error_add(error, CKPT_META_FILE, file);
 }
 

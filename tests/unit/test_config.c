@@ -123,7 +123,7 @@ everything_that_is_set_counts(void **state)
         load(fixture,
              "[access]\nspiffe://example.org/ops/a = admin\ndns:ops.example.org=viewer\n"
              "[library main store]\npath = /srv/library\n[checkpoints]\noffline_without_locks = true\n"
-             "live_memory_when_emulated = true\n"
+             "without_linked_clones = true\nlive_memory_when_emulated = true\n"
              "[limits]\nmax_depth = 7\nmerge_mib_per_second = 50\nreserve_bytes = 2 GiB\n"
              "reserve_percent = 5\nmax_wait_seconds = 60\nmax_connections = 99\n",
              &error);
@@ -145,6 +145,7 @@ everything_that_is_set_counts(void **state)
     assert_int_equal(config->max_connections, 99);
     assert_true(config->offline_without_locks);
     assert_true(config->live_memory_when_emulated);
+    assert_true(config->without_linked_clones);
 }
 
 static void

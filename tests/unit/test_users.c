@@ -2,6 +2,7 @@
 #include "cmocka_all.h"
 #include "tests/unit/image_fixture.h"
 
+#include "agent/hypervisor/below.h"
 #include "agent/hypervisor/qemu.h"
 #include "agent/hypervisor/stored.h"
 
@@ -141,6 +142,15 @@ define_on(Fixture *fixture, const char *format, const char *name)
     virDomainFree(defined);
 }
 
+/* Its agent has been started anew. */
+static void
+forget(Fixture *fixture)
+{
+    g_autoptr(GHashTable) nothing = g_hash_table_new(g_str_hash, g_str_equal);
+
+    ckpt_below_keep(ckpt_connection_below(fixture->connection), nothing);
+}
+
 /* On what it lies nobody knows until it is back: it may be on what is asked about. */
 static void
 a_chain_that_cannot_be_read_to_its_end_is_told(void **state)
@@ -155,34 +165,118 @@ a_chain_that_cannot_be_read_to_its_end_is_told(void **state)
     shell("cd $d; truncate -s 1M base.raw; qemu-img create -q -f qcow2 -b $d/base.raw -F raw middle.qcow2;"
           "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2");
     define_on(fixture, "qcow2", "top.qcow2");
-    assert_non_null(strstr(scan(fixture, base), "base.raw is below of VM clone"));
-    assert_string_equal(fixture->unread->str, "");
     shell("mv $d/middle.qcow2 $d/away.qcow2");
     assert_string_equal(scan(fixture, base), "");
     assert_string_equal(fixture->unread->str, lost);
+    shell("mv $d/away.qcow2 $d/middle.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "base.raw is below of VM clone"));
+    assert_string_equal(fixture->unread->str, "");
     shell("mv $d/top.qcow2 $d/away.qcow2");
+    forget(fixture);
     assert_string_equal(scan(fixture, base), "");
     assert_string_equal(fixture->unread->str, gone);
+    /* as the administrator says */
+    ckpt_connection_set_without_clones(fixture->connection, TRUE);
+    assert_string_equal(scan(fixture, base), "");
+    assert_string_equal(fixture->unread->str, "");
+    ckpt_connection_set_without_clones(fixture->connection, FALSE);
     /* there is nothing below it, wherever it is */
     define_on(fixture, "raw", "top.qcow2");
     assert_string_equal(scan(fixture, base), "");
     assert_string_equal(fixture->unread->str, "");
+    shell("rm $d/*.qcow2");
 }
 
-/* As qemu-img made them before it asked for one; libvirt does not start such a VM, but virsh can mend it. */
 static void
-a_backing_file_whose_format_nobody_says_is_used(void **state)
+what_a_chain_was_is_known_while_its_files_are_away(void **state)
 {
     Fixture *fixture = *state;
-    g_autofree char *base = g_strdup(image("old.raw"));
+    g_autofree char *base = g_strdup(image("known.raw"));
+    g_autofree char *other = g_strdup(image("other.raw"));
 
-    /* The first of the header's extensions, behind its 72 bytes, is the backing file's format. */
-    shell("cd $d; truncate -s 1M old.raw;"
-          "qemu-img create -q -f qcow2 -o compat=0.10 -b $d/old.raw -F raw old.qcow2;"
-          "dd if=/dev/zero of=old.qcow2 bs=1 seek=72 count=8 conv=notrunc status=none;"
-          "! qemu-img info old.qcow2 | grep -q 'backing file format'");
-    define_on(fixture, "qcow2", "old.qcow2");
-    assert_non_null(strstr(scan(fixture, base), "old.raw is below of VM clone"));
+    shell("cd $d; truncate -s 1M known.raw other.raw; qemu-img create -q -f qcow2 -b $d/known.raw -F raw middle.qcow2;"
+          "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2");
+    define_on(fixture, "qcow2", "top.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "known.raw is below"));
+    shell("mv $d/top.qcow2 $d/away.qcow2");
+    for (guint i = 0; i < 2; i++) { /* for as long as the VM is defined */
+        assert_non_null(strstr(scan(fixture, base), "known.raw is below"));
+        assert_string_equal(scan(fixture, other), "");
+        assert_string_equal(fixture->unread->str, "");
+        shell("rm -f $d/middle.qcow2");
+    }
+    /* what it is by now counts */
+    shell("cd $d; qemu-img create -q -f qcow2 -b $d/other.raw -F raw top.qcow2");
+    assert_non_null(strstr(scan(fixture, other), "other.raw is below"));
+    assert_string_equal(scan(fixture, base), "");
+    shell("rm $d/*.qcow2");
+}
+
+/* Of a VM that is worked on nothing is told of its captured disks; it is a clone itself, perhaps. */
+static void
+the_vm_in_question_is_remembered(void **state)
+{
+    Fixture *fixture = *state;
+    g_autoptr(GHashTable) files = ckpt_chain_files_new();
+    g_autofree char *base = g_strdup(image("own.raw"));
+
+    shell("cd $d; truncate -s 1M own.raw; qemu-img create -q -f qcow2 -b $d/own.raw -F raw own.qcow2");
+    define_on(fixture, "qcow2", "own.qcow2");
+    assert_true(ckpt_users_scan(fixture->connection, CLONE, FALSE, files, found, unreadable, fixture, NULL));
+    shell("rm $d/own.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "own.raw is below"));
+}
+
+/* As qemu-img made them before it asked for one, as libvirt writes them, and with a header that is damaged behind
+ * the name: whoever reads them, by whatever means, reads what is below. */
+static void
+what_a_header_names_is_used_however_it_names_it(void **state)
+{
+    Fixture *fixture = *state;
+    static const char *const makes[] = {
+        /* the first of the header's extensions, behind its 72 bytes, is the backing file's format */
+        "qemu-img create -q -f qcow2 -o compat=0.10 -b $d/middle.qcow2 -F qcow2 top.qcow2;"
+        "dd if=/dev/zero of=top.qcow2 bs=1 seek=72 count=8 conv=notrunc status=none;"
+        "! qemu-img info top.qcow2 | grep -q 'backing file format'",
+        "qemu-img create -q -f qcow2 -b 'json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\","
+        "\"filename\":\"'$d'/middle.qcow2\"}}' -F qcow2 top.qcow2",
+        "qemu-img create -q -f qcow2 -b 'json:{\"driver\":\"qcow2\",\"file.filename\":\"'$d'/middle.qcow2\"}' "
+        "-F qcow2 top.qcow2",
+        "qemu-img create -q -f qcow2 -b file:$d/middle.qcow2 -F qcow2 top.qcow2",
+        "qemu-img create -q -f qcow2 -b middle.qcow2 -F qcow2 top.qcow2",
+        /* where its table of clusters lies: far behind its end */
+        "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2;"
+        "printf '\\377' | dd of=top.qcow2 bs=1 seek=42 conv=notrunc status=none",
+    };
+    g_autofree char *base = g_strdup(image("named.raw"));
+
+    shell("cd $d; truncate -s 1M named.raw; qemu-img create -q -f qcow2 -b $d/named.raw -F raw middle.qcow2");
+    define_on(fixture, "qcow2", "top.qcow2");
+    for (guint i = 0; i < G_N_ELEMENTS(makes); i++) {
+        g_autofree char *make = g_strconcat("cd $d; rm -f top.qcow2; ", makes[i], NULL);
+
+        forget(fixture);
+        shell(make);
+        if (!strstr(scan(fixture, base), "named.raw is below of VM clone"))
+            fail_msg("by %s: %s", makes[i], fixture->told->str);
+    }
+    shell("rm $d/*.qcow2");
+}
+
+/* What its guest wrote there is no header. */
+static void
+a_raw_file_is_not_looked_into(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *base = g_strdup(image("mine.raw"));
+    g_autofree char *raw = g_strdup(image("guest.raw"));
+
+    shell("cd $d; truncate -s 1M mine.raw; qemu-img create -q -f qcow2 -b $d/mine.raw -F raw guest.raw;"
+          "qemu-img create -q -f qcow2 -b $d/guest.raw -F raw top.qcow2");
+    define_on(fixture, "qcow2", "top.qcow2");
+    assert_non_null(strstr(scan(fixture, raw), "guest.raw is below"));
+    assert_string_equal(scan(fixture, base), "");
+    shell("rm $d/*.qcow2");
 }
 
 int
@@ -191,7 +285,10 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_disk_that_is_a_volume_uses_its_file, setup, teardown),
         cmocka_unit_test_setup_teardown(a_chain_that_cannot_be_read_to_its_end_is_told, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_backing_file_whose_format_nobody_says_is_used, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_chain_was_is_known_while_its_files_are_away, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_vm_in_question_is_remembered, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_header_names_is_used_however_it_names_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_raw_file_is_not_looked_into, setup, teardown),
         cmocka_unit_test_setup_teardown(a_library_that_cannot_be_read_is_no_empty_one, setup, teardown),
         cmocka_unit_test_setup_teardown(so_does_one_of_a_pool_that_does_not_know_it, setup, teardown),
     };
