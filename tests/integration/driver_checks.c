@@ -1,5 +1,6 @@
 /* What the driver looks at once more at the last moment: SNAPSHOT, whether the VM is as it was planned;
- * CHECK_CHAIN, whether the VM changed while it was looked at. driver-checks starts it. */
+ * CHECK_CHAIN, whether the VM changed while it was looked at; RESERVE and REMOVE_FILE, whether others may lie on
+ * the files. driver-checks starts it. */
 #include "agent/hypervisor/qemu.h"
 #include "tests/integration/driver_world.h"
 
@@ -181,6 +182,53 @@ one_that_ends_in_mid_look_is_looked_at_again(void **state)
     assert_null(after_look);
 }
 
+/* ---- RESERVE, REMOVE_FILE ---- */
+
+/* No delete begins, and no file goes; but what has begun goes on, and so does the way back. */
+static void
+a_vm_of_which_nobody_can_tell_on_what_it_lies_is_heeded(void **state)
+{
+    g_autoptr(Guest) guest = guest_new("heeds", FALSE);
+    g_autoptr(Point) first = NULL;
+    g_autoptr(Point) second = NULL;
+    g_autofree char *stray = g_strdup_printf("%s/images/stray.qcow2", folder);
+    CkptStep *reserve, *removal, *merge;
+
+    g_free(sh("guest start $d heeds; guest virsh $d dumpxml --inactive heeds | sed '/<uuid>/d;"
+              "s|<name>.*</name>|<name>lost</name>|; s|heeds-vda|lost-vda|; s|heeds[.]|lost.|g' >$d/lost.xml"));
+    first = point_create(guest, "aaaaaaaa");
+    second = point_create(guest, "bbbbbbbb");
+    g_free(sh("guest virsh $d define $d/lost.xml; cp %s %s", first->overlay[0], stray));
+    reserve = step_new(guest, CKPT_STEP_RESERVE);
+    reserve->target = g_strdup("vda");
+    reserve->file = g_strdup(second->overlay[0]);
+    reserve->base = g_strdup(second->sealed[0]);
+    reserve->base_format = CKPT_FORMAT_QCOW2;
+    reserve->size = 65536;
+    step_refused(guest, reserve, CKPT_REASON_DISK_FILE_MISSING);
+    removal = step_new(guest, CKPT_STEP_REMOVE_FILE);
+    removal->file = g_strdup(stray);
+    step_refused(guest, removal, CKPT_REASON_FILE_FAILED);
+    g_ptr_array_set_size(guest->plan->steps, guest->plan->steps->len - 2);
+    for (guint i = guest->plan->steps->len; i > 0; i--) {
+        CkptStep *step = guest->plan->steps->pdata[i - 1];
+
+        if (step->kind == CKPT_STEP_SNAPSHOT && step_looks(guest, step) == CKPT_OUTCOME_NOT_DONE)
+            break;
+        step_undone(guest, step);
+        if (step->kind == CKPT_STEP_SNAPSHOT)
+            break;
+    }
+    assert_false(g_file_test(second->overlay[0], G_FILE_TEST_EXISTS));
+    merge = merge_step(guest, "vda", first->overlay[0], first->sealed[0], first->format[0], NULL);
+    step_pass(guest, merge);
+    g_free(sh("guest virsh $d undefine lost"));
+    removal = step_new(guest, CKPT_STEP_REMOVE_FILE);
+    removal->file = g_strdup(stray);
+    step_pass(guest, removal);
+    guest_off(guest);
+}
+
 static int
 open_world(void **state)
 {
@@ -207,6 +255,7 @@ main(int argc, char **argv)
         cmocka_unit_test(one_put_on_another_file_at_the_last_moment_is_not_taken),
         cmocka_unit_test(one_that_came_to_lie_on_another_file_is_undone),
         cmocka_unit_test(one_that_ends_in_mid_look_is_looked_at_again),
+        cmocka_unit_test(a_vm_of_which_nobody_can_tell_on_what_it_lies_is_heeded),
     };
 
     if (argc > 1)
