@@ -51,7 +51,7 @@ on_deleted(CkptReply *reply, gpointer data)
     ckpt_list_print(list);
     ckpt_report(reply->host->name, mutation->vm_name,
                 response->checkpoint && ckpt_is_deleting(response->checkpoint)
-                    ? "hidden; deleted when one branch is left"
+                    ? "hidden; deleted when nothing but one branch lies on it"
                     : "deleted");
 }
 
@@ -213,8 +213,8 @@ const CkptCommand ckpt_command_delete = {
     .summary = "deletes one checkpoint, given by its ID or as VM/NAME",
     .help =
         "The VM's present state and all other checkpoints are kept. On a terminal it asks first;\n"
-        "elsewhere it needs --yes. A checkpoint on which several branches lie is refused;\n"
-        "with --when-possible it is hidden and deleted when one branch is left.\n"
+        "elsewhere it needs --yes. A checkpoint on which several branches lie, or may lie, is\n"
+        "refused; with --when-possible it is hidden and deleted when one branch is left.\n"
         "With --dry-run nothing is done: printed is what the delete would free and cost.",
     .options = options,
     .min_arguments = 1,

@@ -1,6 +1,7 @@
-/* Deletes that wait: a branch point that was deleted with when_possible is finished by the agent itself
- * when one branch is left. It is looked at after each operation on its VM, at start, and now and then for
- * what no operation tells of (another VM's clone that went away); never while nothing waits. */
+/* Deletes that wait: a branch point that was deleted with when_possible, or one on which somebody may lie of
+ * whom nobody can tell, is finished by the agent itself when one branch is left. It is looked at after each
+ * operation on its VM, at start, and now and then for what no operation tells of (another VM's clone that went
+ * away); never while nothing waits. */
 #include "agent/core/engine_internal.h"
 
 #include "common/id.h"

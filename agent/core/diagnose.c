@@ -269,7 +269,8 @@ look_at_delete(const Look *look, const CkptCheckpoint *row)
         return;
     if (row->deferred)
         tell(look, CKPT_FINDING_DELETE_UNFINISHED, CKPT_SEVERITY_NOTE, row->id, NULL,
-             "checkpoint %s is to be deleted when one branch is left on it: it waits for that", row->name);
+             "checkpoint %s is to be deleted as soon as nothing but one branch lies on it: it waits for that",
+             row->name);
     else
         tell(look, CKPT_FINDING_DELETE_UNFINISHED, CKPT_SEVERITY_WARNING, row->id, NULL,
              "the delete of checkpoint %s has begun and is not finished: vmcheckpoint delete %s", row->name,
@@ -442,6 +443,22 @@ look_at_unneeded(const Look *look)
     }
 }
 
+/* What holds up the VM's deletes, and files that it needs no more. */
+static void
+look_at_unreadable(const Look *look)
+{
+    const CkptPlanInput *input = look->diagnosis->input;
+    const CkptFileUser *first = input->vm->unreadable->len ? input->vm->unreadable->pdata[0] : NULL;
+    gboolean waits = look->diagnosis->checkpoints->len > 0 || (input->doomed && input->doomed->len > 0);
+    g_autoptr(GError) why = NULL;
+
+    if (!first || !waits)
+        return;
+    ckpt_unreadable_error(&why, first->file, first->user);
+    tell(look, CKPT_FINDING_FILE_MISSING, CKPT_SEVERITY_WARNING, NULL, first->file,
+         "no checkpoint of the VM can be deleted, nor a file that it needs no more: %s", why->message);
+}
+
 static void
 look_at_space(const Look *look)
 {
@@ -510,5 +527,6 @@ ckpt_diagnose_vm(const CkptDiagnosis *diagnosis, GPtrArray *findings)
     look_at_guest(&look);
     look_at_agreement(&look);
     look_at_unneeded(&look);
+    look_at_unreadable(&look);
     look_at_space(&look);
 }

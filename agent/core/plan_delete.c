@@ -267,8 +267,8 @@ add_steps(const CkptPlanInput *input, CkptPlan *plan, const CkptCheckpoint *targ
     ckpt_plan_add_remove_extras(plan, target);
 }
 
-/* With when_possible a branch point is not refused: it is hidden, and the engine deletes it when the
- * reason is gone. Only the catalogue says so, no file is touched. */
+/* With when_possible a branch point is not refused, nor what may be one: it is hidden, and the engine deletes it
+ * when the reason is gone. Only the catalogue says so, no file is touched. */
 static CkptPlan *
 plan_deferral(const CkptPlanInput *input, const CkptCheckpoint *target, const GError *why)
 {

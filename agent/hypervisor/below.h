@@ -5,8 +5,8 @@
 #include <glib.h>
 
 /* The paths below `top`, which is qcow2, the nearest first: also behind a header that is damaged, or does not say
- * the format of the next file. *unread: the first file, `top` too, that is missing or fails, so that nobody can tell
- * what is below it; NULL: all is read. What is on a network is not told. */
+ * the format of the next file. *unread: the first file, `top` too, that is missing or fails, so that nobody can
+ * tell what is below it; NULL: all is read. What is on a network is not told. */
 GPtrArray *ckpt_below_read(const char *top, char **unread);
 
 /* What was read last, for tops whose files are away by now. Thread-safe. */

@@ -134,10 +134,11 @@ struct _CkptDriver {
      * epoch, and no step of another agent is at work on the file: VM_BUSY, VM_MOVED otherwise. */
     gboolean (*take_over)(CkptDriver *driver, const char *file, const char *text, const char *agent,
                           guint64 epoch, GError **error);
-    /* Whatever is named as agents name their overlays, lies where overlays of one of these files would, and says
-     * in its header that it lies on one of them: char *, without those that are among them. Files that a
-     * catalogue lost, or is too old to know, are found so. FILE_FAILED if one that is there cannot be read;
-     * another user's, which may not be, lies on nothing. NULL in a driver whose checkpoints are no files. */
+    /* Whatever is named as agents name their overlays, or has a manifest, lies where overlays of one of these
+     * files would, and says in its header that it lies on one of them: char *, without those that are among them.
+     * Files that a catalogue lost, or is too old to know, or that are another host's checkpoints, are found so.
+     * FILE_FAILED if one that is there cannot be read; another user's, which may not be, lies on nothing. NULL in
+     * a driver whose checkpoints are no files. */
     GPtrArray *(*overlays_on)(CkptDriver *driver, const CkptKnownFile *files, GError **error);
     /* Whether what runs this active VM answers: VM_BUSY if not, within a minute, and at once while an earlier
      * question still waits. downtime_ms (may be NULL): as CkptVm's. NULL in a driver whose VMs always do. */

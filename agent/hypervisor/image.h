@@ -57,6 +57,8 @@ char *ckpt_image_resolve(const char *path, const char *backing);
 
 /* manifests.c: the head of the manifest beside this file, under its own name or its link's; NULL: none. */
 CkptManifest *ckpt_manifest_head_beside(const char *file);
+/* Of what format that says the file is; 0: there is none that can be used. */
+CkptFormat ckpt_manifest_format_beside(const char *file);
 /* … that lies at `path`; NULL with what is wrong with it. */
 CkptManifest *ckpt_manifest_read_head(const char *path, const char *file, GError **error);
 /* All of it, whatever it says, of a regular file that only root or who we are can have written. */

@@ -172,10 +172,29 @@ ckpt_manifest_head_beside(const char *file)
     if (real && !g_str_equal(real, file)) { /* the file by another name */
         g_autofree char *beside = g_strconcat(real, CKPT_MANIFEST_ENDING, NULL);
 
+        ckpt_manifest_free(head);
         head = ckpt_manifest_read_head(beside, file, NULL);
     }
     free(real);
     return head;
+}
+
+CkptFormat
+ckpt_manifest_format_beside(const char *file)
+{
+    g_autofree char *path = g_strconcat(file, CKPT_MANIFEST_ENDING, NULL);
+    g_autofree char *text = open_and_read(path, CKPT_MANIFEST_MAX, NULL);
+    g_autoptr(CkptManifest) manifest = text ? ckpt_manifest_parse(text, file, NULL) : NULL;
+
+    if (text)
+        explicit_bzero(text, strlen(text));
+    for (guint i = 0; manifest && i < manifest->row->disks->len; i++) {
+        const CkptCheckpointDisk *disk = g_ptr_array_index(manifest->row->disks, i);
+
+        if (g_str_equal(disk->sealed_file, file))
+            return disk->format;
+    }
+    return (CkptFormat)0;
 }
 
 CkptManifest *

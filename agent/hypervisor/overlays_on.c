@@ -85,13 +85,29 @@ read_backing(const char *path, char **backing, GError **error)
     return done;
 }
 
+/* Some VM's checkpoint has it, here or on another host: a clone's disk has a name of its own. */
+static gboolean
+is_sealed(const char *path)
+{
+    g_autofree char *manifest = g_strconcat(path, CKPT_MANIFEST_ENDING, NULL);
+
+    return g_file_test(manifest, G_FILE_TEST_EXISTS);
+}
+
+/* What a guest wrote into a raw file is no header (hazard A28). */
+static gboolean
+is_raw(const char *path)
+{
+    return !ckpt_manifest_is_overlay_name(path) && ckpt_manifest_format_beside(path) == CKPT_FORMAT_RAW;
+}
+
 static gboolean
 look_at(Search *search, const char *path, GError **error)
 {
     g_autofree char *backing = NULL;
     gboolean wanted;
 
-    if (!ckpt_manifest_is_overlay_name(path))
+    if (!ckpt_manifest_is_overlay_name(path) && !is_sealed(path))
         return TRUE;
     if (!find_wanted(search, path, &wanted, error))
         return FALSE;
@@ -99,7 +115,7 @@ look_at(Search *search, const char *path, GError **error)
         return TRUE;
     if (!read_backing(path, &backing, error) || (backing && !find_wanted(search, backing, &wanted, error)))
         return FALSE;
-    if (wanted)
+    if (wanted && !is_raw(path))
         g_ptr_array_add(search->found, g_strdup(path));
     return TRUE;
 }

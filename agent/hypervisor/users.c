@@ -14,7 +14,7 @@ typedef struct {
     GHashTable *seen;       /* "file\nuser" already told */
     CkptConnection *connection; /* borrowed, and below */
     virConnectPtr conn;
-    GHashTable *below;      /* top → GPtrArray of paths: of every definition's disk, as far as they can be read */
+    GHashTable *below;      /* top → GPtrArray of paths: of every disk that can be read */
     gboolean live;          /* a running VM's definition is looked at */
     GHashTable *told;       /* set: the tops whose chain it has told to its end */
     CkptUserFunc found;

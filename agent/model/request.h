@@ -27,7 +27,7 @@ typedef struct {
     gint64 expire_us;      /* 0 = never */
     gboolean set_expire;   /* update: expire_us counts */
     gboolean discard_present_state;
-    gboolean when_possible; /* delete: a branch point waits until one branch is left */
+    gboolean when_possible; /* delete: it waits until nothing but one branch lies on it */
     gboolean without_memory; /* restore: the disks alone, of a checkpoint that holds memory too */
     char **finding_ids;  /* repair: NULL or empty = all */
     CkptPower restore_power; /* UNKNOWN = as captured */

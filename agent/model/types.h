@@ -276,7 +276,8 @@ typedef struct {
     gint64 expire_us;   /* 0 = never */
     CkptMechanism mechanism;
     CkptState state;
-    gboolean deferred; /* DELETING, but no file has been touched: it waits until one branch is left */
+    gboolean deferred; /* DELETING, but no file has been touched: it waits until nothing but one
+                          branch lies on it */
     char *disabled_reason; /* NULL or "" = enabled */
     char *definition;      /* as in CkptVm; secret */
     char *live_definition; /* NULL unless it was active */

@@ -385,10 +385,11 @@ is_kept(Model *model, const char *path)
             readable = readable && !unreadable;
         }
     }
-    if (readable || !is_doomed(model, path))
+    if (!is_doomed(model, path))
         return FALSE;
-    g_hash_table_add(model->excused, g_strdup(path));
-    return TRUE;
+    if (!readable)
+        g_hash_table_add(model->kept, g_strdup(path));
+    return g_hash_table_contains(model->kept, path);
 }
 
 static void

@@ -169,6 +169,7 @@ typedef struct {
     guint touched;             /* the VM that the last action was about */
     gboolean manifests_open;   /* one may be missing */
     GHashTable *excused;       /* paths whose removal, or whose manifest's, was told to fail */
+    GHashTable *kept;          /* paths that were doomed while nobody could tell on what some disk lies */
     guint32 last_value;        /* that a guest wrote */
     guint last_disk, last_file;
     guint64 ids;               /* state of the generator of IDs */

@@ -213,6 +213,7 @@ model_new(guint64 seed, const char *dir)
     model->foreign = g_ptr_array_new_with_free_func(g_free);
     model->captures = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     model->excused = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    model->kept = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     ckpt_limits_init(&model->limits);
     model->limits.max_depth = 3 + (guint)(script_next(&random) % 6);
     populate(model, seed, &random);
@@ -253,6 +254,7 @@ model_free(Model *model)
     g_ptr_array_unref(model->foreign);
     g_hash_table_unref(model->captures);
     g_hash_table_unref(model->excused);
+    g_hash_table_unref(model->kept);
     g_mutex_clear(&model->lock);
     g_cond_clear(&model->changed);
     g_free(model->violation);

@@ -248,6 +248,16 @@ a_sealed_file_that_somebody_may_write_to_is_found(void **state)
 }
 
 static void
+a_vm_of_which_nobody_can_tell_on_what_it_lies_is_found(void **state)
+{
+    World *world = *state;
+
+    ckpt_vm_add_unreadable(world->vm, "/mnt/clone.qcow2", "VM db-01 (x), disk vda");
+    assert_non_null(strstr(must_find(world, CKPT_FINDING_FILE_MISSING, 0)->message, "VM db-01"));
+    assert_string_equal(must_find(world, CKPT_FINDING_FILE_MISSING, 0)->file, "/mnt/clone.qcow2");
+}
+
+static void
 a_definition_on_a_sealed_file_is_a_mismatch_too(void **state)
 {
     World *world = *state;
@@ -468,6 +478,7 @@ main(void)
         TEST(a_changed_sealed_file_is_found_and_not_repairable),
         TEST(a_writable_sealed_file_is_repairable_only_while_it_is_whole),
         TEST(a_sealed_file_that_somebody_may_write_to_is_found),
+        TEST(a_vm_of_which_nobody_can_tell_on_what_it_lies_is_found),
         TEST(a_definition_on_a_sealed_file_is_a_mismatch_too),
         TEST(a_missing_manifest_is_repairable),
         TEST(the_manifest_of_what_was_changed_is_not_written_again),

@@ -1,6 +1,7 @@
 /* Overlays are found by what their headers say, whoever knows of them. On real files. */
 #include "agent/hypervisor/qemu.h"
 #include "tests/unit/image_fixture.h"
+#include "tests/unit/manifest_fixture.h"
 
 #include <errno.h>
 #include <string.h>
@@ -154,6 +155,39 @@ a_damaged_overlay_is_found(void **state)
     assert_found("torn/web.qcow2", NULL, "web.ckpt-11111111.qcow2 ");
 }
 
+/* A clone's own disk, which a checkpoint of the clone has: perhaps another host's, so that no definition and no
+ * catalogue here knows of it. */
+static void
+a_clone_that_some_checkpoint_has_is_found(void **state)
+{
+    g_autoptr(CkptCheckpoint) row = manifest_row_new(ONE, NULL, 1);
+    CkptCheckpointDisk *disk = g_new0(CkptCheckpointDisk, 1);
+
+    (void)state;
+    shell("mkdir $d/clone; cd $d/clone; qemu-img create -q -f qcow2 web.qcow2 1M; "
+          "for name in db.qcow2 raw.img free.qcow2; do "
+          "qemu-img create -q -f qcow2 -F qcow2 -b $d/clone/web.qcow2 $name; done");
+    assert_found("clone/web.qcow2", NULL, "");
+    disk->target = g_strdup("vda");
+    disk->mode_before = 0600;
+    disk->virtual_size = 65536;
+    disk->id.size = 65536;
+    g_ptr_array_add(row->disks, disk);
+    disk->sealed_file = image("clone/db.qcow2");
+    disk->format = CKPT_FORMAT_QCOW2;
+    manifest_write_beside(disk->sealed_file, row, HOST_B, 1);
+    assert_found("clone/web.qcow2", NULL, "db.qcow2 ");
+    /* What a guest wrote into a raw disk is no header (hazard A28). */
+    g_free(disk->sealed_file);
+    disk->sealed_file = image("clone/raw.img");
+    disk->format = CKPT_FORMAT_RAW;
+    manifest_write_beside(disk->sealed_file, row, HOST_B, 1);
+    assert_found("clone/web.qcow2", NULL, "db.qcow2 ");
+    /* Of a manifest that cannot be used nobody knows. */
+    shell("echo '{}' >$d/clone/raw.img.vmckpt.json");
+    assert_found("clone/web.qcow2", NULL, "db.qcow2 raw.img ");
+}
+
 int
 main(void)
 {
@@ -162,6 +196,7 @@ main(void)
         cmocka_unit_test(another_users_overlay_is_no_obstacle),
         cmocka_unit_test(what_cannot_be_read_may_lie_on_the_file),
         cmocka_unit_test(a_damaged_overlay_is_found),
+        cmocka_unit_test(a_clone_that_some_checkpoint_has_is_found),
     };
 
     return cmocka_run_group_tests(tests, images_open, images_close);

@@ -131,11 +131,12 @@ static void
 define_on(Fixture *fixture, const char *format, const char *name)
 {
     g_autoptr(virConnect) conn = ckpt_connection_get(fixture->connection, NULL);
+    g_autofree char *path = image(name);
     g_autofree char *xml = g_strdup_printf(
         "<domain type='test'><name>clone</name><uuid>" CLONE "</uuid><memory>65536</memory><vcpu>1</vcpu>"
         "<os><type>hvm</type></os><devices><disk type='file' device='disk'><driver name='qemu' type='%s'/>"
         "<source file='%s'/><target dev='vda'/></disk></devices></domain>",
-        format, image(name));
+        format, path);
     virDomainPtr defined = virDomainDefineXML(conn, xml);
 
     assert_non_null(defined);
@@ -156,9 +157,9 @@ static void
 a_chain_that_cannot_be_read_to_its_end_is_told(void **state)
 {
     Fixture *fixture = *state;
-    g_autofree char *base = g_strdup(image("base.raw"));
-    g_autofree char *middle = g_strdup(image("middle.qcow2"));
-    g_autofree char *top = g_strdup(image("top.qcow2"));
+    g_autofree char *base = image("base.raw");
+    g_autofree char *middle = image("middle.qcow2");
+    g_autofree char *top = image("top.qcow2");
     g_autofree char *lost = g_strdup_printf("%s of VM clone (" CLONE "), disk vda;", middle);
     g_autofree char *gone = g_strdup_printf("%s of VM clone (" CLONE "), disk vda;", top);
 
@@ -191,10 +192,11 @@ static void
 what_a_chain_was_is_known_while_its_files_are_away(void **state)
 {
     Fixture *fixture = *state;
-    g_autofree char *base = g_strdup(image("known.raw"));
-    g_autofree char *other = g_strdup(image("other.raw"));
+    g_autofree char *base = image("known.raw");
+    g_autofree char *other = image("other.raw");
 
-    shell("cd $d; truncate -s 1M known.raw other.raw; qemu-img create -q -f qcow2 -b $d/known.raw -F raw middle.qcow2;"
+    shell("cd $d; truncate -s 1M known.raw other.raw;"
+          "qemu-img create -q -f qcow2 -b $d/known.raw -F raw middle.qcow2;"
           "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2");
     define_on(fixture, "qcow2", "top.qcow2");
     assert_non_null(strstr(scan(fixture, base), "known.raw is below"));
@@ -218,7 +220,7 @@ the_vm_in_question_is_remembered(void **state)
 {
     Fixture *fixture = *state;
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
-    g_autofree char *base = g_strdup(image("own.raw"));
+    g_autofree char *base = image("own.raw");
 
     shell("cd $d; truncate -s 1M own.raw; qemu-img create -q -f qcow2 -b $d/own.raw -F raw own.qcow2");
     define_on(fixture, "qcow2", "own.qcow2");
@@ -248,7 +250,7 @@ what_a_header_names_is_used_however_it_names_it(void **state)
         "qemu-img create -q -f qcow2 -b $d/middle.qcow2 -F qcow2 top.qcow2;"
         "printf '\\377' | dd of=top.qcow2 bs=1 seek=42 conv=notrunc status=none",
     };
-    g_autofree char *base = g_strdup(image("named.raw"));
+    g_autofree char *base = image("named.raw");
 
     shell("cd $d; truncate -s 1M named.raw; qemu-img create -q -f qcow2 -b $d/named.raw -F raw middle.qcow2");
     define_on(fixture, "qcow2", "top.qcow2");
@@ -268,8 +270,8 @@ static void
 a_raw_file_is_not_looked_into(void **state)
 {
     Fixture *fixture = *state;
-    g_autofree char *base = g_strdup(image("mine.raw"));
-    g_autofree char *raw = g_strdup(image("guest.raw"));
+    g_autofree char *base = image("mine.raw");
+    g_autofree char *raw = image("guest.raw");
 
     shell("cd $d; truncate -s 1M mine.raw; qemu-img create -q -f qcow2 -b $d/mine.raw -F raw guest.raw;"
           "qemu-img create -q -f qcow2 -b $d/guest.raw -F raw top.qcow2");

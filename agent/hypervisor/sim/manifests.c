@@ -134,8 +134,8 @@ overlays_on(CkptDriver *driver, const CkptKnownFile *files, GError **error)
     g_rec_mutex_lock(&sim->lock);
     g_hash_table_iter_init(&iter, sim->files);
     while (g_hash_table_iter_next(&iter, &path, &value))
-        if (ckpt_manifest_is_overlay_name(path) && !is_known(files, path) &&
-            is_known(files, ((CkptSimFile *)value)->backing))
+        if ((ckpt_manifest_is_overlay_name(path) || g_hash_table_contains(sim->manifests, path)) &&
+            !is_known(files, path) && is_known(files, ((CkptSimFile *)value)->backing))
             g_ptr_array_add(found, g_strdup(path));
     asked = ckpt_sim_ask(sim, error);
     g_rec_mutex_unlock(&sim->lock);

@@ -15,7 +15,8 @@ A18() {
 	# A thin clone of checkpoint two, in another VM that has no checkpoint.
 	clone=$dir/images/a18-clone.qcow2
 	overlay "$clone" "$dir/images/$(basename "$(find "$dir/images" -name "a18-01-vda.ckpt-${one%%-*}.qcow2")")" qcow2
-	on "$dir" dumpxml --inactive "$vm" | sed "s|<name>.*</name>|<name>a18-02</name>|; /<uuid>/d; s|$(top_of "$dir" "$vm" vda)|$clone|; s|a18-01.console|a18-02.console|g; s|a18-01.agent|a18-02.agent|g" >"$dir/a18-02.xml"
+	on "$dir" dumpxml --inactive "$vm" | sed "s|<name>.*</name>|<name>a18-02</name>|; /<uuid>/d; s|$(top_of "$dir" "$vm" vda)|$clone|; s|a18-01.console|a18-02.console|g; s|a18-01.agent|a18-02.agent|g" |
+		sed -z 's|<backingStore.*</backingStore>||' >"$dir/a18-02.xml" # the clone's header alone tells
 	on "$dir" define "$dir/a18-02.xml" >/dev/null
 	before=$(world "$dir")
 	refused A18_the_sealed_file_itself BRANCH_POINT "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$two'"
@@ -23,16 +24,22 @@ A18() {
 	unchanged A18_nothing_changed "$dir" "$before"
 	equal A18_the_clone_reads "$(disk_file "$clone" qcow2 /mark)" two
 
-	# While its file is away nobody can tell that it lies there: nor what any other VM of the host lies on.
+	# Its file is away, and what it lay on is remembered; by an agent that never saw it nobody can tell.
 	mv "$clone" "$clone.away"
-	refused A18_a_clone_whose_file_is_away DISK_FILE_MISSING "$clone" ask DeleteCheckpoint "checkpoint_id:'$two'"
+	refused A18_a_clone_whose_file_is_away BRANCH_POINT "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$two'"
+	agent stop "$dir" a
+	agent start "$dir" a
+	refused A18_one_that_was_never_seen DISK_FILE_MISSING "$clone" ask DeleteCheckpoint "checkpoint_id:'$two'"
 	refused A18_and_below_it DISK_FILE_MISSING "VM a18-02" ask DeleteCheckpoint "checkpoint_id:'$one'"
+	check A18_the_doctor_tells grep -q "VM a18-02" <<<"$(call "$dir" Diagnose "" && got .)"
 	mv "$clone.away" "$clone"
 	unchanged A18_nothing_changed_by_that "$dir" "$before"
+	mv "$clone" "$clone.away"
 
-	# With when_possible it waits for the clone to go.
+	# With when_possible it waits for the clone to be told of, and then to go.
 	remove "$dir" "$two" "when_possible:true" >/dev/null && pass A18_waits_when_possible
 	check A18_says_for_whom grep -q "VM a18-02" <<<"$(got '.warnings[0]')"
+	mv "$clone.away" "$clone"
 	equal A18_the_clone_still_reads "$(disk_file "$clone" qcow2 /mark)" two
 	on "$dir" undefine a18-02 >/dev/null
 	rm "$clone"
