@@ -78,7 +78,16 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
 
 /* ---- Chains ---- */
 
-/* What lies below `top` by the headers, or did when they could be read last; *unread as of ckpt_below_read(). */
+static gboolean
+begins_with(GPtrArray *paths, GPtrArray *beginning)
+{
+    for (guint i = 0; i < beginning->len; i++)
+        if (i >= paths->len || !g_str_equal(paths->pdata[i], beginning->pdata[i]))
+            return FALSE;
+    return TRUE;
+}
+
+/* What lies below `top` by the headers, or did when all could be read last; *unread as of ckpt_below_read(). */
 static GPtrArray *
 read_below(Scan *scan, const char *top, char **unread)
 {
@@ -86,11 +95,13 @@ read_below(Scan *scan, const char *top, char **unread)
     GPtrArray *paths = ckpt_below_read(top, unread);
     GPtrArray *last = *unread ? ckpt_below_last(known, top) : NULL;
 
-    if (last) {
+    if (last && begins_with(last, paths)) {
         g_ptr_array_unref(paths);
-        paths = last;
+        paths = g_ptr_array_ref(last);
         g_clear_pointer(unread, g_free);
     }
+    if (last)
+        g_ptr_array_unref(last);
     if (!*unread)
         g_hash_table_insert(scan->below, g_strdup(top), g_ptr_array_ref(paths));
     return paths;

@@ -207,6 +207,10 @@ what_a_chain_was_is_known_while_its_files_are_away(void **state)
         assert_string_equal(fixture->unread->str, "");
         shell("rm -f $d/middle.qcow2");
     }
+    /* it has been put on another file since */
+    shell("cd $d; mv away.qcow2 top.qcow2; qemu-img rebase -u -f qcow2 -b $d/nowhere.qcow2 -F qcow2 top.qcow2");
+    assert_string_equal(scan(fixture, base), "");
+    assert_non_null(strstr(fixture->unread->str, "nowhere.qcow2 of VM clone"));
     /* what it is by now counts */
     shell("cd $d; qemu-img create -q -f qcow2 -b $d/other.raw -F raw top.qcow2");
     assert_non_null(strstr(scan(fixture, other), "other.raw is below"));
