@@ -211,7 +211,7 @@ refuse_other_lineage(const CkptPlanInput *input, const CkptDisk *disk, GError **
 const char *
 ckpt_plan_deleting_reason(const CkptCheckpoint *checkpoint)
 {
-    return checkpoint->deferred ? "it is deleted as soon as nothing else lies on it"
+    return checkpoint->deferred ? "it is deleted as soon as one branch is left"
                                 : "its delete has begun";
 }
 

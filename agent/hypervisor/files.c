@@ -431,6 +431,7 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
     g_autoptr(GHashTable) files = ckpt_chain_files_new();
     g_autofree char *user = NULL;
     CkptLayer *layer = ckpt_layer_look(path, (CkptFormat)0, NULL, NULL);
+    gboolean is_disk = ckpt_manifest_is_overlay_name(path); /* nothing lies on a memory image */
 
     g_hash_table_insert(files, g_strdup(path), layer);
     if ((layer->read_locked || layer->write_locked) && !close_unused(run, layer, error))
@@ -439,7 +440,7 @@ nobody_needs(CkptRun *run, const char *path, GError **error)
         user = ckpt_locks_holder(path);
     else if (!ckpt_users_are_known(run->connection, error) ||
              !ckpt_users_scan(run->connection, NULL, TRUE, files, keep_first_user,
-                              run->undoing ? NULL : keep_unreadable, &user, error))
+                              run->undoing || !is_disk ? NULL : keep_unreadable, &user, error))
         return FALSE;
     if (!user)
         return TRUE;

@@ -259,12 +259,14 @@ ckpt_qcow2_read(int fd, GError **error)
 }
 
 gboolean
-ckpt_qcow2_read_backing(int fd, char **backing, GError **error)
+ckpt_qcow2_read_backing(int fd, char **backing, CkptFormat *format, GError **error)
 {
     g_autoptr(CkptQcow2) header = g_new0(CkptQcow2, 1);
     Reader reader = {.fd = fd};
     gboolean done = read_fixed(&reader, header, error) && read_backing(&reader, header, error);
 
+    if (done && format)
+        *format = read_extensions(&reader, header, NULL) ? ckpt_format_from_name(header->backing_format) : 0;
     *backing = done ? g_steal_pointer(&header->backing) : NULL;
     return done;
 }

@@ -25,8 +25,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CkptQcow2, ckpt_qcow2_free)
 /* Reads the header of a file that is known to be qcow2. DISK_FORMAT_UNSUPPORTED if it is not one, or
  * breaks the format's rules. */
 CkptQcow2 *ckpt_qcow2_read(int fd, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* The name in it alone, as written; NULL = none. What else is wrong with the file is not looked at. */
-gboolean ckpt_qcow2_read_backing(int fd, char **backing, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The name in it alone, as written; NULL = none. What else is wrong with the file is not looked at. *format, which
+ * may be NULL: of that file; 0 = neither raw nor qcow2, or it is not said. */
+gboolean ckpt_qcow2_read_backing(int fd, char **backing, CkptFormat *format, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 
 typedef struct {
     char *name;

@@ -59,7 +59,7 @@ read_header(int fd, const char *path, char **backing, GError **error)
         return ckpt_file_error(error, "look at", path);
     if (!S_ISREG(found.st_mode))
         return TRUE;
-    if (ckpt_qcow2_read_backing(fd, &name, &why)) {
+    if (ckpt_qcow2_read_backing(fd, &name, NULL, &why)) {
         *backing = name ? ckpt_image_resolve(path, name) : NULL;
         return TRUE;
     }
@@ -85,15 +85,6 @@ read_backing(const char *path, char **backing, GError **error)
     return done;
 }
 
-/* Some VM's checkpoint has it, here or on another host: a clone's disk has a name of its own. */
-static gboolean
-is_sealed(const char *path)
-{
-    g_autofree char *manifest = g_strconcat(path, CKPT_MANIFEST_ENDING, NULL);
-
-    return g_file_test(manifest, G_FILE_TEST_EXISTS);
-}
-
 /* What a guest wrote into a raw file is no header (hazard A28). */
 static gboolean
 is_raw(const char *path)
@@ -107,8 +98,6 @@ look_at(Search *search, const char *path, GError **error)
     g_autofree char *backing = NULL;
     gboolean wanted;
 
-    if (!ckpt_manifest_is_overlay_name(path) && !is_sealed(path))
-        return TRUE;
     if (!find_wanted(search, path, &wanted, error))
         return FALSE;
     if (wanted)
@@ -120,28 +109,49 @@ look_at(Search *search, const char *path, GError **error)
     return TRUE;
 }
 
+/* Some VM's checkpoint has it, here or on another host: a clone's disk has a name of its own. */
+static gboolean
+is_sealed(GHashTable *names, const char *name)
+{
+    g_autofree char *manifest = g_strconcat(name, CKPT_MANIFEST_ENDING, NULL);
+
+    return g_hash_table_contains(names, manifest);
+}
+
+static gboolean
+read_names(DIR *entries, const char *folder, GHashTable *names, GError **error)
+{
+    const struct dirent *entry;
+
+    do {
+        errno = 0;
+        entry = readdir(entries);
+        if (entry)
+            g_hash_table_add(names, g_strdup(entry->d_name));
+    } while (entry);
+    return errno == 0 || ckpt_file_error(error, "look into folder", folder);
+}
+
 static gboolean
 scan_folder(Search *search, const char *folder, GError **error)
 {
+    g_autoptr(GHashTable) names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     DIR *entries = opendir(folder);
-    gboolean done = TRUE;
+    GHashTableIter iter;
+    gpointer name;
+    gboolean done;
 
     if (!entries)
         return errno == ENOENT || errno == ENOTDIR || ckpt_file_error(error, "look into folder", folder);
-    while (done) {
-        const struct dirent *entry;
-        g_autofree char *path = NULL;
-
-        errno = 0;
-        entry = readdir(entries);
-        if (!entry) {
-            done = errno == 0 || ckpt_file_error(error, "look into folder", folder);
-            break;
-        }
-        path = g_build_filename(folder, entry->d_name, NULL);
-        done = look_at(search, path, error);
-    }
+    done = read_names(entries, folder, names, error);
     closedir(entries);
+    g_hash_table_iter_init(&iter, names);
+    while (done && g_hash_table_iter_next(&iter, &name, NULL)) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+
+        if (ckpt_manifest_is_overlay_name(path) || is_sealed(names, name))
+            done = look_at(search, path, error);
+    }
     return done;
 }
 

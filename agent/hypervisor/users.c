@@ -14,7 +14,7 @@ typedef struct {
     GHashTable *seen;       /* "file\nuser" already told */
     CkptConnection *connection; /* borrowed, and below */
     virConnectPtr conn;
-    GHashTable *below;      /* top → GPtrArray of paths: of every disk that can be read */
+    GHashTable *below;      /* top → GPtrArray of CkptBelowFile: of every disk that can be read */
     gboolean live;          /* a running VM's definition is looked at */
     GHashTable *told;       /* set: the tops whose chain it has told to its end */
     CkptUserFunc found;
@@ -79,39 +79,75 @@ tell(Scan *scan, const char *path, gboolean is_top, const char *user)
 /* ---- Chains ---- */
 
 static gboolean
-begins_with(GPtrArray *paths, GPtrArray *beginning)
+begins_with(GPtrArray *list, GPtrArray *beginning)
 {
     for (guint i = 0; i < beginning->len; i++)
-        if (i >= paths->len || !g_str_equal(paths->pdata[i], beginning->pdata[i]))
+        if (i >= list->len || !g_str_equal(((const CkptBelowFile *)list->pdata[i])->path,
+                                           ((const CkptBelowFile *)beginning->pdata[i])->path))
             return FALSE;
     return TRUE;
+}
+
+/* What it was, and what those of it that can be read say by now. */
+static GPtrArray *
+read_on(GPtrArray *last)
+{
+    GPtrArray *list = ckpt_below_list_new();
+
+    for (guint i = 0; i < last->len; i++) {
+        const CkptBelowFile *file = last->pdata[i];
+        g_autofree char *unread = NULL;
+        gboolean doubtful;
+        g_autoptr(GPtrArray) below = ckpt_below_read(file->path, file->format, &unread, &doubtful);
+
+        ckpt_below_list_add(list, file);
+        for (guint k = 0; k < below->len; k++)
+            ckpt_below_list_add(list, below->pdata[k]);
+    }
+    return list;
 }
 
 /* What lies below `top` by the headers, or did when all could be read last; *unread as of ckpt_below_read(). */
 static GPtrArray *
 read_below(Scan *scan, const char *top, char **unread)
 {
-    CkptBelow *known = ckpt_connection_below(scan->connection);
-    GPtrArray *paths = ckpt_below_read(top, unread);
-    GPtrArray *last = *unread ? ckpt_below_last(known, top) : NULL;
+    gboolean doubtful;
+    GPtrArray *list = ckpt_below_read(top, CKPT_FORMAT_QCOW2, unread, &doubtful);
+    g_autoptr(GPtrArray) last =
+        *unread || doubtful ? ckpt_below_last(ckpt_connection_below(scan->connection), top) : NULL;
 
-    if (last && begins_with(last, paths)) {
-        g_ptr_array_unref(paths);
-        paths = g_ptr_array_ref(last);
+    if (last && begins_with(last, list)) {
+        g_ptr_array_unref(list);
+        list = read_on(last);
         g_clear_pointer(unread, g_free);
+        doubtful = FALSE;
     }
-    if (last)
-        g_ptr_array_unref(last);
-    if (!*unread)
-        g_hash_table_insert(scan->below, g_strdup(top), g_ptr_array_ref(paths));
-    return paths;
+    if (!*unread && !doubtful)
+        g_hash_table_insert(scan->below, g_strdup(top), g_ptr_array_ref(list));
+    return list;
 }
 
 static void
-tell_below(Scan *scan, GPtrArray *paths, const char *user)
+tell_below(Scan *scan, GPtrArray *list, const char *user)
 {
-    for (guint i = 0; i < paths->len; i++)
-        tell(scan, g_ptr_array_index(paths, i), FALSE, user);
+    for (guint i = 0; i < list->len; i++) {
+        const CkptBelowFile *file = list->pdata[i];
+        g_autofree char *key = file->inode ? identity(file->device, file->inode) : NULL;
+        const char *known = key ? g_hash_table_lookup(scan->identities, key) : NULL;
+
+        tell(scan, known ? known : file->path, FALSE, user);
+    }
+}
+
+/* While it runs, libvirt's word is what QEMU has open, wherever the file is. */
+static void
+remember_live(Scan *scan, const CkptXmlDisk *disk)
+{
+    g_autoptr(GPtrArray) list = ckpt_below_list_new();
+
+    for (char **path = disk->chain; path && path[0] && path[1]; path++)
+        ckpt_below_list_add(list, &(CkptBelowFile){.path = path[1], .format = CKPT_FORMAT_RAW});
+    g_hash_table_insert(scan->below, g_strdup(disk->source), g_steal_pointer(&list));
 }
 
 static void
@@ -137,18 +173,16 @@ path_in_folder(virStoragePoolPtr pool, const char *volume)
     return path;
 }
 
-/* NULL: it cannot be told; *gone: such a volume is not known, and nobody can start a VM that has it. */
+/* NULL: it cannot be told. */
 static char *
-volume_path(virConnectPtr conn, const CkptXmlDisk *disk, gboolean *gone)
+volume_path(virConnectPtr conn, const CkptXmlDisk *disk)
 {
     virStoragePoolPtr pool =
         disk->pool && disk->volume ? virStoragePoolLookupByName(conn, disk->pool) : NULL;
     virStorageVolPtr volume = pool ? virStorageVolLookupByName(pool, disk->volume) : NULL;
     char *told = volume ? virStorageVolGetPath(volume) : NULL;
-    int code = told ? VIR_ERR_OK : ckpt_libvirt_code();
     char *path = told ? g_strdup(told) : pool ? path_in_folder(pool, disk->volume) : NULL;
 
-    *gone = !path && (code == VIR_ERR_NO_STORAGE_POOL || code == VIR_ERR_NO_STORAGE_VOL);
     free(told);
     if (volume)
         virStorageVolFree(volume);
@@ -167,12 +201,11 @@ scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXm
 static void
 scan_volume(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXmlDisk *disk, const char *user)
 {
-    gboolean gone;
-    g_autofree char *path = volume_path(scan->conn, disk, &gone);
+    g_autofree char *path = volume_path(scan->conn, disk);
     char *chain[] = {path, NULL};
     CkptXmlDisk found = *disk;
 
-    if (!path && !gone && !stored && ckpt_format_from_name(disk->format) == CKPT_FORMAT_QCOW2)
+    if (!path && !stored && ckpt_format_from_name(disk->format) == CKPT_FORMAT_QCOW2)
         tell_unreadable(scan, disk->volume, user);
     if (!path)
         return;
@@ -204,6 +237,8 @@ scan_disk(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const CkptXm
     /* What the XML does not tell, the headers do. A stored VM's may name files of another host. */
     below = read_below(scan, disk->source, &unread);
     tell_below(scan, below, user);
+    if (unread && scan->live && disk->chain_ends)
+        remember_live(scan, disk);
     if (unread && !stored && !g_hash_table_contains(scan->told, disk->source))
         tell_unreadable(scan, unread, user);
 }

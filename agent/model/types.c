@@ -301,8 +301,8 @@ ckpt_unreadable_error(GError **error, const char *file, const char *user)
 
     ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING,
                    "%s may lie on the files of this checkpoint, and would be ruined then: %s is missing%s or "
-                   "cannot be read, so that nobody can tell: put it back, or detach the disk (virsh detach-disk "
-                   "--config)",
+                   "cannot be read, so that nobody can tell: put it back, or take it out of that (virsh "
+                   "detach-disk --config, virsh snapshot-delete)",
                    user, file, hidden ? ", hidden from the agent (PrivateTmp, PrivateDevices of its unit)," : "");
     ckpt_error_add(error, CKPT_META_FILE, file);
 }

@@ -191,7 +191,7 @@ a_vm_of_which_nobody_can_tell_on_what_it_lies_is_heeded(void **state)
     g_autoptr(Guest) guest = guest_new("heeds", FALSE);
     g_autoptr(Point) first = NULL;
     g_autoptr(Point) second = NULL;
-    g_autofree char *stray = g_strdup_printf("%s/images/stray.qcow2", folder);
+    g_autofree char *stray = g_strdup_printf("%s/images/stray.ckpt-12345678.qcow2", folder);
     CkptStep *reserve, *removal, *merge;
 
     g_free(sh("guest start $d heeds; guest virsh $d dumpxml --inactive heeds | sed '/<uuid>/d;"

@@ -218,6 +218,26 @@ what_a_chain_was_is_known_while_its_files_are_away(void **state)
     shell("rm $d/*.qcow2");
 }
 
+/* Neither a name by way of the folder that is away, nor a file that is being put back, is another file. */
+static void
+what_it_lay_on_is_known_by_what_it_was(void **state)
+{
+    Fixture *fixture = *state;
+    g_autofree char *base = image("shared.raw");
+
+    shell("cd $d; truncate -s 1M shared.raw; mkdir -p mnt/clones; ln -s ../.. mnt/clones/up;"
+          "qemu-img create -q -f qcow2 -b up/shared.raw -F raw mnt/clones/b.qcow2");
+    define_on(fixture, "qcow2", "mnt/clones/b.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "shared.raw is below"));
+    shell("mv $d/mnt $d/unmounted");
+    assert_non_null(strstr(scan(fixture, base), "shared.raw is below"));
+    shell("mkdir -p $d/mnt/clones; : >$d/mnt/clones/b.qcow2");
+    assert_non_null(strstr(scan(fixture, base), "shared.raw is below"));
+    shell("rm -r $d/mnt $d/unmounted");
+    assert_non_null(strstr(scan(fixture, base), "shared.raw is below"));
+    assert_string_equal(fixture->unread->str, "");
+}
+
 /* Of a VM that is worked on nothing is told of its captured disks; it is a clone itself, perhaps. */
 static void
 the_vm_in_question_is_remembered(void **state)
@@ -248,6 +268,9 @@ what_a_header_names_is_used_however_it_names_it(void **state)
         "\"filename\":\"'$d'/middle.qcow2\"}}' -F qcow2 top.qcow2",
         "qemu-img create -q -f qcow2 -b 'json:{\"driver\":\"qcow2\",\"file.filename\":\"'$d'/middle.qcow2\"}' "
         "-F qcow2 top.qcow2",
+        "qemu-img create -q -f qcow2 -b 'json:{\"backing\":{\"driver\":\"raw\",\"file\":{\"driver\":\"file\","
+        "\"filename\":\"'$d'/free.raw\"}},\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\","
+        "\"filename\":\"'$d'/middle.qcow2\"}}' -F qcow2 top.qcow2",
         "qemu-img create -q -f qcow2 -b file:$d/middle.qcow2 -F qcow2 top.qcow2",
         "qemu-img create -q -f qcow2 -b middle.qcow2 -F qcow2 top.qcow2",
         /* where its table of clusters lies: far behind its end */
@@ -256,7 +279,8 @@ what_a_header_names_is_used_however_it_names_it(void **state)
     };
     g_autofree char *base = image("named.raw");
 
-    shell("cd $d; truncate -s 1M named.raw; qemu-img create -q -f qcow2 -b $d/named.raw -F raw middle.qcow2");
+    shell("cd $d; truncate -s 1M named.raw free.raw;"
+          "qemu-img create -q -f qcow2 -b $d/named.raw -F raw middle.qcow2");
     define_on(fixture, "qcow2", "top.qcow2");
     for (guint i = 0; i < G_N_ELEMENTS(makes); i++) {
         g_autofree char *make = g_strconcat("cd $d; rm -f top.qcow2; ", makes[i], NULL);
@@ -292,6 +316,7 @@ main(void)
         cmocka_unit_test_setup_teardown(a_disk_that_is_a_volume_uses_its_file, setup, teardown),
         cmocka_unit_test_setup_teardown(a_chain_that_cannot_be_read_to_its_end_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_chain_was_is_known_while_its_files_are_away, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_it_lay_on_is_known_by_what_it_was, setup, teardown),
         cmocka_unit_test_setup_teardown(the_vm_in_question_is_remembered, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_header_names_is_used_however_it_names_it, setup, teardown),
         cmocka_unit_test_setup_teardown(a_raw_file_is_not_looked_into, setup, teardown),

@@ -153,7 +153,7 @@ ckpt_sim_unreadable(CkptSim *sim, const CkptSimDisk *disk)
 {
     const char *path = disk->format == CKPT_FORMAT_QCOW2 ? disk->source : NULL;
 
-    while (path) {
+    for (guint depth = 0; path && depth <= g_hash_table_size(sim->files); depth++) {
         const CkptSimFile *file = ckpt_sim_find(sim, path);
 
         if (!file)

@@ -69,10 +69,12 @@ is_snapshot_onto(const CkptPlan *plan, const char *file)
 static gboolean
 may_need(CkptSimRun *run, const CkptSimVm *vm, const CkptSimFile *file, GError **error)
 {
+    gboolean is_disk = run->step->kind == CKPT_STEP_REMOVE_FILE && ckpt_manifest_is_overlay_name(file->path);
+
     for (guint i = 0; i < vm->definition->disks->len; i++) {
         CkptSimDisk *disk = g_ptr_array_index(vm->definition->disks, i);
         g_autofree char *unreadable =
-            run->step->kind == CKPT_STEP_REMOVE_FILE ? ckpt_sim_unreadable(run->sim, disk) : NULL;
+            is_disk ? ckpt_sim_unreadable(run->sim, disk) : NULL;
 
         if (!g_str_equal(disk->source, file->path) && !unreadable)
             continue;

@@ -50,4 +50,5 @@ A3() {
 	guest stop "$dir" "$vm"
 	refused A3_agent_refuses_that_definition CHAIN_MISMATCH "headers" ask CreateCheckpoint "vm_id:'$id'"
 	rm -f "$dir"/a3-by-hand.qcow2 "$dir/a3-stale.qcow2"
+	throw_away
 }
