@@ -212,6 +212,7 @@ scan_volume(Scan *scan, gboolean stored, const CkptXmlDomain *domain, const Ckpt
     found.source = path;
     found.volume = NULL;
     found.chain = chain;
+    found.chain_ends = FALSE; /* what the XML tells is no longer in it */
     scan_disk(scan, stored, domain, &found);
 }
 

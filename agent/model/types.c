@@ -300,8 +300,8 @@ ckpt_unreadable_error(GError **error, const char *file, const char *user)
                       g_str_has_prefix(file, "/dev/");
 
     ckpt_error_set(error, CKPT_REASON_DISK_FILE_MISSING,
-                   "%s may lie on the files of this checkpoint, and would be ruined then: %s is missing%s or "
-                   "cannot be read, so that nobody can tell: put it back, or take it out of that (virsh "
+                   "%s may lie on the files of this VM, and would be ruined then: %s is missing%s or cannot be "
+                   "read, so that nobody can tell: put it back, or take it out of what names it (virsh "
                    "detach-disk --config, virsh snapshot-delete)",
                    user, file, hidden ? ", hidden from the agent (PrivateTmp, PrivateDevices of its unit)," : "");
     ckpt_error_add(error, CKPT_META_FILE, file);
